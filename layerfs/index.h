@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* index: an opened EROFS index together with the tars it points into. Reference counted, immutable, any thread.
+ *
+ * Opening checks each tar's presence and size against the device table (FS-107), so a mount can never show other bytes. */
+#ifndef LAYERFS_INDEX_H
+#define LAYERFS_INDEX_H
+
+#include <sys/types.h>
+
+#include "formats/base/err.h"
+#include "formats/erofs.h"
+#include "layerfs/store.h"
+
+struct index;
+
+/* The index of one published layer, marks and all. ENOENT: no such layer; ERR_FORMAT: damaged ('mica fsck' rebuilds). */
+int index_open_layer(struct store *store, const struct digest *diff_id, struct index **ret_index,
+		     struct err *err) must_check;
+
+/* The merged index of a chain, bottom layer first; made and published by merge.h when it is not there yet. No layers: the
+ * empty root. */
+int index_open_chain(struct store *store, const struct digest *diff_ids, size_t count,
+		     struct index **ret_index, struct err *err) must_check;
+
+/* Of an index file and its tars that lie anywhere ('mica union', tests): owns the descriptors. */
+int index_open_fds(int index_fd, const int *tar_fds, size_t tar_count, struct index **ret_index,
+		   struct err *err) must_check;
+
+struct index *index_ref(struct index *index);
+void index_unref(struct index *index);
+const struct erofs_image *index_image(const struct index *index);
+size_t index_tar_count(const struct index *index);
+int index_tar_fd(const struct index *index, size_t device);	/* 1-based, borrowed */
+const struct digest *index_tar_diff_id(const struct index *index, size_t device);
+
+/* File data; short at the end of the file. -errno. */
+ssize_t index_read(const struct index *index, const struct erofs_inode *inode, void *data,
+		   size_t len, uint64_t offset) must_check;
+
+/* sha256 of a regular file's content from the digests beside the layers (FS-609). ENODATA: not known. */
+int index_content_digest(const struct index *index, const struct erofs_inode *inode,
+			 uint8_t ret_sha256[SHA256_BYTES]) must_check;
+
+DEFINE_AUTO(index, index_unref);
+#define auto_index __attribute__((cleanup(auto_index_)))
+
+#endif

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* snapshot: the upper directory of a finished step to a layer (FS-901 to FS-911).
+ *
+ * Walks only the upper. Understands overlayfs' whiteouts, opaque, redirect, metacopy, origin and index entries in either
+ * mark family; unchanged entries drop out; hard-link groups are complete. Never mounts, never walks the lower. */
+#ifndef LAYERFS_SNAPSHOT_H
+#define LAYERFS_SNAPSHOT_H
+
+#include "formats/base/err.h"
+#include "layerfs/layer.h"
+#include "layerfs/stack.h"
+
+/* Makes the upper fit to be a lower of the next step (FS-112): joins hard links through work/index, removes index entries.
+ * 'lower' is the stack the step ran on. The processes of the step are dead. */
+int snapshot_seal(int upper_fd, int work_fd, enum mark_family marks, const struct stack *lower,
+		  struct err *err) must_check;
+
+/* True when the upper changed nothing: the result is the empty layer. */
+int snapshot_is_empty(int upper_fd, enum mark_family marks, bool *ret_empty, struct err *err)
+	must_check;
+
+/* The layer of a sealed upper over 'lower': tar and index are published on return; '*ret_writer', if asked for, is to be
+ * finished for the blob, else the blob is waited for. Paths in 'hidden' (NULL-terminated, no leading '/') are mount points
+ * that the step's set-up created: left out while they are empty. 'shown_name' is the step, for errors. */
+struct snapshot_options {
+	struct layer_options layer;
+	const char *const *hidden;
+	const char *shown_name;
+};
+int snapshot_layer(struct store *store, int upper_fd, enum mark_family marks,
+		   const struct stack *lower, const struct snapshot_options *options,
+		   struct layer_result *ret_result, struct layer_writer **ret_writer,
+		   struct err *err) must_check;
+
+#endif
