@@ -9,31 +9,38 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "builder/sandbox/sandbox.h"
 #include "formats/base/err.h"
 #include "layerfs/store.h"
 
 enum option_kind {
-	OPTION_FLAG,	/* bool *; --no-NAME clears */
-	OPTION_TEXT,	/* const char **; last wins */
-	OPTION_LIST,	/* struct text_list *; accumulates */
-	OPTION_NUMBER,	/* uint64_t * */
-	OPTION_OPTIONAL,/* const char **; --NAME gives "", --NAME=VALUE the value */
+	OPTION_FLAG,		/* bool; --no-NAME clears it */
+	OPTION_TEXT,		/* const char *; the last wins */
+	OPTION_LIST,		/* struct text_list; accumulates */
+	OPTION_NUMBER,		/* uint64_t */
+	OPTION_OPTIONAL,	/* const char *; --NAME gives "", --NAME=VALUE the value */
 };
 
+/* Values as given on the command line, in order; 'items' is NULL-terminated, or NULL when there are none. */
 struct text_list {
-	const char **items;	/* NULL-terminated, malloc'ed */
+	const char **items;
 	size_t count;
 };
 
+/* Options of a verb fill a struct of its own, so no option lives in a global: 'offset' is where.
+ *
+ *	struct push_flags { const char *creds; bool quiet; };
+ *	{ "quiet", 'q', OPTION_FLAG, offsetof(struct push_flags, quiet), NULL, "print only the digest" },
+ */
 struct option {
 	const char *name;	/* without dashes; NULL ends the table */
 	char letter;		/* or 0 */
 	enum option_kind kind;
-	void *target;
+	size_t offset;
 	const char *argument;	/* shown in help: "PATH"; NULL for flags */
-	const char *help;	/* one sentence, lower case, no full stop */
+	const char *help;	/* one sentence, lower case, no full stop; NULL: accepted, not listed */
 };
 
 enum command_needs {
@@ -48,8 +55,7 @@ struct command_context {
 	struct store *store;
 	enum isolation isolation;
 	char isolation_note[256];
-	const char *root;		/* --root as given or NULL */
-	int exit_status;		/* set by a verb for success with another status (run, diff) */
+	int exit_status;		/* set by a verb that succeeds with another status (run, diff) */
 };
 
 struct command {
@@ -57,35 +63,50 @@ struct command {
 	const char *const *aliases;	/* NULL-terminated or NULL */
 	const char *usage;		/* "[OPTIONS] CONTEXT" */
 	const char *summary;		/* one sentence for the list of verbs */
-	const char *description;	/* a few lines for --help */
-	const char *examples;		/* lines */
-	const struct option *(*options)(void);
+	const char *description;	/* a few lines for --help, or NULL */
+	const char *examples;		/* lines, or NULL */
+	const struct option *options;	/* or NULL */
+	size_t flags_size;		/* of the struct the options fill */
 	unsigned needs;
-	unsigned min_arguments, max_arguments;
+	int min_arguments, max_arguments;	/* max -1: any number */
 	bool stops_at_argument;		/* options end at the first argument (run) */
 	bool hidden;
-	int (*run)(struct command_context *context, int argc, char **argv, struct err *err);
+	/* 'flags' is zeroed and then filled by the options. */
+	int (*run)(struct command_context *context, const void *flags, int argc, char **argv,
+		   struct err *err);
 };
 
 /* All verbs, ended by NULL, in the order of the help. */
 extern const struct command *const commands[];
 
-/* Parses options into their targets; '*ret_argc', '*ret_argv' are what is left. ERR_USAGE. */
-int cli_parse(const struct command *command, const struct option *options, int argc, char **argv,
-	      int *ret_argc, char ***ret_argv, bool *ret_help, struct err *err) must_check;
+/* Options every verb takes. */
+struct common_flags {
+	const char *root, *log_level;
+	bool debug, help;
+};
+
+/* Parses 'argv' (without the verb): options into 'flags' and 'common', the arguments into '*ret_argv' (malloc'ed,
+ * NULL-terminated). ERR_USAGE. Lists in 'flags' are freed by cli_release(). */
+int cli_parse(const struct command *command, int argc, char **argv, void *flags,
+	      struct common_flags *common, int *ret_argc, char ***ret_argv, struct err *err)
+	must_check;
+void cli_release(const struct command *command, void *flags);
 void cli_help(const struct command *command, FILE *out);
 void cli_list(FILE *out);
 
-/* Sizes, ages and tables for people (UX-4). */
+/* Sizes and ages for people (UX-4). */
 enum { SIZE_TEXT_MAX = 24, AGE_TEXT_MAX = 32 };
 const char *cli_size_text(uint64_t bytes, char text[SIZE_TEXT_MAX]);	/* "7.79MB" */
 const char *cli_age_text(int64_t then_ns, char text[AGE_TEXT_MAX]);	/* "3 hours ago" */
 
-/* 'text' with control characters and invalid UTF-8 escaped when 'out' is a terminal (UX-9). */
-void cli_print_escaped(FILE *out, const char *text);
+/* Prints 'text'; control characters and invalid UTF-8 are escaped when 'out' is a terminal (UX-9). */
+void cli_print_escaped(FILE *out, struct str text);
 
-/* True after the first SIGINT, SIGTERM or SIGHUP; the signal number in cli_signal(). */
+/* Whether the first SIGINT, SIGTERM or SIGHUP has come; its number, 0 before. */
 bool cli_canceled(void *unused);
 int cli_signal(void);
+
+/* argv of the internal server process, for rootfs_options. */
+extern const char *const cli_fuse_server[];
 
 #endif
