@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 #include "formats/base/arena.h"
+#include "formats/base/buf.h"
 #include "formats/base/err.h"
 #include "formats/base/str.h"
 

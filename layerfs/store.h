@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "formats/base/auto.h"
+#include "formats/base/io.h"
 #include "formats/base/err.h"
 #include "formats/base/pool.h"
 #include "formats/blob.h"

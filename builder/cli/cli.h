@@ -16,11 +16,11 @@
 #include "layerfs/store.h"
 
 enum option_kind {
-	OPTION_FLAG,		/* bool; --no-NAME clears it */
-	OPTION_TEXT,		/* const char *; the last wins */
-	OPTION_LIST,		/* struct text_list; accumulates */
-	OPTION_NUMBER,		/* uint64_t */
-	OPTION_OPTIONAL,	/* const char *; --NAME gives "", --NAME=VALUE the value */
+	OPTION_FLAG,	 /* bool; --no-NAME clears it */
+	OPTION_TEXT,	 /* const char *; the last wins */
+	OPTION_LIST,	 /* struct text_list; accumulates */
+	OPTION_NUMBER,	 /* uint64_t */
+	OPTION_OPTIONAL, /* const char *; --NAME gives "", --NAME=VALUE the value */
 };
 
 /* Values as given on the command line, in order; 'items' is NULL-terminated, or NULL when there are none. */
@@ -35,19 +35,20 @@ struct text_list {
  *	{ "quiet", 'q', OPTION_FLAG, offsetof(struct push_flags, quiet), NULL, "print only the digest" },
  */
 struct option {
-	const char *name;	/* without dashes; NULL ends the table */
-	char letter;		/* or 0 */
+	const char *name; /* without dashes; NULL ends the table */
+	char letter;	  /* or 0 */
 	enum option_kind kind;
 	size_t offset;
-	const char *argument;	/* shown in help: "PATH"; NULL for flags */
-	const char *help;	/* one sentence, lower case, no full stop; NULL: accepted, not listed */
+	const char *argument; /* shown in help: "PATH"; NULL for flags */
+	const char *help; /* one sentence, lower case, no full stop; NULL: accepted, not listed */
 };
 
 enum command_needs {
 	NEEDS_NOTHING = 0,
-	NEEDS_STORE = 1,	/* opened, must exist */
-	NEEDS_NEW_STORE = 2,	/* opened, made when missing */
-	NEEDS_NAMESPACE = 4,	/* sandbox_enter() first, so that an ordinary user can mount and map ids */
+	NEEDS_STORE = 1,     /* opened, must exist */
+	NEEDS_NEW_STORE = 2, /* opened, made when missing */
+	NEEDS_NAMESPACE =
+		4, /* sandbox_enter() first, so that an ordinary user can mount and map ids */
 };
 
 /* What main prepared. */
@@ -55,21 +56,21 @@ struct command_context {
 	struct store *store;
 	enum isolation isolation;
 	char isolation_note[256];
-	int exit_status;		/* set by a verb that succeeds with another status (run, diff) */
+	int exit_status; /* set by a verb that succeeds with another status (run, diff) */
 };
 
 struct command {
 	const char *name;
-	const char *const *aliases;	/* NULL-terminated or NULL */
-	const char *usage;		/* "[OPTIONS] CONTEXT" */
-	const char *summary;		/* one sentence for the list of verbs */
-	const char *description;	/* a few lines for --help, or NULL */
-	const char *examples;		/* lines, or NULL */
-	const struct option *options;	/* or NULL */
-	size_t flags_size;		/* of the struct the options fill */
+	const char *const *aliases;   /* NULL-terminated or NULL */
+	const char *usage;	      /* "[OPTIONS] CONTEXT" */
+	const char *summary;	      /* one sentence for the list of verbs */
+	const char *description;      /* a few lines for --help, or NULL */
+	const char *examples;	      /* lines, or NULL */
+	const struct option *options; /* or NULL */
+	size_t flags_size;	      /* of the struct the options fill */
 	unsigned needs;
-	int min_arguments, max_arguments;	/* max -1: any number */
-	bool stops_at_argument;		/* options end at the first argument (run) */
+	int min_arguments, max_arguments; /* max -1: any number */
+	bool stops_at_argument;		  /* options end at the first argument (run) */
 	bool hidden;
 	/* 'flags' is zeroed and then filled by the options. */
 	int (*run)(struct command_context *context, const void *flags, int argc, char **argv,
@@ -88,16 +89,16 @@ struct common_flags {
 /* Parses 'argv' (without the verb): options into 'flags' and 'common', the arguments into '*ret_argv' (malloc'ed,
  * NULL-terminated). ERR_USAGE. Lists in 'flags' are freed by cli_release(). */
 int cli_parse(const struct command *command, int argc, char **argv, void *flags,
-	      struct common_flags *common, int *ret_argc, char ***ret_argv, struct err *err)
-	must_check;
+	      struct common_flags *common, int *ret_argc, char ***ret_argv,
+	      struct err *err) must_check;
 void cli_release(const struct command *command, void *flags);
 void cli_help(const struct command *command, FILE *out);
 void cli_list(FILE *out);
 
 /* Sizes and ages for people (UX-4). */
 enum { SIZE_TEXT_MAX = 24, AGE_TEXT_MAX = 32 };
-const char *cli_size_text(uint64_t bytes, char text[SIZE_TEXT_MAX]);	/* "7.79MB" */
-const char *cli_age_text(int64_t then_ns, char text[AGE_TEXT_MAX]);	/* "3 hours ago" */
+const char *cli_size_text(uint64_t bytes, char text[SIZE_TEXT_MAX]); /* "7.79MB" */
+const char *cli_age_text(int64_t then_ns, char text[AGE_TEXT_MAX]);  /* "3 hours ago" */
 
 /* Prints 'text'; control characters and invalid UTF-8 are escaped when 'out' is a terminal (UX-9). */
 void cli_print_escaped(FILE *out, struct str text);

@@ -5,8 +5,14 @@
 
 #include "builder/event.h"
 
-enum progress_mode { PROGRESS_AUTO, PROGRESS_TTY, PROGRESS_PLAIN, PROGRESS_RAWJSON, PROGRESS_QUIET,
-		     PROGRESS_NONE };
+enum progress_mode {
+	PROGRESS_AUTO,
+	PROGRESS_TTY,
+	PROGRESS_PLAIN,
+	PROGRESS_RAWJSON,
+	PROGRESS_QUIET,
+	PROGRESS_NONE
+};
 
 struct progress;
 

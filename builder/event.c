@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The hub is a lock and a list of readers: an event is shown to each reader in turn before the next one is taken, so readers
+ * need no locks of their own and all see the same order. Readers must be quick: emitters wait for them. */
+#include "builder/event.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "formats/base/io.h"
+
+enum { READERS_MAX = 4 };
+
+struct event_hub {
+	pthread_mutex_t lock;
+	struct event_reader readers[READERS_MAX];
+	size_t reader_count;
+	unsigned steps;
+};
+
+int event_hub_new(struct event_hub **ret_hub, struct err *err)
+{
+	struct event_hub *hub = calloc(1, sizeof(*hub));
+
+	if (!hub)
+		return err_nomem(err);
+	pthread_mutex_init(&hub->lock, NULL);
+	*ret_hub = hub;
+	return 0;
+}
+
+void event_hub_free(struct event_hub *hub)
+{
+	if (!hub)
+		return;
+	pthread_mutex_destroy(&hub->lock);
+	free(hub);
+}
+
+void event_hub_add(struct event_hub *hub, const struct event_reader *reader)
+{
+	assert(hub->reader_count < READERS_MAX);
+	hub->readers[hub->reader_count++] = *reader;
+}
+
+static void show(struct event_hub *hub, struct event *event)
+{
+	size_t i;
+
+	event->time_ns = io_realtime_ns();
+	for (i = 0; i < hub->reader_count; i++)
+		hub->readers[i].see(hub->readers[i].self, event);
+}
+
+void event_emit(struct event_hub *hub, struct event *event)
+{
+	pthread_mutex_lock(&hub->lock);
+	show(hub, event);
+	pthread_mutex_unlock(&hub->lock);
+}
+
+unsigned event_step(struct event_hub *hub, const char *name, const char *key, int stage,
+		    struct line_range lines)
+{
+	struct event event = {
+		.kind = EVENT_STEP, .name = name, .key = key, .stage = stage, .lines = lines
+	};
+
+	pthread_mutex_lock(&hub->lock);
+	event.step = hub->steps++;
+	show(hub, &event);
+	pthread_mutex_unlock(&hub->lock);
+	return event.step;
+}
+
+void event_started(struct event_hub *hub, unsigned step)
+{
+	event_emit(hub, &(struct event){ .kind = EVENT_STARTED, .step = step });
+}
+
+void event_done(struct event_hub *hub, unsigned step, enum step_state state, const char *message)
+{
+	event_emit(hub, &(struct event){ .kind = EVENT_DONE,
+					 .step = step,
+					 .state = state,
+					 .text = str_from(message) });
+}
+
+void event_log(struct event_hub *hub, unsigned step, unsigned stream, struct str bytes)
+{
+	event_emit(hub, &(struct event){
+				.kind = EVENT_LOG, .step = step, .stream = stream, .text = bytes });
+}
+
+void event_status(struct event_hub *hub, unsigned step, const char *id, uint64_t current,
+		  uint64_t total, bool finished)
+{
+	event_emit(hub, &(struct event){ .kind = EVENT_STATUS,
+					 .step = step,
+					 .name = id,
+					 .current = current,
+					 .total = total,
+					 .finished = finished });
+}
