@@ -42,7 +42,10 @@ struct erofs_inode {
 	uint32_t mtime_nsec;
 	uint32_t rdev_major, rdev_minor;
 	struct str target;		/* writer: symlink */
-	const struct erofs_extent *extents;	/* writer: regular with data; ordered, covering 0..size */
+	/* Writer: of a regular file with data; ordered, without gaps from 0 to the size. Data lies at multiples of 512 of its
+	 * device, and every boundary between two extents at a multiple of 512 of the file: sparse data of a tar that
+	 * starts or ends elsewhere cannot be expressed (ERR_FORMAT), the caller then stores the file expanded. */
+	const struct erofs_extent *extents;
 	size_t extent_count;
 	const struct erofs_xattr *xattrs;	/* writer; any order */
 	size_t xattr_count;
@@ -50,7 +53,7 @@ struct erofs_inode {
 
 struct erofs_device {
 	struct digest diff_id;		/* written as the tag */
-	uint64_t size_bytes;		/* of the tar */
+	uint64_t size_bytes;		/* of the tar; as read: rounded up to whole blocks */
 };
 
 /* --- Writing ---------------------------------------------------------------------------------------------------------
@@ -76,15 +79,20 @@ int erofs_add(struct erofs_writer *writer, erofs_node parent, struct str name,
 /* Another name of 'node' (not a directory). */
 int erofs_link(struct erofs_writer *writer, erofs_node parent, struct str name, erofs_node node,
 	       struct err *err) must_check;
-/* Removes a name; a directory goes with everything below. ENOENT. */
+/* Removes a name; a directory goes with everything below, at once. ENOENT. */
 int erofs_unlink(struct erofs_writer *writer, erofs_node parent, struct str name, struct err *err)
 	must_check;
+/* Empties a directory, at once. */
+int erofs_clear(struct erofs_writer *writer, erofs_node dir, struct err *err) must_check;
+/* EROFS_NO_NODE: no such name, or 'parent' is no directory. Constant time. */
 erofs_node erofs_find(const struct erofs_writer *writer, erofs_node parent, struct str name);
+erofs_node erofs_parent(const struct erofs_writer *writer, erofs_node dir);	/* of the root: the root */
 uint32_t erofs_node_mode(const struct erofs_writer *writer, erofs_node node);
 struct str erofs_node_target(const struct erofs_writer *writer, erofs_node node);	/* symlink */
-uint64_t erofs_node_count(const struct erofs_writer *writer);
+uint64_t erofs_node_count(const struct erofs_writer *writer);	/* nodes ever made: numbers are below it */
 
-/* Writes the image to 'fd' from offset 0. 'ret_nids', if not NULL, receives malloc'ed nid per node (freed by the caller). */
+/* Writes the image to 'fd' from its position, which is to be 0. 'ret_nids', if not NULL, receives a malloc'ed nid per node
+ * (freed by the caller), 0 for nodes that no name reaches. The writer may be changed and written again afterwards. */
 int erofs_write(struct erofs_writer *writer, int fd, const struct erofs_device *devices,
 		size_t device_count, const uint8_t uuid[EROFS_UUID_BYTES], uint64_t **ret_nids,
 		struct err *err) must_check;
@@ -118,8 +126,9 @@ int erofs_read_inode(const struct erofs_image *image, uint64_t nid, struct erofs
 int erofs_lookup(const struct erofs_image *image, uint64_t dir_nid, struct str name,
 		 uint64_t *ret_nid, uint8_t *ret_type) must_check;
 
-/* Directory entries in byte order, '.' and '..' among them. '*position' starts at 0 and counts entries, so any position can
- * be resumed. 1 and an entry whose name views into the map, 0 at the end. */
+/* Directory entries in byte order, '.' and '..' among them. '*position' starts at 0 and grows with every entry; it is opaque
+ * (block and slot), below 2^62, and any value it had can be resumed in constant time. 1 and an entry whose name views into
+ * the map, 0 at the end. */
 struct erofs_dirent {
 	struct str name;
 	uint64_t nid;
@@ -132,8 +141,9 @@ int erofs_read_dir(const struct erofs_image *image, uint64_t dir_nid, uint64_t *
 int erofs_read_link(const struct erofs_image *image, uint64_t nid, struct str *ret_target)
 	must_check;
 
-/* The extent that holds 'offset' (< size), from 'offset' on: neighbouring chunks of one device that are contiguous, and
- * neighbouring holes, are given as one. */
+/* The extent that holds 'offset' (< size, else -ERANGE), from 'offset' on: neighbouring chunks of one device that are
+ * contiguous, and neighbouring holes, are given as one, up to EROFS_MAP_CHUNKS of them, so that one call stays cheap. */
+enum { EROFS_MAP_CHUNKS = 4096 };
 int erofs_map(const struct erofs_image *image, const struct erofs_inode *inode, uint64_t offset,
 	      struct erofs_extent *ret_extent) must_check;
 
