@@ -49,6 +49,12 @@ int state_blob_add(struct state *state, const struct digest *diff_id, const stru
 /* Blob of a layer, the preferred compression first; ENOENT. */
 int state_blob_of_layer(struct state *state, const struct digest *diff_id, enum compression wanted,
 			struct state_blob *ret_blob, struct err *err) must_check;
+/* All blobs, and forgetting one whose file is gone (gc). */
+int state_blobs(struct state *state,
+		int (*see)(void *argument, const struct digest *diff_id,
+			   const struct state_blob *blob, struct err *err),
+		void *argument, struct err *err) must_check;
+int state_blob_remove(struct state *state, const struct digest *blob, struct err *err) must_check;
 /* Layer of a blob; ENOENT. */
 int state_layer_of_blob(struct state *state, const struct digest *blob, struct digest *ret_diff_id,
 			struct err *err) must_check;
@@ -77,9 +83,16 @@ int state_cache_records(struct state *state,
 			void *argument, struct err *err) must_check;
 int state_cache_clear(struct state *state, struct err *err) must_check;
 
-/* --- Leases: what live processes use. Rows of dead holders (pid and start time) are dropped by gc. --- */
+/* --- Leases: what live processes use (live.h tells who lives; rows of dead holders are dropped by state_leases) ---
+ * 'object' is a digest as text, of a blob or a layer. Whoever takes a lease on something it found must look again
+ * afterwards whether it is still there: gc and state_lease() exclude each other. */
 int state_lease(struct state *state, const char *object, struct err *err) must_check;	/* this process */
 void state_lease_release_all(struct state *state);	/* of this process */
+
+/* Makes this process a live user of the store, before it publishes anything; cheap when it is one already. */
+int state_join(struct state *state, struct err *err) must_check;
+/* Since when the oldest live user works; INT64_MAX: there is none. */
+int state_oldest_user(struct state *state, int64_t *ret_since_ns, struct err *err) must_check;
 int state_leases(struct state *state,
 		 int (*see)(void *argument, const char *object, int pid, int64_t since_ns,
 			    struct err *err),
@@ -107,7 +120,11 @@ int state_builds(struct state *state,
 int state_begin(struct state *state, struct err *err) must_check;
 int state_commit(struct state *state, struct err *err) must_check;
 
-/* Writes of 'state_cache_put' and 'state_blob_add' may be buffered until this, state_commit() or close. */
+/* Undoes everything since the outermost state_begin() and ends the transaction. */
+void state_rollback(struct state *state);
+
+/* Writes out the times of last use, which are kept back (and coarse: one hour) so that a lookup never writes. close does it
+ * too. */
 int state_flush(struct state *state, struct err *err) must_check;
 
 /* PRAGMA integrity_check. ERR_FORMAT. */

@@ -18,8 +18,9 @@
 #include <stdint.h>
 
 #include "formats/base/auto.h"
-#include "formats/base/io.h"
+#include "formats/base/buf.h"
 #include "formats/base/err.h"
+#include "formats/base/io.h"
 #include "formats/base/pool.h"
 #include "formats/blob.h"
 #include "formats/digest.h"
@@ -40,6 +41,17 @@ void store_close(struct store *store);
 const char *store_path(const struct store *store);
 int store_dirfd(const struct store *store);		/* the root, borrowed */
 struct state *store_state(const struct store *store);	/* borrowed */
+
+/* Names below the root: "layers/<hex>" (a directory with 'tar', 'index.erofs', 'digests') and "images/<hex>.erofs". Return
+ * 'name'. */
+enum { STORE_NAME_MAX = DIGEST_HEX_MAX + 16 };
+const char *store_layer_name(const struct digest *diff_id, char name[STORE_NAME_MAX]);
+const char *store_image_name(const struct digest *chain_id, char name[STORE_NAME_MAX]);
+
+/* Before this process publishes anything: makes it a live user, whose fresh objects gc leaves alone (live.h). */
+int store_join(struct store *store, struct err *err) must_check;
+/* Marks the object 'name' (below the root) as in use now, as if just published. False: it is not there. */
+bool store_touch(struct store *store, const char *name);
 
 /* Worker threads shared by everything that works on this store; made at first use, 'threads' by store_set_threads(). */
 struct pool *store_pool(struct store *store);
