@@ -221,6 +221,7 @@ int main(int argc, char **argv)
 	struct command_context context = { .exit_status = 0 };
 	const struct command *command;
 	struct err err = { 0 };
+	const char *verb;
 	int status, r;
 
 	if (run_internal(argc, argv, &status))
@@ -231,15 +232,16 @@ int main(int argc, char **argv)
 		cli_list(stderr);
 		return 2;
 	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
-		argv[1] = "help";
-	if (strcmp(argv[1], "--version") == 0)
-		argv[1] = "version";
-	command = find_command(argv[1]);
+	verb = argv[1];
+	if (strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0)
+		verb = "help";
+	if (strcmp(verb, "--version") == 0)
+		verb = "version";
+	command = find_command(verb);
 	if (command) {
 		r = run_command(command, argc - 2, argv + 2, &context, &err);
 	} else {
-		r = unknown_command(argv[1], &err);
+		r = unknown_command(verb, &err);
 		err_hint(&err, "mica help");
 	}
 	if (r == 0)

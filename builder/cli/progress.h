@@ -22,7 +22,8 @@ int progress_mode_parse(const char *text, enum progress_mode *ret_mode, struct e
 /* 'right' is shown at the right edge and in the first plain line ("mica:kernel"). */
 int progress_new(enum progress_mode mode, const char *right, struct event_hub *hub,
 		 struct progress **ret_progress, struct err *err) must_check;
-/* Last frame; restores the terminal. 'failed' keeps the trailer to the caller. */
+/* Last frame; restores the terminal. Nothing is shown afterwards but what progress_show_log() is asked for. */
+void progress_finish(struct progress *progress);
 void progress_free(struct progress *progress);
 
 /* Output of a row, for the failure trailer: the last lines (plain) or all (tty) to stderr. */
