@@ -9,7 +9,7 @@ SAN       ?=
 T         ?=
 BUILD     ?= build$(if $(SAN),-san)
 
-PACKAGES  := libcrypto libzstd jansson libisal fuse3 sqlite3
+PACKAGES  := libcrypto libzstd jansson libisal zlib fuse3 sqlite3
 HEADERS_ONLY := libarchive libcurl	# opened at first use, so that commands without them start fast
 CSTD      := -std=gnu17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314
 WARNINGS  := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition \

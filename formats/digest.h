@@ -60,7 +60,8 @@ int hasher_finish(struct hasher *hasher, struct digest *ret_digest, struct err *
 int digest_chain(const struct digest *parent, const struct digest *diff_id,
 		 struct digest *ret_chain_id, struct err *err) must_check;
 
-/* HMAC-free random id bytes come from base/io; base64 for auth files and challenge answers: */
+/* Base64 of RFC 4648 with padding, for auth files and challenge answers. Decoded data has a NUL behind it that the length
+ * does not count. ERR_FORMAT: not base64; the text, which may be a secret, is never quoted. */
 int base64_encode(struct str data, char **ret_text, struct err *err) must_check;
 int base64_decode(struct str text, char **ret_data, size_t *ret_len, struct err *err) must_check;
 
