@@ -16,25 +16,32 @@
 struct solve_options {
 	struct store *store;
 	struct event_hub *hub;
-	struct context *context;
+	struct context *context; /* NULL: no step takes anything from it */
 	struct run_options run;
 	struct layer_options layer;
-	unsigned jobs;			/* 0: CPUs */
-	bool no_cache;
+	struct platform platform;
+	const char *build_id;
+	unsigned jobs; /* steps that run at the same time; 0: as many as CPUs */
+	bool no_cache; /* nothing is looked up; results are recorded all the same */
 	bool (*canceled)(void *self);
 	void *canceled_self;
-	/* Opens a context for COPY --from=CONTEXT and so on comes with named contexts. */
+	/* Makes sure that the layers of a base image are in the store; called when something works on them. */
+	int (*provide_base)(void *argument, const struct step *base, unsigned row, struct err *err);
+	void *argument;
 };
 
 struct solve_result {
-	struct digest *diff_ids;	/* of the target stage, malloc'ed */
+	struct digest *diff_ids; /* of the target stage, bottom first, malloc'ed */
 	size_t diff_id_count;
 	unsigned executed, cached;
-	int exit_status;		/* of a failed RUN: mica's own exit status (UX-13); else 0 */
+	int exit_status; /* of a failed RUN: mica's own exit status (UX-13); else 0 */
 	const struct step *failed;
+	unsigned failed_row;
 };
 
-/* Fills created times and diff ids into plan->target->config. */
+/* Runs what the target needs and waits for its layers. On success 'created' times and layers of the target's config are set;
+ * 'source_date_epoch' of the layer options, where given, replaces the times (RCP-443, RCP-562). '*ret_result' is valid on
+ * failure too and always released by the caller. ERR_STEP: a RUN failed; ERR_CANCELED. */
 int solve_run(struct plan *plan, const struct solve_options *options,
 	      struct solve_result *ret_result, struct err *err) must_check;
 void solve_result_release(struct solve_result *result);
