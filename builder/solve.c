@@ -65,7 +65,9 @@ struct node {
 	/* Result. */
 	bool has_layer; /* a WORKDIR that existed makes none */
 	bool settled;	/* diff_id is known and published */
-	bool merged;	/* lies in a merged index that the stacks above it use */
+	bool broken;	/* its layer could not be made */
+	bool has_twins;
+	bool merged; /* lies in a merged index that the stacks above it use */
 	struct digest diff_id;
 	int64_t created_ns;
 	uint64_t duration_ns;
