@@ -9,10 +9,10 @@
 #include "layerfs/store.h"
 
 struct image {
-	char name[REFERENCE_TEXT_MAX];		/* familiar name, "" for an id */
+	char name[REFERENCE_TEXT_MAX]; /* familiar name, "" for an id */
 	struct digest manifest_digest, config_digest;
 	uint64_t manifest_size_bytes;
-	char media_type[128];			/* of the manifest */
+	char media_type[128]; /* of the manifest */
 	struct manifest manifest;
 	struct image_config config;
 };
@@ -23,9 +23,17 @@ int image_open(struct store *store, const char *name, const struct platform *pla
 	       struct image *ret_image, struct err *err) must_check;
 /* The same for a manifest known by digest. */
 int image_open_digest(struct store *store, const struct digest *manifest,
-		      const struct platform *platform, struct image *ret_image, struct err *err)
-	must_check;
+		      const struct platform *platform, struct image *ret_image,
+		      struct err *err) must_check;
 void image_release(struct image *image);
+
+/* Only the manifest or index behind a name, and its familiar name ("" for an id). Errors as image_open(). */
+int image_find(struct store *store, const char *name, char ret_familiar[REFERENCE_TEXT_MAX],
+	       struct digest *ret_manifest, struct err *err) must_check;
+
+/* Makes sure that every layer is there as tar + index. */
+int image_provide_layers(struct store *store, const struct image *image,
+			 struct err *err) must_check;
 
 /* Layers present as tar + index (restored from blobs where only those are kept), merged: a stack of one index. */
 int image_stack(struct store *store, const struct image *image, struct stack *ret_stack,
