@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A reader of the hub that writes what it sees: one JSON line an event, the exact output bytes of each step in a file of its
+ * own, and at the end the summary. Logs are opened at the first byte, so a build from cache makes two files. A failure to
+ * write is remembered and reported at the end: it never stops a build. */
+#include "builder/record.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "formats/base/io.h"
+#include "formats/base/limits.h"
+#include "formats/json.h"
+#include "formats/oci.h"
+#include "layerfs/state.h"
+
+struct recorded_step {
+	char *name, *key;
+	enum step_state state;
+	int64_t started_ns, done_ns;
+	struct line_range lines;
+	char *message;
+	int log_fd;
+	bool internal;
+};
+
+struct record {
+	struct store *store;
+	char id[32];
+	char *name, *log_path;
+	int dir_fd;
+	FILE *events;
+	struct recorded_step *steps;
+	unsigned step_count;
+	int64_t started_ns;
+	int write_error;
+};
+
+static const char *const state_names[] = { "waiting", "running", "cached",   "reused",
+					   "done",    "failed",	 "canceled", "skipped" };
+
+static void note_error(struct record *record, int code)
+{
+	if (!record->write_error)
+		record->write_error = code;
+}
+
+/* A line of events.jsonl; the log bytes themselves lie in the step's file, the event says where. */
+static void write_event(struct record *record, const struct event *event, uint64_t log_offset)
+{
+	static const char *const kinds[] = {
+		"step", "started", "log", "status", "warning", "done"
+	};
+	auto_json struct json *map = json_new_map();
+	auto_buf struct buf line = BUF_INIT(64 * KIB);
+	char time[TIME_TEXT_MAX];
+	struct err err = { 0 };
+
+	(void)json_set_text(map, "event", kinds[event->kind]);
+	(void)json_set_text(map, "time", time_text(event->time_ns, time));
+	(void)json_set(map, "step", json_new_i64(event->step));
+	switch (event->kind) {
+	case EVENT_STEP:
+		(void)json_set_text(map, "name", event->name);
+		if (event->key)
+			(void)json_set_text(map, "digest", event->key);
+		break;
+	case EVENT_LOG:
+		(void)json_set(map, "stream", json_new_i64(event->stream));
+		(void)json_set(map, "offset", json_new_i64((int64_t)log_offset));
+		(void)json_set(map, "length", json_new_i64((int64_t)event->text.len));
+		break;
+	case EVENT_STATUS:
+		(void)json_set_text(map, "id", event->name);
+		(void)json_set(map, "current", json_new_i64((int64_t)event->current));
+		(void)json_set(map, "total", json_new_i64((int64_t)event->total));
+		break;
+	case EVENT_WARNING:
+		(void)json_set(map, "text", json_new_text(event->text));
+		if (event->rule)
+			(void)json_set_text(map, "rule", event->rule);
+		break;
+	case EVENT_DONE:
+		(void)json_set_text(map, "state", state_names[event->state]);
+		if (event->text.len)
+			(void)json_set(map, "error", json_new_text(event->text));
+		break;
+	case EVENT_STARTED:
+		break;
+	}
+	if (json_write(map, 0, &line, &err) < 0) {
+		note_error(record, err.code);
+		return;
+	}
+	buf_putc(&line, '\n');
+	if (fwrite(line.data, 1, line.len, record->events) != line.len)
+		note_error(record, errno);
+}
+
+static struct recorded_step *add_step(struct record *record, const struct event *event)
+{
+	struct recorded_step *steps = realloc(record->steps,
+					      (event->step + 1) * sizeof(*record->steps));
+
+	if (!steps) {
+		note_error(record, ENOMEM);
+		return NULL;
+	}
+	record->steps = steps;
+	steps[record->step_count] = (struct recorded_step){
+		.name = strdup(event->name),
+		.key = event->key ? strdup(event->key) : NULL,
+		.lines = event->lines,
+		.log_fd = -1,
+		.internal = event->stage < 0,
+	};
+	return &steps[record->step_count++];
+}
+
+static void write_log(struct record *record, struct recorded_step *step, unsigned number,
+		      struct str bytes)
+{
+	char name[32];
+	int r;
+
+	if (step->log_fd < 0) {
+		snprintf(name, sizeof(name), "step-%02u.log", number);
+		step->log_fd = openat(record->dir_fd, name,
+				      O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+		if (step->log_fd < 0) {
+			note_error(record, errno);
+			return;
+		}
+	}
+	r = io_write(step->log_fd, bytes.ptr, bytes.len);
+	if (r < 0)
+		note_error(record, -r);
+}
+
+static void see(void *self, const struct event *event)
+{
+	struct record *record = self;
+	struct recorded_step *step = event->step < record->step_count ? &record->steps[event->step]
+								      : NULL;
+	uint64_t log_offset = 0;
+
+	switch (event->kind) {
+	case EVENT_STEP:
+		step = add_step(record, event);
+		break;
+	case EVENT_STARTED:
+		if (step)
+			step->started_ns = event->time_ns;
+		break;
+	case EVENT_LOG:
+		if (!step)
+			break;
+		if (step->log_fd >= 0)
+			log_offset = (uint64_t)lseek(step->log_fd, 0, SEEK_END);
+		write_log(record, step, event->step, event->text);
+		break;
+	case EVENT_DONE:
+		if (!step)
+			break;
+		step->state = event->state;
+		step->done_ns = event->time_ns;
+		step->message = event->text.len ? str_dup(event->text) : NULL;
+		break;
+	default:
+		break;
+	}
+	write_event(record, event, log_offset);
+}
+
+static void make_id(char id[32], int64_t now_ns)
+{
+	time_t now = (time_t)(now_ns / 1000000000);
+	struct tm tm;
+	char random[7];
+	size_t len;
+
+	gmtime_r(&now, &tm);
+	len = strftime(id, 32, "%Y%m%d-%H%M%S-", &tm);
+	io_random_hex(random, 6);
+	memcpy(id + len, random, sizeof(random));
+}
+
+static int open_files(struct record *record, struct err *err)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "builds/%s", record->id);
+	if (mkdirat(store_dirfd(record->store), path, 0700) < 0)
+		return err_sys(err, errno, "cannot create '%s'", path);
+	record->dir_fd = openat(store_dirfd(record->store), path,
+				O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (record->dir_fd < 0)
+		return err_sys(err, errno, "cannot open '%s'", path);
+	fd = openat(record->dir_fd, "events.jsonl", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_sys(err, errno, "cannot create 'events.jsonl'");
+	record->events = fdopen(fd, "w");
+	if (!record->events) {
+		close(fd);
+		return err_nomem(err);
+	}
+	return 0;
+}
+
+int record_new(struct store *store, const char *name, struct event_hub *hub,
+	       struct record **ret_record, struct err *err)
+{
+	struct record *record = calloc(1, sizeof(*record));
+	struct state_build build = { .status = "running" };
+	int r;
+
+	if (!record)
+		return err_nomem(err);
+	record->store = store;
+	record->dir_fd = -1;
+	record->started_ns = io_realtime_ns();
+	make_id(record->id, record->started_ns);
+	record->name = strdup(name);
+	r = record->name ? open_files(record, err) : err_nomem(err);
+	if (r == 0) {
+		build.id = record->id;
+		build.name = record->name;
+		build.started_ns = record->started_ns;
+		r = state_build_put(store_state(store), &build, err);
+	}
+	if (r < 0) {
+		record_free(record);
+		return r;
+	}
+	event_hub_add(hub, &(struct event_reader){ .self = record, .see = see });
+	*ret_record = record;
+	return 0;
+}
+
+const char *record_id(const struct record *record)
+{
+	return record->id;
+}
+
+const char *record_log_path(struct record *record, unsigned step)
+{
+	if (step >= record->step_count || record->steps[step].log_fd < 0)
+		return NULL;
+	free(take(record->log_path));
+	if (asprintf(&record->log_path, "%s/builds/%s/step-%02u.log", store_path(record->store),
+		     record->id, step) < 0)
+		record->log_path = NULL;
+	return record->log_path;
+}
+
+static void put_time(struct json *map, const char *key, int64_t time_ns)
+{
+	char text[TIME_TEXT_MAX];
+
+	if (time_ns)
+		(void)json_set_text(map, key, time_text(time_ns, text));
+}
+
+static struct json *step_json(const struct recorded_step *step, unsigned number)
+{
+	struct json *map = json_new_map();
+
+	(void)json_set(map, "index", json_new_i64(number));
+	if (step->key)
+		(void)json_set_text(map, "digest", step->key);
+	(void)json_set_text(map, "name", step->name ? step->name : "");
+	(void)json_set_text(map, "state", state_names[step->state]);
+	put_time(map, "startedAt", step->started_ns);
+	put_time(map, "completedAt", step->done_ns);
+	if (step->lines.first) {
+		struct json *lines = json_new_list();
+
+		(void)json_append(lines, json_new_i64(step->lines.first));
+		(void)json_append(lines, json_new_i64(step->lines.last));
+		(void)json_set(map, "line", lines);
+	}
+	if (step->message)
+		(void)json_set_text(map, "error", step->message);
+	return map;
+}
+
+static void count(const struct record *record, struct state_build *build)
+{
+	unsigned i;
+
+	for (i = 0; i < record->step_count; i++) {
+		const struct recorded_step *step = &record->steps[i];
+
+		if (step->state == STEP_SKIPPED)
+			continue;
+		build->total_steps++;
+		build->completed_steps += step->state == STEP_DONE || step->state == STEP_CACHED ||
+					  step->state == STEP_REUSED;
+		build->cached_steps += step->state == STEP_CACHED || step->state == STEP_REUSED;
+	}
+}
+
+static int write_summary(struct record *record, const struct state_build *build, struct err *err)
+{
+	auto_json struct json *map = json_new_map();
+	auto_buf struct buf text = BUF_INIT(64 * MIB);
+	struct json *steps = json_new_list();
+	unsigned i;
+	int r;
+
+	(void)json_set(map, "schemaVersion", json_new_i64(1));
+	(void)json_set_text(map, "ref", record->id);
+	(void)json_set_text(map, "name", record->name);
+	(void)json_set_text(map, "status", build->status);
+	put_time(map, "startedAt", build->started_ns);
+	put_time(map, "completedAt", build->completed_ns);
+	(void)json_set(map, "durationMs",
+		       json_new_i64((build->completed_ns - build->started_ns) / 1000000));
+	(void)json_set(map, "numTotalSteps", json_new_i64(build->total_steps));
+	(void)json_set(map, "numCompletedSteps", json_new_i64(build->completed_steps));
+	(void)json_set(map, "numCachedSteps", json_new_i64(build->cached_steps));
+	for (i = 0; i < record->step_count; i++)
+		(void)json_append(steps, step_json(&record->steps[i], i));
+	(void)json_set(map, "steps", steps);
+	r = json_write(map, 2, &text, err);
+	buf_putc(&text, '\n');
+	if (r == 0)
+		r = buf_check(&text, "build record", err);
+	return r < 0 ? r
+		     : io_replace_file(record->dir_fd, "record.json", text.data, text.len, 0600,
+				       false, err);
+}
+
+int record_finish(struct record *record, const char *status, struct err *err)
+{
+	struct state_build build = {
+		.id = record->id,
+		.name = record->name,
+		.status = status,
+		.started_ns = record->started_ns,
+		.completed_ns = io_realtime_ns(),
+	};
+	int r;
+
+	count(record, &build);
+	if (fflush(record->events) != 0)
+		note_error(record, errno);
+	r = write_summary(record, &build, err);
+	if (r == 0)
+		r = state_build_put(store_state(record->store), &build, err);
+	if (r == 0 && record->write_error)
+		r = err_sys(err, record->write_error, "cannot write the record of build '%s'",
+			    record->id);
+	return r;
+}
+
+void record_free(struct record *record)
+{
+	unsigned i;
+
+	if (!record)
+		return;
+	for (i = 0; i < record->step_count; i++) {
+		struct recorded_step *step = &record->steps[i];
+
+		if (step->log_fd >= 0)
+			close(step->log_fd);
+		free(step->name);
+		free(step->key);
+		free(step->message);
+	}
+	free(record->steps);
+	if (record->events)
+		fclose(record->events);
+	if (record->dir_fd >= 0)
+		close(record->dir_fd);
+	free(record->name);
+	free(record->log_path);
+	free(record);
+}
