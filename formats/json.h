@@ -41,6 +41,10 @@ int json_get_list(const struct json *map, const char *key, struct json **ret_lis
 int json_get_map(const struct json *map, const char *key, struct json **ret_map, struct err *err)
 	must_check;
 
+/* Refuses keys that equal one of 'known' (ended by NULL) but for case, folded as Go folds it: decoders that ignore case would
+ * read another document than we do (REG-811). */
+int json_check_case(const struct json *map, const char *const *known, struct err *err) must_check;
+
 /* Values. */
 const char *json_text(const struct json *json);			/* NULL unless text */
 size_t json_text_len(const struct json *json);
@@ -63,7 +67,7 @@ int json_set(struct json *map, const char *key, struct json *value);
 int json_set_text(struct json *map, const char *key, const char *text);
 int json_append(struct json *list, struct json *value);
 int json_remove(struct json *map, const char *key);
-struct json *json_copy(const struct json *json);	/* deep */
+struct json *json_clone(const struct json *json);	/* deep */
 
 /* Compact, keys in order, '/' and HTML characters unescaped, no newline at the end (REG-814). 'indent' > 0 pretty-prints. */
 int json_write(const struct json *json, unsigned indent, struct buf *buf, struct err *err)

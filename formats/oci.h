@@ -39,6 +39,8 @@ struct descriptor {
 	struct platform platform;	/* os "" when absent */
 	const char *artifact_type;	/* or NULL */
 	struct json *annotations;	/* borrowed from the document, or NULL */
+	struct json *urls;		/* list, of foreign layers; borrowed from the document, or NULL */
+	struct str data;		/* the content itself where it was embedded, already verified (REG-316) */
 };
 
 /* A manifest or an index. */
@@ -76,6 +78,7 @@ int index_write(const char *media_type, const struct descriptor *manifests, size
 bool media_type_is_layer(const char *media_type);
 bool media_type_is_manifest(const char *media_type);	/* image manifest or index */
 bool media_type_is_index(const char *media_type);
+bool media_type_is_config(const char *media_type);	/* of an image */
 const char *media_type_of_layer(enum compression compression, bool docker);	/* NULL: not expressible */
 
 /* One step of the history. */
@@ -83,6 +86,7 @@ struct history_entry {
 	const char *created;	/* RFC 3339 or NULL */
 	const char *created_by, *author, *comment;
 	bool empty_layer;
+	struct json *unknown;	/* the parsed entry, for fields of no member here; borrowed from the document, or NULL */
 };
 
 struct healthcheck {
@@ -144,7 +148,8 @@ int image_config_add_history(struct image_config *config, const struct history_e
 /* RFC 3339 UTC with 'Z', fraction without trailing zeros (UX-4). */
 enum { TIME_TEXT_MAX = 40 };
 const char *time_text(int64_t realtime_ns, char text[TIME_TEXT_MAX]);
-int time_parse(struct str text, int64_t *ret_realtime_ns) must_check;	/* -EINVAL */
+/* Any RFC 3339 time. -EINVAL: malformed; -ERANGE: before 1677 or after 2262 (Go writes year 1 for "not set"). */
+int time_parse(struct str text, int64_t *ret_realtime_ns) must_check;
 
 DEFINE_AUTO_VALUE(manifest, manifest_release);
 #define auto_manifest __attribute__((cleanup(auto_manifest_)))

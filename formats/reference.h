@@ -10,7 +10,7 @@
 #include "formats/base/str.h"
 #include "formats/digest.h"
 
-enum { REFERENCE_TEXT_MAX = 768 };
+enum { REFERENCE_TEXT_MAX = 800 };	/* host and port 259, path 255, tag 128, digest 136, separators */
 
 /* Strings live in one allocation of the struct; release frees it. */
 struct reference {
