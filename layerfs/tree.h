@@ -20,14 +20,14 @@ struct tree;
 struct tree_node;
 
 struct tree_attr {
-	uint32_t mode;		/* S_IF* and 12 bits */
+	uint32_t mode; /* S_IF* and 12 bits */
 	uint32_t uid, gid;
 	uint32_t nlink;
 	uint64_t size_bytes;
 	int64_t mtime;
 	uint32_t mtime_nsec;
 	uint32_t rdev_major, rdev_minor;
-	uint64_t identity;	/* equal for two names of one inode within one tree, else different */
+	uint64_t identity; /* equal for two names of one inode within one tree, else different */
 };
 
 /* The stack must outlive the tree. */
@@ -57,8 +57,8 @@ int tree_next(struct tree_dir *dir, struct str *ret_name, struct tree_node **ret
 	      struct err *err) must_check;
 void tree_close_dir(struct tree_dir *dir);
 
-int tree_read_link(struct tree *tree, struct tree_node *node, struct buf *target, struct err *err)
-	must_check;
+int tree_read_link(struct tree *tree, struct tree_node *node, struct buf *target,
+		   struct err *err) must_check;
 
 /* Xattrs without the marks of the stack, sorted by name. */
 int tree_xattrs(struct tree *tree, struct tree_node *node,
@@ -69,8 +69,8 @@ int tree_xattrs(struct tree *tree, struct tree_node *node,
 ssize_t tree_read(struct tree *tree, struct tree_node *node, void *data, size_t len,
 		  uint64_t offset) must_check;
 /* The whole of a small regular file, bounded by the cap of 'buf' (passwd, os-release; SEC-004). */
-int tree_read_file(struct tree *tree, struct tree_node *node, struct buf *buf, struct err *err)
-	must_check;
+int tree_read_file(struct tree *tree, struct tree_node *node, struct buf *buf,
+		   struct err *err) must_check;
 
 /* Where the content lies, for who copies it without a second read: a descriptor and offset when the file is one contiguous
  * range without holes. The descriptor is borrowed from the stack when '*ret_borrowed', else owned by the caller.
@@ -79,8 +79,8 @@ int tree_extent(struct tree *tree, struct tree_node *node, int *ret_fd, bool *re
 		uint64_t *ret_offset, struct err *err) must_check;
 
 /* sha256 of a regular file: from the digests of its layer, else by reading. */
-int tree_content_digest(struct tree *tree, struct tree_node *node,
-			uint8_t ret_sha256[SHA256_BYTES], struct err *err) must_check;
+int tree_content_digest(struct tree *tree, struct tree_node *node, uint8_t ret_sha256[SHA256_BYTES],
+			struct err *err) must_check;
 
 DEFINE_AUTO(tree, tree_free);
 #define auto_tree __attribute__((cleanup(auto_tree_)))

@@ -1,0 +1,530 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* place: see place.h.
+ *
+ * Marks of a directory element are overlayfs' (FS-201 to FS-205, FS-702), read through /proc/self/fd because an O_PATH
+ * descriptor has no xattr calls of its own. Only what may carry a mark is asked: directories for opaque and redirect,
+ * regular files for metacopy, empty regular files for the whiteout in xattr form and only where the parent says that there
+ * are some. A merged index has no marks, so nothing is asked there at all: its lookup is a search in the map and the decoding
+ * of one inode. */
+#include "layerfs/place.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "formats/base/arena.h"
+#include "formats/base/io.h"
+#include "formats/base/limits.h"
+#include "layerfs/index.h"
+#include "layerfs/merge.h"
+
+enum { PROC_FD_MAX = 32 };
+
+static const char *proc_fd(int fd, char path[PROC_FD_MAX])
+{
+	snprintf(path, PROC_FD_MAX, "/proc/self/fd/%d", fd);
+	return path;
+}
+
+static const char *mark_prefix(enum mark_family marks)
+{
+	return marks == MARKS_USER ? "user.overlay." : "trusted.overlay.";
+}
+
+/* Length of the mark 'name' of an open object, or -ENODATA; 'value' is terminated. */
+static ssize_t read_mark(const struct place *place, const char *name, char *value, size_t size)
+{
+	char path[PROC_FD_MAX], full[64];
+	ssize_t len;
+
+	snprintf(full, sizeof(full), "%s%s", mark_prefix(place->element->marks), name);
+	len = getxattr(proc_fd(place->fd, path), full, value, size - 1);
+	if (len < 0)
+		return errno == EOPNOTSUPP || errno == EPERM ? -ENODATA : -errno;
+	value[len] = '\0';
+	return len;
+}
+
+/* A redirect is a single name, or an absolute path of plain components: anything else could leave the tree. */
+static bool redirect_is_sane(struct str redirect)
+{
+	bool absolute = str_starts(redirect, "/");
+	struct str rest = str_from_index(redirect, absolute), part;
+
+	if (memchr(redirect.ptr, '\0', redirect.len))
+		return false;
+	do {
+		str_cut(rest, '/', &part, &rest);
+		if (part.len == 0 || str_is(part, ".") || str_is(part, ".."))
+			return false;
+	} while (absolute && rest.len);
+	return rest.len == 0 && !str_ends(redirect, "/");
+}
+
+static int read_redirect(const struct place *place, struct place_marks *marks, struct err *err)
+{
+	auto_free char *value = malloc(PATH_MAX + 1);
+	ssize_t len;
+
+	if (!value)
+		return err_nomem(err);
+	len = read_mark(place, "redirect", value, PATH_MAX + 1);
+	if (len == -ENODATA)
+		return 0;
+	if (len < 0)
+		return err_sys(err, (int)-len, "cannot read the overlayfs redirect");
+	if (!redirect_is_sane(str_of(value, (size_t)len)))
+		return err_set(err, ERR_FORMAT, "damaged overlayfs redirect '%s'", value);
+	marks->redirect = take(value);
+	return 0;
+}
+
+static int read_dir_marks(struct place *place, struct place_marks *marks, struct err *err)
+{
+	char value[8];
+	ssize_t len = read_mark(place, "opaque", value, sizeof(value));
+
+	if (len < 0 && len != -ENODATA && len != -ERANGE)
+		return err_sys(err, (int)-len, "cannot read the overlayfs opaque mark");
+	marks->opaque = len == 1 && value[0] == 'y';
+	place->xwhiteouts = len == 1 && value[0] == 'x';
+	return read_redirect(place, marks, err);
+}
+
+static int read_file_marks(const struct place *dir, const struct place *place,
+			   struct place_marks *marks, struct err *err)
+{
+	char value[256];
+	ssize_t len = read_mark(place, "metacopy", value, sizeof(value));
+
+	if (len < 0 && len != -ENODATA && len != -ERANGE)
+		return err_sys(err, (int)-len, "cannot read the overlayfs metacopy mark");
+	marks->metacopy = len >= 0;
+	if (marks->metacopy)
+		return read_redirect(place, marks, err);
+	if (dir && dir->xwhiteouts && marks->attr.size_bytes == 0)
+		marks->whiteout = read_mark(place, "whiteout", value, sizeof(value)) >= 0;
+	return 0;
+}
+
+static void attr_of_stat(const struct stat *st, struct tree_attr *attr)
+{
+	*attr = (struct tree_attr){
+		.mode = st->st_mode,
+		.uid = st->st_uid,
+		.gid = st->st_gid,
+		.nlink = (uint32_t)st->st_nlink,
+		.size_bytes = (uint64_t)st->st_size,
+		.mtime = st->st_mtim.tv_sec,
+		.mtime_nsec = (uint32_t)st->st_mtim.tv_nsec,
+		.identity = st->st_ino,
+	};
+	if (S_ISCHR(st->st_mode) || S_ISBLK(st->st_mode)) {
+		attr->rdev_major = major(st->st_rdev);
+		attr->rdev_minor = minor(st->st_rdev);
+	}
+}
+
+/* Attributes and marks of what 'place->fd' is. */
+static int describe_fd(const struct place *dir, struct place *place, struct place_marks *marks,
+		       struct err *err)
+{
+	struct stat st;
+
+	if (fstat(place->fd, &st) < 0)
+		return err_sys(err, errno, "cannot stat an object of a layer directory");
+	attr_of_stat(&st, &marks->attr);
+	if (S_ISCHR(st.st_mode))
+		marks->whiteout = st.st_rdev == makedev(0, 0);
+	if (S_ISDIR(st.st_mode))
+		return read_dir_marks(place, marks, err);
+	if (S_ISREG(st.st_mode))
+		return read_file_marks(dir, place, marks, err);
+	return 0;
+}
+
+static int describe_nid(const struct place *place, struct place_marks *marks, struct err *err)
+{
+	const struct erofs_image *image = index_image(place->element->index);
+	struct erofs_inode inode;
+	int r = erofs_read_inode(image, place->nid, &inode);
+
+	if (r < 0)
+		return err_sys(err, -r, "cannot read inode %llu of a layer index",
+			       (unsigned long long)place->nid);
+	marks->attr = (struct tree_attr){
+		.mode = inode.mode,
+		.uid = inode.uid,
+		.gid = inode.gid,
+		.nlink = inode.nlink,
+		.size_bytes = inode.size_bytes,
+		.mtime = inode.mtime,
+		.mtime_nsec = inode.mtime_nsec,
+		.rdev_major = inode.rdev_major,
+		.rdev_minor = inode.rdev_minor,
+		.identity = place->nid,
+	};
+	if (!place->element->is_layer)
+		return 0;
+	marks->whiteout = merge_is_whiteout(&inode);
+	if (S_ISDIR(inode.mode)) {
+		marks->opaque = merge_is_opaque(image, place->nid);
+		marks->implicit = merge_is_implicit(image, place->nid);
+	}
+	return 0;
+}
+
+int place_of_nid(const struct stack_element *element, uint64_t nid, struct place *ret_place,
+		 struct place_marks *ret_marks, struct err *err)
+{
+	*ret_place = (struct place){ .element = element, .nid = nid, .fd = -1 };
+	*ret_marks = (struct place_marks){ .whiteout = false };
+	return describe_nid(ret_place, ret_marks, err);
+}
+
+/* Takes 'fd', an object found in 'dir' (NULL: the root of 'element'). */
+static int place_of_fd(const struct stack_element *element, const struct place *dir, int fd,
+		       struct place *ret_place, struct place_marks *ret_marks, struct err *err)
+{
+	int r;
+
+	*ret_place = (struct place){ .element = element, .fd = fd };
+	*ret_marks = (struct place_marks){ .whiteout = false };
+	r = describe_fd(dir, ret_place, ret_marks, err);
+	if (r < 0) {
+		place_release(ret_place);
+		place_marks_release(ret_marks);
+	}
+	return r;
+}
+
+int place_root(const struct stack_element *element, struct place *ret_place,
+	       struct place_marks *ret_marks, struct err *err)
+{
+	int fd;
+
+	if (element->index)
+		return place_of_nid(element, erofs_root_nid(index_image(element->index)), ret_place,
+				    ret_marks, err);
+	fd = openat(element->upper_fd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "cannot open a layer directory");
+	return place_of_fd(element, NULL, fd, ret_place, ret_marks, err);
+}
+
+/* One component that stays in its directory: '..' would leave the element. */
+static bool name_is_plain(struct str name)
+{
+	return name.len && name.len <= NAME_MAX && !str_has(name, '/') && !str_has(name, '\0') &&
+	       !str_is(name, ".") && !str_is(name, "..");
+}
+
+int place_lookup(const struct place *dir, struct str name, struct place *ret_place,
+		 struct place_marks *ret_marks, struct err *err)
+{
+	char text[NAME_MAX + 1];
+	int fd;
+
+	if (!name_is_plain(name))
+		return -ENOENT;
+	if (dir->element->index) {
+		uint64_t nid;
+		uint8_t type;
+		int r = erofs_lookup(index_image(dir->element->index), dir->nid, name, &nid, &type);
+
+		if (r == -ENOENT)
+			return r;
+		if (r < 0)
+			return err_sys(err, -r, "cannot look up '%.*s' in a layer index",
+				       (int)name.len, name.ptr);
+		return place_of_nid(dir->element, nid, ret_place, ret_marks, err);
+	}
+	memcpy(text, name.ptr, name.len);
+	text[name.len] = '\0';
+	fd = openat(dir->fd, text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return -ENOENT;
+	if (fd < 0)
+		return err_sys(err, errno, "cannot open '%s' in a layer directory", text);
+	return place_of_fd(dir->element, dir, fd, ret_place, ret_marks, err);
+}
+
+void place_release(struct place *place)
+{
+	if (place->element && !place->element->index && place->fd >= 0)
+		close(place->fd);
+	*place = (struct place){ .fd = -1 };
+}
+
+void place_marks_release(struct place_marks *marks)
+{
+	free(take(marks->redirect));
+}
+
+/* --- Lists --- */
+
+/* Names of a directory element, read at once and sorted: uppers hold what one step changed. Each name is stored behind the
+ * byte of its type. */
+struct place_list {
+	struct place dir;  /* borrows the descriptor */
+	uint64_t position; /* index: of the next dirent; directory: into 'names' */
+	struct arena arena;
+	char **names;
+	size_t count;
+};
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a + 1, *(char *const *)b + 1);
+}
+
+static bool is_dots(const char *name)
+{
+	return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
+}
+
+static int read_names(struct place_list *list, struct err *err)
+{
+	int fd = openat(list->dir.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	auto_closedir DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (!dir) {
+		int code = errno;
+
+		if (fd >= 0)
+			close(fd);
+		return err_sys(err, code, "cannot read a layer directory");
+	}
+	while ((errno = 0, entry = readdir(dir))) {
+		char **grown, *name;
+
+		if (is_dots(entry->d_name))
+			continue;
+		grown = arena_grow(&list->arena, list->names, list->count, sizeof(*grown));
+		name = arena_printf(&list->arena, "%c%s", entry->d_type + 1, entry->d_name);
+		if (!grown || !name)
+			return err_nomem(err);
+		list->names = grown;
+		list->names[list->count++] = name;
+	}
+	if (errno)
+		return err_sys(err, errno, "cannot read a layer directory");
+	if (list->count)
+		qsort(list->names, list->count, sizeof(*list->names), compare_names);
+	return 0;
+}
+
+int place_list_open(const struct place *dir, struct place_list **ret_list, struct err *err)
+{
+	struct place_list *list = calloc(1, sizeof(*list));
+	int r = 0;
+
+	if (!list)
+		return err_nomem(err);
+	list->dir = *dir;
+	arena_init(&list->arena, SIZE_MAX);
+	if (!dir->element->index)
+		r = read_names(list, err);
+	if (r < 0) {
+		place_list_close(list);
+		return r;
+	}
+	*ret_list = list;
+	return 0;
+}
+
+void place_list_close(struct place_list *list)
+{
+	if (!list)
+		return;
+	arena_release(&list->arena);
+	free(list);
+}
+
+/* Whether the name of type 'type' in a directory element hides what is below it. */
+static int name_is_whiteout(const struct place *dir, const char *name, unsigned char type,
+			    bool *ret_whiteout, struct err *err)
+{
+	struct place place;
+	struct place_marks marks;
+	int r;
+
+	*ret_whiteout = false;
+	if (type != DT_CHR && type != DT_UNKNOWN && !(type == DT_REG && dir->xwhiteouts))
+		return 0;
+	r = place_lookup(dir, str_from(name), &place, &marks, err);
+	if (r == -ENOENT)
+		return err_set(err, EBUSY, "'%s' vanished from a layer directory", name);
+	if (r < 0)
+		return r;
+	*ret_whiteout = marks.whiteout;
+	place_release(&place);
+	place_marks_release(&marks);
+	return 0;
+}
+
+static int next_of_dir(struct place_list *list, struct place_name *ret_name, struct err *err)
+{
+	const char *name;
+	int r;
+
+	if (list->position == list->count)
+		return 0;
+	name = list->names[list->position++];
+	r = name_is_whiteout(&list->dir, name + 1, (unsigned char)(name[0] - 1),
+			     &ret_name->whiteout, err);
+	if (r < 0)
+		return r;
+	ret_name->name = str_from(name + 1);
+	ret_name->nid = 0;
+	return 1;
+}
+
+static int next_of_index(struct place_list *list, struct place_name *ret_name, struct err *err)
+{
+	const struct stack_element *element = list->dir.element;
+	const struct erofs_image *image = index_image(element->index);
+	struct erofs_dirent dirent;
+	struct erofs_inode inode;
+	int r;
+
+	do {
+		r = erofs_read_dir(image, list->dir.nid, &list->position, &dirent);
+		if (r == 0)
+			return 0;
+	} while (r > 0 && (str_is(dirent.name, ".") || str_is(dirent.name, "..")));
+	if (r > 0 && element->is_layer && dirent.type == DT_CHR) {
+		r = erofs_read_inode(image, dirent.nid, &inode);
+		ret_name->whiteout = r == 0 && merge_is_whiteout(&inode);
+	} else {
+		ret_name->whiteout = false;
+	}
+	if (r < 0)
+		return err_sys(err, -r, "cannot list directory %llu of a layer index",
+			       (unsigned long long)list->dir.nid);
+	ret_name->name = dirent.name;
+	ret_name->nid = dirent.nid;
+	return 1;
+}
+
+int place_list_next(struct place_list *list, struct place_name *ret_name, struct err *err)
+{
+	return list->dir.element->index ? next_of_index(list, ret_name, err)
+					: next_of_dir(list, ret_name, err);
+}
+
+/* --- Content --- */
+
+int place_read_link(const struct place *place, struct buf *target, struct err *err)
+{
+	char text[PATH_MAX];
+	ssize_t len;
+
+	if (place->element->index) {
+		struct str view;
+		int r = erofs_read_link(index_image(place->element->index), place->nid, &view);
+
+		if (r < 0)
+			return err_sys(err, -r, "cannot read a symlink of a layer index");
+		buf_add(target, view);
+	} else {
+		len = readlinkat(place->fd, "", text, sizeof(text));
+		if (len < 0)
+			return err_sys(err, errno, "cannot read a symlink of a layer directory");
+		buf_append(target, text, (size_t)len);
+	}
+	return buf_check(target, "symlink", err);
+}
+
+int place_open(const struct place *place)
+{
+	char path[PROC_FD_MAX];
+	int fd = open(proc_fd(place->fd, path), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	return fd < 0 ? -errno : fd;
+}
+
+ssize_t place_read(const struct place *place, int opened_fd, void *data, size_t len,
+		   uint64_t offset)
+{
+	struct erofs_inode inode;
+	int r;
+
+	if (!place->element->index)
+		return io_pread(opened_fd, data, len, offset);
+	r = erofs_read_inode(index_image(place->element->index), place->nid, &inode);
+	return r < 0 ? r : index_read(place->element->index, &inode, data, len, offset);
+}
+
+/* --- Xattrs --- */
+
+typedef int xattr_see(void *argument, struct str name, struct str value, struct err *err);
+
+static int index_xattrs(const struct place *place, xattr_see *see, void *argument, struct err *err)
+{
+	const struct erofs_image *image = index_image(place->element->index);
+	auto_buf struct buf name = BUF_INIT(512);
+	struct str value;
+	size_t position;
+	int r;
+
+	for (position = 0;; position++) {
+		r = erofs_xattr_at(image, place->nid, position, &name, &value);
+		if (r < 0)
+			return err_sys(err, -r, "cannot read xattrs of a layer index");
+		if (r == 0)
+			return 0;
+		r = see(argument, buf_str(&name), value, err);
+		if (r < 0)
+			return r;
+	}
+}
+
+static int dir_xattrs(const struct place *place, xattr_see *see, void *argument, struct err *err)
+{
+	char path[PROC_FD_MAX];
+	auto_free char *names = malloc(XATTR_LIST_MAX);
+	auto_free char *value = malloc(XATTR_SIZE_MAX);
+	ssize_t len, value_len;
+	const char *name;
+	int r;
+
+	if (!names || !value)
+		return err_nomem(err);
+	proc_fd(place->fd, path);
+	len = listxattr(path, names, XATTR_LIST_MAX);
+	if (len < 0 && errno == EOPNOTSUPP)
+		return 0;
+	if (len < 0)
+		return err_sys(err, errno, "cannot list xattrs in a layer directory");
+	for (name = names; name < names + len; name += strlen(name) + 1) {
+		value_len = getxattr(path, name, value, XATTR_SIZE_MAX);
+		if (value_len < 0 && errno == ENODATA) /* listed, but not for us */
+			continue;
+		if (value_len < 0)
+			return err_sys(err, errno, "cannot read xattr '%s' in a layer directory",
+				       name);
+		r = see(argument, str_from(name), str_of(value, (size_t)value_len), err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int place_xattrs(const struct place *place,
+		 int (*see)(void *argument, struct str name, struct str value, struct err *err),
+		 void *argument, struct err *err)
+{
+	return place->element->index ? index_xattrs(place, see, argument, err)
+				     : dir_xattrs(place, see, argument, err);
+}
