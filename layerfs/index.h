@@ -37,7 +37,8 @@ const struct digest *index_tar_diff_id(const struct index *index, size_t device)
 ssize_t index_read(const struct index *index, const struct erofs_inode *inode, void *data,
 		   size_t len, uint64_t offset) must_check;
 
-/* sha256 of a regular file's content from the digests beside the layers (FS-609). ENODATA: not known. */
+/* sha256 of a regular file's content from the digests beside the layers (digests.h); of an empty file always. -ENODATA: not
+ * known, or the index was not opened from a store. */
 int index_content_digest(const struct index *index, const struct erofs_inode *inode,
 			 uint8_t ret_sha256[SHA256_BYTES]) must_check;
 
