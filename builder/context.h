@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "formats/base/buf.h"
+#include "formats/base/io.h"
 #include "builder/plan.h"
 #include "formats/base/err.h"
 #include "formats/ignore.h"
@@ -23,6 +25,8 @@ int context_open(struct store *store, const char *path, const struct ignore *ign
 		 struct context **ret_context, struct err *err) must_check;
 void context_close(struct context *context);	/* writes the stat cache back */
 int context_dirfd(const struct context *context);
+/* How the ignore file is called in messages; '.dockerignore' unless set. Borrowed. */
+void context_set_ignore_name(struct context *context, const char *name);
 
 struct selection;
 
