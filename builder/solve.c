@@ -103,6 +103,8 @@ struct solve {
 
 	struct pool *snapshots;
 	struct pool_batch batch;
+	struct run_options run;		/* with the sandbox, which starts with the first RUN */
+	pthread_mutex_t sandbox_lock;
 };
 
 /* --- Queues; called with the lock held --- */
@@ -743,6 +745,17 @@ static int make_empty_layer(struct solve *solve, struct node *node, struct err *
 	return r < 0 ? r : layer_writer_finish(writer, &layer, err);
 }
 
+static int want_sandbox(struct solve *solve, struct err *err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&solve->sandbox_lock);
+	if (!solve->run.sandbox)
+		r = sandbox_new(&solve->run.sandbox, err);
+	pthread_mutex_unlock(&solve->sandbox_lock);
+	return r;
+}
+
 static int run_run(struct solve *solve, struct node *node, struct err *err)
 {
 	struct sandbox_exit exit = { .status = 0 };
@@ -750,11 +763,13 @@ static int run_run(struct solve *solve, struct node *node, struct err *err)
 	int r = stack_of(solve, node->parent, &node->lower, err);
 
 	if (r == 0)
+		r = want_sandbox(solve, err);
+	if (r == 0)
 		r = store_step_new(solve->options->store, &node->upper, err);
 	if (r < 0)
 		return r;
 	node->has_upper = true;
-	r = step_run(&solve->options->run, node->step, &node->lower, &node->upper, node->row,
+	r = step_run(&solve->run, node->step, &node->lower, &node->upper, node->row,
 		     &node->marks, &exit, err);
 	if (r == -ERR_STEP) {
 		pthread_mutex_lock(&solve->lock);
@@ -1202,13 +1217,16 @@ static void start(struct solve *solve)
 int solve_run(struct plan *plan, const struct solve_options *options,
 	      struct solve_result *ret_result, struct err *err)
 {
-	struct solve solve = { .options = options, .plan = plan, .result = ret_result };
+	struct solve solve = {
+		.options = options, .plan = plan, .result = ret_result, .run = options->run
+	};
 	unsigned i;
 	int r;
 
 	*ret_result = (struct solve_result){ .exit_status = 0 };
 	pthread_mutex_init(&solve.lock, NULL);
 	pthread_cond_init(&solve.changed, NULL);
+	pthread_mutex_init(&solve.sandbox_lock, NULL);
 	pool_batch_init(&solve.batch);
 	r = init(&solve, err);
 	if (r == 0) {
@@ -1227,6 +1245,8 @@ int solve_run(struct plan *plan, const struct solve_options *options,
 	}
 	if (r == 0)
 		r = collect(&solve, err);
+	if (solve.run.sandbox != options->run.sandbox)
+		sandbox_free(solve.run.sandbox);
 	pool_free(solve.snapshots);
 	release_nodes(&solve);
 	map_free(solve.by_definition);
@@ -1234,6 +1254,7 @@ int solve_run(struct plan *plan, const struct solve_options *options,
 	pool_batch_release(&solve.batch);
 	pthread_cond_destroy(&solve.changed);
 	pthread_mutex_destroy(&solve.lock);
+	pthread_mutex_destroy(&solve.sandbox_lock);
 	return r;
 }
 
