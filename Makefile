@@ -22,10 +22,12 @@ OPTIMISE  := -O1 -g -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-reco
 endif
 CFLAGS    ?=
 VERSION   := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-ALL_CFLAGS = $(CSTD) $(WARNINGS) $(OPTIMISE) $(HARDENING) -I. -I$(BUILD)/gen \
-	     $(shell pkg-config --cflags $(PACKAGES) $(HEADERS_ONLY)) $(CFLAGS)
+# pkg-config is asked once, when first needed: on a fresh machine it is not there yet when this file is read.
+PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) $(HEADERS_ONLY)))$(PKG_CFLAGS)
+PKG_LIBS   = $(eval PKG_LIBS := $(shell pkg-config --libs $(PACKAGES)))$(PKG_LIBS)
+ALL_CFLAGS = $(CSTD) $(WARNINGS) $(OPTIMISE) $(HARDENING) -I. -I$(BUILD)/gen $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = $(if $(SAN),-fsanitize=$(SAN)) -pie -Wl,-z,relro,-z,now,-z,noexecstack,--as-needed $(LDFLAGS)
-LIBS       = $(shell pkg-config --libs $(PACKAGES)) -lpthread -ldl
+LIBS       = $(PKG_LIBS) -lpthread -ldl
 
 # Folders, lowest first; each is a library that knows only those before it (registry-client does not know layerfs).
 SRC_formats  := $(wildcard formats/base/*.c formats/*.c)
