@@ -18,21 +18,22 @@
 #include "layerfs/store.h"
 
 /* The canonical empty layer of RCP-446: 1024 zero bytes. */
-#define LAYER_EMPTY_DIFF_ID "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
+#define LAYER_EMPTY_DIFF_ID \
+	"sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 
 struct layer_result {
 	struct digest diff_id;
 	uint64_t tar_size_bytes, entry_count;
-	struct digest blob;		/* unset until layer_writer_finish(), or when no blob was asked for */
+	struct digest blob; /* unset until layer_writer_finish(), or when no blob was asked for */
 	uint64_t blob_size_bytes;
 	enum compression compression;
 };
 
 struct layer_options {
-	enum compression compression;	/* of the blob; zstd by default */
+	enum compression compression; /* of the blob; zstd by default */
 	int level;
-	bool no_blob;			/* tar and index only */
-	int64_t source_date_epoch;	/* clamps mtimes; INT64_MAX: none (FS-807) */
+	bool no_blob;		   /* tar and index only */
+	int64_t source_date_epoch; /* clamps mtimes; INT64_MAX: none (FS-807) */
 };
 
 /* --- Writer ---
@@ -44,11 +45,11 @@ struct layer_writer;
 
 struct layer_data {
 	enum { LAYER_DATA_NONE, LAYER_DATA_FD, LAYER_DATA_MEMORY } kind;
-	int fd;			/* owned by the writer afterwards unless 'borrowed' */
-	bool borrowed;		/* a tar that stays open (COPY --from, metacopy) */
-	uint64_t offset;	/* where the content starts in 'fd' */
-	struct str memory;	/* must live until add() returns */
-	bool check_unchanged;	/* ERR_FORMAT if size or mtime change while it is read (FS-911) */
+	int fd;		      /* owned by the writer afterwards unless 'borrowed' */
+	bool borrowed;	      /* a tar that stays open (COPY --from, metacopy) */
+	uint64_t offset;      /* where the content starts in 'fd' */
+	struct str memory;    /* must live until add() returns */
+	bool check_unchanged; /* ERR_FORMAT if size or mtime change while it is read (FS-911) */
 };
 
 int layer_writer_new(struct store *store, const struct layer_options *options,
@@ -65,12 +66,12 @@ void layer_writer_on_digest(struct layer_writer *writer,
 			    void *argument);
 
 /* Tar, index and digests are complete and published as a layer; the blob may still be compressing. */
-int layer_writer_seal(struct layer_writer *writer, struct layer_result *ret_result, struct err *err)
-	must_check;
+int layer_writer_seal(struct layer_writer *writer, struct layer_result *ret_result,
+		      struct err *err) must_check;
 /* Waits for the blob, publishes it and records it in state. Implies seal. */
 int layer_writer_finish(struct layer_writer *writer, struct layer_result *ret_result,
 			struct err *err) must_check;
-void layer_writer_free(struct layer_writer *writer);	/* without finish: everything is undone */
+void layer_writer_free(struct layer_writer *writer); /* without finish: everything is undone */
 
 /* --- Ingest ---
  * 'source' is the decompressed tar and is consumed. 'expected' NULL accepts any diff_id, else ERR_DIGEST on a mismatch.
@@ -93,8 +94,8 @@ int layer_open_tar(struct store *store, const struct digest *diff_id, int *ret_f
 		   uint64_t *ret_size_bytes, struct err *err) must_check;
 
 /* Full verification for fsck: index faults, tar digest, file digests. ERR_FORMAT, ERR_DIGEST. */
-int layer_verify(struct store *store, const struct digest *diff_id, bool with_data, struct err *err)
-	must_check;
+int layer_verify(struct store *store, const struct digest *diff_id, bool with_data,
+		 struct err *err) must_check;
 
 DEFINE_AUTO(layer_writer, layer_writer_free);
 #define auto_layer_writer __attribute__((cleanup(auto_layer_writer_)))

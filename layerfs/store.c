@@ -257,6 +257,13 @@ bool store_touch(struct store *store, const char *name)
 	return utimensat(store->root, name, NULL, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+bool store_touch_blob(struct store *store, const struct digest *digest)
+{
+	char name[BLOB_NAME_MAX];
+
+	return store_touch(store, blob_name(digest, name));
+}
+
 /* --- Blobs ----------------------------------------------------------------------------------------------------------- */
 
 bool store_has_blob(struct store *store, const struct digest *digest)
@@ -349,7 +356,6 @@ int store_put_blob(struct store *store, struct str data, struct digest *ret_dige
 {
 	struct io_temp temp;
 	struct digest digest;
-	char name[BLOB_NAME_MAX];
 	int r = digest_of(DIGEST_SHA256, data.ptr, data.len, &digest, err);
 
 	if (r == 0)
@@ -357,7 +363,7 @@ int store_put_blob(struct store *store, struct str data, struct digest *ret_dige
 	if (r < 0)
 		return r;
 	*ret_digest = digest;
-	if (store_touch(store, blob_name(&digest, name)))
+	if (store_touch_blob(store, &digest))
 		return 0;
 	r = store_temp_blob(store, &temp, err);
 	if (r < 0)

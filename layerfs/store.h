@@ -30,17 +30,17 @@ struct store;
 struct state;
 
 enum store_mode {
-	STORE_CREATE,		/* make the root if it is missing */
-	STORE_EXISTING,		/* ENOENT when it is missing */
+	STORE_CREATE,	/* make the root if it is missing */
+	STORE_EXISTING, /* ENOENT when it is missing */
 };
 
 /* 'path' NULL: the default of UX-47 for this user. */
-int store_open(const char *path, enum store_mode mode, struct store **ret_store, struct err *err)
-	must_check;
+int store_open(const char *path, enum store_mode mode, struct store **ret_store,
+	       struct err *err) must_check;
 void store_close(struct store *store);
 const char *store_path(const struct store *store);
-int store_dirfd(const struct store *store);		/* the root, borrowed */
-struct state *store_state(const struct store *store);	/* borrowed */
+int store_dirfd(const struct store *store);	      /* the root, borrowed */
+struct state *store_state(const struct store *store); /* borrowed */
 
 /* Names below the root: "layers/<hex>" (a directory with 'tar', 'index.erofs', 'digests') and "images/<hex>.erofs". Return
  * 'name'. */
@@ -52,6 +52,7 @@ const char *store_image_name(const struct digest *chain_id, char name[STORE_NAME
 int store_join(struct store *store, struct err *err) must_check;
 /* Marks the object 'name' (below the root) as in use now, as if just published. False: it is not there. */
 bool store_touch(struct store *store, const char *name);
+bool store_touch_blob(struct store *store, const struct digest *digest);
 
 /* Worker threads shared by everything that works on this store; made at first use, 'threads' by store_set_threads(). */
 struct pool *store_pool(struct store *store);
@@ -60,16 +61,16 @@ void store_set_threads(struct store *store, unsigned threads);
 /* --- Blobs --- */
 bool store_has_blob(struct store *store, const struct digest *digest);
 int store_open_blob(struct store *store, const struct digest *digest, int *ret_fd,
-		    uint64_t *ret_size_bytes, struct err *err) must_check;	/* ENOENT */
+		    uint64_t *ret_size_bytes, struct err *err) must_check; /* ENOENT */
 /* A small blob (manifest, config) as a whole, verified. 'buf' has the cap. */
 int store_read_blob(struct store *store, const struct digest *digest, struct buf *buf,
 		    struct err *err) must_check;
-int store_put_blob(struct store *store, struct str data, struct digest *ret_digest, struct err *err)
-	must_check;
+int store_put_blob(struct store *store, struct str data, struct digest *ret_digest,
+		   struct err *err) must_check;
 /* Publishes the open temporary file 'fd' (made by store_temp_blob()) under a digest that the caller computed. */
 int store_temp_blob(struct store *store, struct io_temp *ret_temp, struct err *err) must_check;
 int store_publish_blob(struct store *store, struct io_temp *temp, const struct digest *digest,
-		       struct err *err) must_check;	/* consumes 'temp' */
+		       struct err *err) must_check; /* consumes 'temp' */
 
 /* Both ends of transfers: 'source' reads blobs of this store, 'sink' verifies and publishes; layer blobs given with a layer
  * media type are also made into layers (tar + index) while they arrive. */
@@ -79,8 +80,8 @@ void store_blob_sink(struct store *store, struct blob_sink *ret_sink);
 /* --- Names ---
  * The familiar form of a reference (reference.h) names a manifest or index. index.json of the layout follows each change. */
 int store_tag(struct store *store, const char *name, const struct descriptor *manifest,
-	      struct err *err) must_check;	/* one syncfs before it is acknowledged */
-int store_untag(struct store *store, const char *name, struct err *err) must_check;	/* ENOENT */
+	      struct err *err) must_check; /* one syncfs before it is acknowledged */
+int store_untag(struct store *store, const char *name, struct err *err) must_check; /* ENOENT */
 
 /* Everything written so far is on disk. */
 int store_sync(struct store *store, struct err *err) must_check;
@@ -88,10 +89,10 @@ int store_sync(struct store *store, struct err *err) must_check;
 /* --- Steps --- */
 struct store_step {
 	char id[33];
-	int upper_fd, work_fd, dir_fd;	/* O_PATH|O_DIRECTORY */
+	int upper_fd, work_fd, dir_fd; /* O_PATH|O_DIRECTORY */
 };
 int store_step_new(struct store *store, struct store_step *ret_step, struct err *err) must_check;
-void store_step_release(struct store *store, struct store_step *step);	/* closes and removes it */
+void store_step_release(struct store *store, struct store_step *step); /* closes and removes it */
 
 DEFINE_AUTO(store, store_close);
 #define auto_store __attribute__((cleanup(auto_store_)))
