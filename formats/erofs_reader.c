@@ -39,6 +39,9 @@ static int check_super(const struct disk_super *super, uint64_t file_size, struc
 	if ((uint64_t)le32toh(super->blocks) * EROFS_BLOCK != file_size)
 		return err_set(err, ERR_FORMAT, "an EROFS image of %u blocks has %llu bytes",
 			       le32toh(super->blocks), (unsigned long long)file_size);
+	if (le64toh(super->inodes) > file_size / DISK_SLOT)
+		return err_set(err, ERR_FORMAT, "an EROFS image claims %llu inodes",
+			       (unsigned long long)le64toh(super->inodes));
 	if (le16toh(super->extra_devices) &&
 	    (uint64_t)le16toh(super->device_slot) * sizeof(struct disk_device) +
 			    (uint64_t)le16toh(super->extra_devices) * sizeof(struct disk_device) >

@@ -119,24 +119,21 @@ int digests_write(struct digests_writer *writer, int fd, struct err *err)
 /* --- Reading --- */
 
 struct digests {
-	int fd;
-	void *base;
+	void *base; /* the map outlives the descriptor: a chain of many layers needs few of them */
 	size_t size;
 	const struct row *rows;
 	uint64_t count;
 };
 
-int digests_open(int fd, struct digests **ret_digests, struct err *err)
+int digests_open(int taken_fd, struct digests **ret_digests, struct err *err)
 {
+	auto_close int fd = taken_fd;
 	auto_digests struct digests *digests = calloc(1, sizeof(*digests));
 	const struct header *header;
 	struct stat st;
 
-	if (!digests) {
-		close(fd);
+	if (!digests)
 		return err_nomem(err);
-	}
-	digests->fd = fd;
 	if (fstat(fd, &st) < 0)
 		return err_sys(err, errno, "cannot stat digests");
 	if (!S_ISREG(st.st_mode) || (size_t)st.st_size < sizeof(*header))
@@ -165,7 +162,6 @@ void digests_close(struct digests *digests)
 		return;
 	if (digests->base)
 		munmap(digests->base, digests->size);
-	close(digests->fd);
 	free(digests);
 }
 
