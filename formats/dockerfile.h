@@ -32,7 +32,7 @@ enum instruction_kind {
 	INSTRUCTION_USER,
 	INSTRUCTION_VOLUME,
 	INSTRUCTION_WORKDIR,
-	INSTRUCTION_KINDS,
+	INSTRUCTION_KINDS,	/* also: unknown, in the result of recipe_parse_syntax() */
 };
 
 /* 1-based physical lines. */
@@ -54,6 +54,7 @@ struct heredoc {
 	bool expand;		/* the delimiter was not quoted */
 	bool strip_tabs;
 	unsigned fd;		/* 3 in "3<<EOF", 0 by default */
+	size_t word;		/* COPY and ADD: the word that is its opener */
 };
 
 struct instruction {
@@ -72,6 +73,7 @@ struct instruction {
 	bool legacy_pair;		/* ENV k v, LABEL k v */
 	struct heredoc *heredocs;
 	size_t heredoc_count;
+	bool only_heredoc;		/* RUN whose whole command is one opener (RCP-165) */
 	struct instruction *trigger;	/* ONBUILD */
 	struct str doc_comment;		/* comment block right above, '#' removed, lines joined by newlines */
 };
@@ -92,7 +94,12 @@ struct recipe {
 /* On failure '*ret_lines' (if not NULL) is the range to show below the message. */
 int recipe_parse(struct str text, const char *file_name, struct recipe *ret_recipe,
 		 struct line_range *ret_lines, struct err *err) must_check;
-/* One instruction, for ONBUILD triggers of a base image. Strings live in the recipe's arena. */
+/* The same without judging meaning: unknown instructions and flags, numbers of words and what stands before the first FROM
+ * pass (RCP-701). */
+int recipe_parse_syntax(struct str text, const char *file_name, struct recipe *ret_recipe,
+			struct line_range *ret_lines, struct err *err) must_check;
+/* One instruction, for ONBUILD triggers of a base image; heredoc bodies follow its line. Strings live in
+ * the recipe's arena; a zeroed recipe will do, to be released afterwards. */
 int recipe_parse_instruction(struct recipe *recipe, struct str text,
 			     struct instruction *ret_instruction, struct err *err) must_check;
 void recipe_release(struct recipe *recipe);
@@ -100,6 +107,7 @@ void recipe_release(struct recipe *recipe);
 const char *instruction_name(enum instruction_kind kind);	/* "COPY" */
 const struct instruction_flag *instruction_flag(const struct instruction *instruction,
 						const char *name);	/* last one, or NULL */
+bool instruction_flag_is_true(const struct instruction *instruction, const char *name);
 
 /* The excerpt of UX-33: lines around 'range' with '>>>' marks; appended to 'buf'. */
 void recipe_excerpt(const char *file_name, struct str text, struct line_range range,

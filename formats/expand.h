@@ -16,7 +16,7 @@ struct expand_options {
 	/* Called for each name that was used plainly while unset; may be NULL. */
 	void (*unset)(void *argument, struct str name);
 	void *argument;
-	bool keep_quotes;	/* heredoc bodies: quotes are literal, only '$' and the escape act */
+	bool keep_quotes; /* heredoc bodies: quotes are literal, only '$' and the escape act */
 };
 
 /* Expands one word; quotes are removed. The result is appended to 'result'. ERR_FORMAT. */
@@ -25,7 +25,7 @@ int expand_word(struct str word, const struct expand_options *options, struct bu
 
 /* Word-splitting variant of RCP-187: calls 'emit' for each resulting word. */
 int expand_words(struct str word, const struct expand_options *options,
-		 int (*emit)(void *argument, struct str word), void *argument, struct err *err)
-	must_check;
+		 int (*emit)(void *argument, struct str word), void *argument,
+		 struct err *err) must_check;
 
 #endif
