@@ -114,7 +114,10 @@ static bool get_value(struct expander *e, struct str name, struct str *ret_value
 	*ret_value = STR("");
 	if (is_digit(name.ptr[0]) || strchr("@*#?-$!", name.ptr[0]))
 		return false;
-	return e->options->get(e->options->argument, name, ret_value);
+	if (e->options->get(e->options->argument, name, ret_value))
+		return true;
+	*ret_value = STR("");
+	return false;
 }
 
 /* The value where an unset name is worth a warning. */

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The last pattern that matches a path or one of its parents decides, so the question is: which is the highest number of a
- * matching pattern? Trying 10 000 patterns on each of 100 000 files would take minutes. Nearly every pattern demands a literal beginning or a literal end of
- * the path, so patterns are filed in hash tables under it:
+ * matching pattern? Trying 10 000 patterns on each of 100 000 files would take minutes. Nearly every pattern demands some
+ * literal text at a known place, so patterns are filed in hash tables under the longest such text:
  *
  *	exact   "a/b"          the whole path
  *	head    "src/gen-*.c"  begins with "src/gen-"
- *	tail    "**" "/x.log"  ends with "x.log" (the longer of head and tail is taken)
- *	rest    "*" "[ab]?"    neither: kept in a list, guarded by a set of the bytes they contain
+ *	tail    "*-x.log"      ends with "-x.log"
+ *	inner   "**" "/gen-*"  "gen-" at the start or behind a '/'
+ *	rest    "*" "[ab]?"    none: kept in a list, guarded by a set of the bytes they contain
  *
- * A path computes rolling hashes of all its beginnings and ends once and probes those lengths that occur. Only what is found
- * is matched, by simulating all states of the pattern at once: pattern x path in bit operations, no backtracking (RCP-356).
+ * A path computes rolling hashes of its beginnings and ends, and of what follows each '/', and probes those lengths that
+ * occur. Only what is found is matched, by simulating all states of the pattern at once: pattern x path in bit operations,
+ * no backtracking (RCP-356).
  *
  * Meaning of "**" (RCP-722), which is not that of the shell: with a following '/' absorbed it is nothing or anything that
  * ends in '/'; at the end it is anything; in front of nothing but literal text it is any beginning. */
@@ -41,13 +43,14 @@ struct table {
 	int *slots; /* head of a chain, or NO_PATTERN */
 	size_t slot_mask;
 	uint64_t lengths[STATE_WORDS]; /* bit i: some literal is i bytes long */
+	size_t longest;
 };
 
 struct ignore {
 	struct arena arena;
 	struct pattern *patterns;
 	size_t count;
-	struct table exact, heads, tails;
+	struct table exact, heads, tails, inners;
 	int *rest; /* ascending */
 	uint64_t *rest_bytes;
 	size_t rest_count;
@@ -57,7 +60,7 @@ struct ignore {
 /* --- normal form --- */
 
 /* Go's path.Clean, which does not know escapes. */
-static void clean_path(struct str path, struct buf *out)
+void ignore_clean_path(struct str path, struct buf *out)
 {
 	bool rooted = str_starts(path, "/");
 	size_t floor = rooted, start = out->len;
@@ -106,7 +109,7 @@ static void normalise(struct str text, struct buf *out)
 	start = out->len;
 	if (!text.len)
 		return;
-	clean_path(text, out);
+	ignore_clean_path(text, out);
 	if (!out->failed && out->len - start > 1 && out->data[start] == '/') {
 		memmove(out->data + start, out->data + start + 1, out->len - start - 1);
 		buf_truncate(out, out->len - 1);
@@ -209,6 +212,7 @@ static int table_init(struct arena *arena, struct table *table, size_t patterns)
 
 	while (slots < patterns * 2)
 		slots *= 2;
+	table->longest = 0;
 	table->slots = arena_array(arena, slots, sizeof(*table->slots));
 	if (!table->slots)
 		return -ENOMEM;
@@ -238,6 +242,8 @@ static void table_add(struct ignore *ignore, struct table *table, uint64_t hash,
 	ignore->patterns[number].previous = *chain;
 	*chain = number;
 	table->lengths[literal.len / 64] |= 1ULL << literal.len % 64;
+	if (literal.len > table->longest)
+		table->longest = literal.len;
 }
 
 static uint64_t hash_forward(struct str text)
@@ -295,31 +301,45 @@ static int file_rest(struct ignore *ignore, int number)
 	return 0;
 }
 
+/* Literal elements in a row from 'from' on. */
+static size_t literal_run(const struct pattern *pattern, size_t from)
+{
+	size_t end = from;
+
+	while (end < pattern->token_count && pattern->tokens[end].kind == GLOB_LITERAL)
+		end++;
+	return end - from;
+}
+
 /* Puts pattern 'number' where a path will find it. */
 static int file_pattern(struct ignore *ignore, int number)
 {
 	struct pattern *pattern = &ignore->patterns[number];
-	size_t head = 0, tail = 0;
-	struct table *table;
-	int r;
+	size_t count = pattern->token_count, head = literal_run(pattern, 0), inner = 0, tail = 0;
+	struct table *table = &ignore->exact;
+	size_t from = 0, length = head;
 
-	while (head < pattern->token_count && pattern->tokens[head].kind == GLOB_LITERAL)
-		head++;
-	while (tail < pattern->token_count &&
-	       pattern->tokens[pattern->token_count - 1 - tail].kind == GLOB_LITERAL)
+	while (tail < count && pattern->tokens[count - 1 - tail].kind == GLOB_LITERAL)
 		tail++;
-	if (head == 0 && tail == 0)
+	if (count && pattern->tokens[0].kind == GLOB_DIRS)
+		inner = literal_run(pattern, 1);
+	if (head < count) {
+		table = &ignore->heads;
+		if (tail > length) {
+			table = &ignore->tails;
+			from = count - tail;
+			length = tail;
+		}
+		if (inner > length) {
+			table = &ignore->inners;
+			from = 1;
+			length = inner;
+		}
+	}
+	if (!length)
 		return file_rest(ignore, number);
-	if (head >= tail)
-		r = literal_bytes(&ignore->arena, pattern, 0, head, &pattern->literal);
-	else
-		r = literal_bytes(&ignore->arena, pattern, pattern->token_count - tail, tail,
-				  &pattern->literal);
-	if (r < 0)
-		return r;
-	table = head == pattern->token_count ? &ignore->exact
-		: head >= tail		     ? &ignore->heads
-					     : &ignore->tails;
+	if (literal_bytes(&ignore->arena, pattern, from, length, &pattern->literal) < 0)
+		return -ENOMEM;
 	table_add(ignore, table,
 		  table == &ignore->tails ? hash_backward(pattern->literal)
 					  : hash_forward(pattern->literal),
@@ -394,7 +414,8 @@ static int file_all(struct ignore *ignore, struct err *err)
 
 	if (table_init(&ignore->arena, &ignore->exact, ignore->count) < 0 ||
 	    table_init(&ignore->arena, &ignore->heads, ignore->count) < 0 ||
-	    table_init(&ignore->arena, &ignore->tails, ignore->count) < 0)
+	    table_init(&ignore->arena, &ignore->tails, ignore->count) < 0 ||
+	    table_init(&ignore->arena, &ignore->inners, ignore->count) < 0)
 		return err_nomem(err);
 	for (i = 0; i < ignore->count; i++)
 		if (file_pattern(ignore, (int)i) < 0)
@@ -615,27 +636,31 @@ static bool has_length(const struct table *table, size_t len)
 	return len < (size_t)STATE_WORDS * 64 && table->lengths[len / 64] >> len % 64 & 1;
 }
 
-/* The highest number above 'best' that matches 'path' itself. */
-static int best_match(const struct ignore *ignore, struct str path, int best)
+/* Over the patterns whose literal begins at 'from' in 'path'. */
+static int best_at(const struct ignore *ignore, const struct table *table, struct str path,
+		   size_t from, int best)
 {
-	uint64_t hash = 0, bytes;
+	struct str rest = str_from_index(path, from);
+	uint64_t hash = 0;
 	size_t i;
 
-	for (i = 1; i <= path.len; i++) {
-		struct str head = str_sub(path, 0, i);
-
-		hash = roll(hash, path.ptr[i - 1]);
-		if (has_length(&ignore->heads, i))
+	for (i = 1; i <= rest.len && i <= table->longest; i++) {
+		hash = roll(hash, rest.ptr[i - 1]);
+		if (has_length(table, i))
 			best = best_of_chain(ignore,
-					     *table_find(ignore, &ignore->heads, hash, head), path,
-					     best);
+					     *table_find(ignore, table, hash, str_sub(rest, 0, i)),
+					     path, best);
 	}
-	if (has_length(&ignore->exact, path.len)) {
-		int number = *table_find(ignore, &ignore->exact, hash, path);
+	return best;
+}
 
-		best = number > best ? number : best;
-	}
-	for (hash = 0, i = 1; i <= path.len; i++) {
+/* Over the patterns whose literal ends 'path'. */
+static int best_at_end(const struct ignore *ignore, struct str path, int best)
+{
+	uint64_t hash = 0;
+	size_t i;
+
+	for (i = 1; i <= path.len && i <= ignore->tails.longest; i++) {
 		struct str tail = str_from_index(path, path.len - i);
 
 		hash = roll(hash, tail.ptr[0]);
@@ -644,12 +669,38 @@ static int best_match(const struct ignore *ignore, struct str path, int best)
 					     *table_find(ignore, &ignore->tails, hash, tail), path,
 					     best);
 	}
-	bytes = ~byte_set(path);
-	for (i = ignore->rest_count; i > 0 && ignore->rest[i - 1] > best; i--)
-		if (!(ignore->rest_bytes[i - 1] & bytes) &&
-		    matches(&ignore->patterns[ignore->rest[i - 1]], path))
-			best = ignore->rest[i - 1];
 	return best;
+}
+
+/* Over those that are filed under nothing. */
+static int best_of_rest(const struct ignore *ignore, struct str path, int best)
+{
+	uint64_t missing = ~byte_set(path);
+	size_t i;
+
+	for (i = ignore->rest_count; i > 0 && ignore->rest[i - 1] > best; i--)
+		if (!(ignore->rest_bytes[i - 1] & missing) &&
+		    matches(&ignore->patterns[ignore->rest[i - 1]], path))
+			return ignore->rest[i - 1];
+	return best;
+}
+
+/* The highest number above 'best' that matches 'path' itself. */
+static int best_match(const struct ignore *ignore, struct str path, int best)
+{
+	size_t i;
+
+	if (has_length(&ignore->exact, path.len)) {
+		int number = *table_find(ignore, &ignore->exact, hash_forward(path), path);
+
+		best = number > best ? number : best;
+	}
+	best = best_at(ignore, &ignore->heads, path, 0, best);
+	best = best_at_end(ignore, path, best);
+	for (i = 0; ignore->inners.longest && i < path.len; i++)
+		if (i == 0 || path.ptr[i - 1] == '/')
+			best = best_at(ignore, &ignore->inners, path, i, best);
+	return best_of_rest(ignore, path, best);
 }
 
 static bool is_root(struct str path)

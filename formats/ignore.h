@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "formats/base/auto.h"
+#include "formats/base/buf.h"
 #include "formats/base/err.h"
 #include "formats/base/str.h"
 
@@ -32,6 +33,9 @@ bool ignore_match_child(const struct ignore *ignore, struct str path, bool paren
 bool ignore_has_exceptions(const struct ignore *ignore);	/* any '!' pattern */
 size_t ignore_count(const struct ignore *ignore);
 struct str ignore_pattern(const struct ignore *ignore, size_t index);	/* normalised, with '!' */
+
+/* The normal form of a path or pattern: Go's path.Clean. Appended to 'out'; "." for nothing. */
+void ignore_clean_path(struct str path, struct buf *out);
 
 /* Go's filepath.Match on one component (RCP-302): 1, 0, or -EINVAL for a malformed pattern. */
 int glob_match(struct str pattern, struct str name) must_check;
