@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "@GREETING@, $AUDIENCE: I am $(id -un), process $$, in $(hostname)"
