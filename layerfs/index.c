@@ -20,7 +20,8 @@
 #include "layerfs/digests.h"
 #include "layerfs/merge.h"
 
-enum { PATH_BYTES = DIGEST_TEXT_MAX + 32 };
+/* "layers/<hex>/index.erofs" */
+enum { PATH_BYTES = STORE_NAME_MAX + 16 };
 
 struct tar {
 	int fd;
@@ -148,17 +149,9 @@ int index_open_fds(int index_fd, const int *tar_fds, size_t tar_count, struct in
 
 static const char *layer_path(char path[PATH_BYTES], const struct digest *diff_id, const char *file)
 {
-	char text[DIGEST_TEXT_MAX];
+	char layer[STORE_NAME_MAX];
 
-	snprintf(path, PATH_BYTES, "layers/%s/%s", digest_text(diff_id, text), file);
-	return path;
-}
-
-static const char *image_path(char path[PATH_BYTES], const struct digest *chain_id)
-{
-	char text[DIGEST_TEXT_MAX];
-
-	snprintf(path, PATH_BYTES, "images/%s.erofs", digest_text(chain_id, text));
+	snprintf(path, PATH_BYTES, "%s/%s", store_layer_name(diff_id, layer), file);
 	return path;
 }
 
@@ -280,7 +273,7 @@ static int find_parts(struct store *store, const struct digest *diff_ids,
 		      struct err *err)
 {
 	struct index *index;
-	char path[PATH_BYTES];
+	char path[STORE_NAME_MAX];
 	struct err ignored;
 	size_t prefix;
 
@@ -289,7 +282,7 @@ static int find_parts(struct store *store, const struct digest *diff_ids,
 	if (!parts->indexes || !parts->inputs)
 		return err_nomem(err);
 	for (prefix = count ? count - 1 : 0; prefix > 0; prefix--)
-		if (open_published(store, image_path(path, &chains[prefix]), diff_ids, prefix,
+		if (open_published(store, store_image_name(&chains[prefix], path), diff_ids, prefix,
 				   &index, &ignored) == 0) {
 			add_part(parts, index, true);
 			break;
@@ -309,14 +302,14 @@ static int merge_chain(struct store *store, const struct digest *diff_ids,
 {
 	struct parts parts = { .count = 0 };
 	struct io_temp temp = { .fd = -1 };
-	char path[PATH_BYTES];
+	char path[STORE_NAME_MAX];
 	int r = find_parts(store, diff_ids, chains, count, &parts, err);
 
 	if (r == 0)
-		r = io_make_dirs(store_dirfd(store), "images", 0700, err);
+		r = store_join(store, err);
 	if (r == 0)
-		r = io_temp_open(&temp, store_dirfd(store), image_path(path, &chains[count]), 0600,
-				 err);
+		r = io_temp_open(&temp, store_dirfd(store), store_image_name(&chains[count], path),
+				 0644, err);
 	if (r == 0) {
 		r = merge_indexes(parts.inputs, parts.count, &chains[count], temp.fd, err);
 		if (r == 0)
@@ -332,7 +325,7 @@ int index_open_chain(struct store *store, const struct digest *diff_ids, size_t 
 		     struct index **ret_index, struct err *err)
 {
 	auto_free struct digest *chains = NULL;
-	char path[PATH_BYTES];
+	char path[STORE_NAME_MAX];
 	int r;
 
 	if (count > LIMIT_LAYERS)
@@ -340,7 +333,8 @@ int index_open_chain(struct store *store, const struct digest *diff_ids, size_t 
 	r = chain_ids(diff_ids, count, &chains, err);
 	if (r < 0)
 		return r;
-	image_path(path, &chains[count]);
+	store_image_name(&chains[count], path);
+	store_touch(store, path);
 	r = open_published(store, path, diff_ids, count, ret_index, err);
 	if (r != -ENOENT && r != -ERR_FORMAT && r != -ERR_UNSUPPORTED)
 		return r;
