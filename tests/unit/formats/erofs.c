@@ -434,7 +434,7 @@ static int make_tar(unsigned number)
 	return fd;
 }
 
-static int kernel_mount(int index, const int *tar_fds)
+static int kernel_mount(int index, const int *tar_fds, int tar_count)
 {
 	auto_close int context = (int)syscall(SYS_fsopen, "erofs", FSOPEN_CLOEXEC);
 	char path[64], log[256] = "";
@@ -443,7 +443,7 @@ static int kernel_mount(int index, const int *tar_fds)
 	assert_true(context >= 0);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", index);
 	assert_int_equal(syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "source", path, 0), 0);
-	for (i = 0; i < TARS; i++) {
+	for (i = 0; i < tar_count; i++) {
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", tar_fds[i]);
 		assert_int_equal(
 			syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "device", path, 0), 0);
@@ -552,12 +552,178 @@ static void test_kernel(void **state)
 		make_model(&model, seed, seed == 20 ? 0 : 1500);
 		writer = fill_writer(&model, false);
 		index = write_image(writer);
-		mount = kernel_mount(index, tar_fds);
+		mount = kernel_mount(index, tar_fds, TARS);
 		compare_with_kernel(&model, mount, tar_fds);
 		free_model(&model);
 	}
 	close(tar_fds[0]);
 	close(tar_fds[1]);
+}
+
+/* --- An odd directory (tests/tools/gendir), its files behind each other as a tar has them, and what the kernel shows --- */
+
+struct copy {
+	struct erofs_writer *writer;
+	int tar;
+	uint64_t tar_bytes;
+	struct {
+		ino_t ino;
+		erofs_node node;
+	} seen[20000];
+	unsigned seen_count;
+};
+
+static void copy_xattrs(const char *path, struct erofs_inode *inode, struct erofs_xattr *xattrs)
+{
+	static char names[65536], values[65536];
+	ssize_t len = llistxattr(path, names, sizeof(names)), at, used = 0;
+
+	assert_true(len >= 0);
+	for (at = 0; at < len; at += (ssize_t)strlen(names + at) + 1) {
+		ssize_t n = lgetxattr(path, names + at, values + used,
+				      sizeof(values) - (size_t)used);
+
+		assert_true(n >= 0 && inode->xattr_count < 32);
+		xattrs[inode->xattr_count++] = (struct erofs_xattr){
+			.name = str_from(names + at),
+			.value = str_of(values + used, (size_t)n),
+		};
+		used += n;
+	}
+	inode->xattrs = xattrs;
+}
+
+/* The file goes to the tar, its holes of 64 KiB do not. */
+static void copy_file_data(struct copy *copy, const char *path, struct erofs_inode *inode,
+			   struct erofs_extent *extents)
+{
+	static char data[EROFS_HOLE_GRAIN], zeros[EROFS_HOLE_GRAIN];
+	auto_close int fd = open(path, O_RDONLY);
+	ssize_t n;
+
+	assert_true(fd >= 0);
+	inode->extents = extents;
+	while ((n = io_read(fd, data, sizeof(data))) > 0) {
+		struct erofs_extent *extent = &extents[inode->extent_count];
+
+		assert_true(inode->extent_count++ < 64);
+		*extent = (struct erofs_extent){ .file_offset = lseek(fd, 0, SEEK_CUR) - n,
+						 .length = (uint64_t)n };
+		if (n == sizeof(data) && memcmp(data, zeros, sizeof(data)) == 0)
+			continue;
+		extent->device = 1;
+		extent->device_offset = copy->tar_bytes;
+		assert_int_equal(io_pwrite(copy->tar, data, (size_t)n, copy->tar_bytes), 0);
+		copy->tar_bytes += round_up((uint64_t)n, EROFS_BLOCK);
+	}
+}
+
+static erofs_node seen_before(const struct copy *copy, ino_t ino)
+{
+	unsigned i;
+
+	for (i = 0; i < copy->seen_count; i++)
+		if (copy->seen[i].ino == ino)
+			return copy->seen[i].node;
+	return EROFS_NO_NODE;
+}
+
+static void copy_tree(struct copy *copy, const char *path, erofs_node parent, struct str name)
+{
+	struct erofs_xattr xattrs[32];
+	struct erofs_extent extents[64];
+	char target[4096], below[8192];
+	struct erofs_inode inode = { .mode = 0 };
+	struct dirent *entry;
+	erofs_node node;
+	struct stat st;
+	DIR *dir;
+
+	assert_int_equal(lstat(path, &st), 0);
+	node = st.st_nlink > 1 && !S_ISDIR(st.st_mode) ? seen_before(copy, st.st_ino)
+						       : EROFS_NO_NODE;
+	if (node != EROFS_NO_NODE) {
+		assert_ok(erofs_link(copy->writer, parent, name, node, &err));
+		return;
+	}
+	inode = (struct erofs_inode){ .mode = st.st_mode,
+				      .uid = st.st_uid,
+				      .gid = st.st_gid,
+				      .mtime = st.st_mtim.tv_sec,
+				      .mtime_nsec = (uint32_t)st.st_mtim.tv_nsec,
+				      .rdev_major = major(st.st_rdev),
+				      .rdev_minor = minor(st.st_rdev) };
+	copy_xattrs(path, &inode, xattrs);
+	if (S_ISLNK(st.st_mode))
+		inode.target = str_of(target, (size_t)readlink(path, target, sizeof(target)));
+	if (S_ISREG(st.st_mode)) {
+		inode.size_bytes = (uint64_t)st.st_size;
+		copy_file_data(copy, path, &inode, extents);
+	}
+	if (name.len)
+		assert_ok(erofs_add(copy->writer, parent, name, &inode, &node, &err));
+	else
+		assert_ok(erofs_set(copy->writer, node = EROFS_ROOT, &inode, &err));
+	copy->seen[copy->seen_count].ino = st.st_ino;
+	copy->seen[copy->seen_count++].node = node;
+	if (!S_ISDIR(st.st_mode))
+		return;
+	dir = opendir(path);
+	assert_non_null(dir);
+	while ((entry = readdir(dir))) {
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		assert_true(snprintf(below, sizeof(below), "%s/%s", path, entry->d_name) <
+			    (int)sizeof(below));
+		copy_tree(copy, below, node, str_from(entry->d_name));
+	}
+	closedir(dir);
+}
+
+static int run(const char *format, ...)
+{
+	auto_free char *command = NULL;
+	va_list args;
+	int r;
+
+	va_start(args, format);
+	r = vasprintf(&command, format, args);
+	va_end(args);
+	assert_true(r > 0);
+	return system(command);
+}
+
+static void test_odd_directory(void **state)
+{
+	struct erofs_device device = { .diff_id = tars[0].diff_id };
+	char dir[] = "/var/tmp/mica-erofs-XXXXXX", path[64], mount_point[64];
+	struct copy *copy = calloc(1, sizeof(*copy));
+	auto_close int index = open("/var/tmp", O_TMPFILE | O_RDWR, 0600), mount = -1;
+	auto_erofs_image struct erofs_image *image = NULL;
+
+	(void)state;
+	if (geteuid() != 0 || access("tests/tools/gendir", X_OK) < 0)
+		skip();
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/tree", dir);
+	assert_int_equal(run("tests/tools/gendir --seed 3 --entries 1500 %s 2>%s/notes", path, dir),
+			 0);
+	copy->tar = open("/var/tmp", O_TMPFILE | O_RDWR, 0600);
+	assert_ok(erofs_writer_new(&copy->writer, &err));
+	copy_tree(copy, path, EROFS_ROOT, STR(""));
+	device.size_bytes = copy->tar_bytes;
+	assert_ok(erofs_write(copy->writer, index, &device, 1, uuid, NULL, &err));
+	assert_ok(erofs_open(dup(index), &image, &err));
+	assert_ok(erofs_check(image, &err));
+	mount = kernel_mount(index, &copy->tar, 1);
+	snprintf(mount_point, sizeof(mount_point), "/proc/%d/fd/%d", getpid(), mount);
+	assert_int_equal(run("tests/tools/dumpdir %s >%s/should", path, dir), 0);
+	assert_int_equal(run("tests/tools/dumpdir %s/. >%s/is", mount_point, dir), 0);
+	assert_int_equal(run("cmp %s/should %s/is", dir, dir), 0);
+	assert_ok(io_remove_tree(AT_FDCWD, dir, &err));
+	erofs_writer_free(copy->writer);
+	close(copy->tar);
+	free(copy);
 }
 
 /* --- fsck.erofs --- */
@@ -737,10 +903,10 @@ static void test_refused_data(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_deterministic),
-		cmocka_unit_test(test_kernel),	       cmocka_unit_test(test_fsck),
-		cmocka_unit_test(test_refused_inodes), cmocka_unit_test(test_refused_names),
-		cmocka_unit_test(test_refused_data),
+		cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_deterministic),
+		cmocka_unit_test(test_kernel),	      cmocka_unit_test(test_odd_directory),
+		cmocka_unit_test(test_fsck),	      cmocka_unit_test(test_refused_inodes),
+		cmocka_unit_test(test_refused_names), cmocka_unit_test(test_refused_data),
 	};
 
 	if (argc > 1)
