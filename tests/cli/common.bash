@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Shared by the bats files: a store of its own for each file with a busybox base image in it, and small helpers.
+# Shellcheck: bats sets variables that it cannot see.
+# shellcheck disable=SC2154,SC2034
+bats_require_minimum_version 1.5.0
 
 : "${MICA:=$PWD/build/mica}"
 : "${MICA_TEST_TOOLS:=$PWD/tests/tools}"
