@@ -1,0 +1,67 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# docker, podman and buildah on the other side of a registry. PEERS is a command prefix that runs them, sharing /tmp and the
+# loopback network with this machine; without it these tests are skipped.
+
+load ../cli/common
+
+setup_file() {
+	[ -n "${PEERS:-}" ] || skip "PEERS is not set"
+	[ "$(id -u)" = 0 ] || skip "needs root"
+	mica_setup_file
+	mkdir "$BATS_FILE_TMPDIR/ctx"
+	printf 'FROM base\nRUN echo made by mica >/who\nCMD ["/bin/cat", "/who"]\n' >"$BATS_FILE_TMPDIR/ctx/Dockerfile"
+	"$MICA" build -q -t app "$BATS_FILE_TMPDIR/ctx" >/dev/null
+	"$MICA_TEST_TOOLS/registry-server" start "$BATS_FILE_TMPDIR/registry" >"$BATS_FILE_TMPDIR/registry.address"
+	export REGISTRY
+	REGISTRY=$(cat "$BATS_FILE_TMPDIR/registry.address")
+	"$MICA" push app "$REGISTRY/app:1"
+}
+
+teardown_file() {
+	[ -n "${PEERS:-}" ] || return 0
+	"$MICA_TEST_TOOLS/registry-server" stop "$BATS_FILE_TMPDIR/registry" || true
+}
+
+peer() {
+	# shellcheck disable=SC2086 # a command prefix
+	$PEERS "$@"
+}
+
+@test "docker pulls and runs what mica pushed" {
+	peer docker pull -q "$REGISTRY/app:1"
+	run -0 --separate-stderr peer docker run --rm --network=host "$REGISTRY/app:1"
+	[ "$output" = "made by mica" ]
+}
+
+@test "podman pulls and runs what mica pushed" {
+	peer podman pull -q --tls-verify=false "$REGISTRY/app:1"
+	run -0 --separate-stderr peer podman run --rm --network=host --cgroups=disabled "$REGISTRY/app:1"
+	[ "$output" = "made by mica" ]
+}
+
+@test "docker load and podman load take mica's docker-archive" {
+	mica save app -o "$BATS_FILE_TMPDIR/app.tar"
+	run -0 peer docker load -i "$BATS_FILE_TMPDIR/app.tar"
+	[[ $output == *app* ]]
+	run -0 peer podman load -i "$BATS_FILE_TMPDIR/app.tar"
+}
+
+@test "an image that docker pushed (gzip) is pulled and run" {
+	peer docker tag "$REGISTRY/app:1" "$REGISTRY/from-docker:1"
+	printf 'FROM %s\nRUN echo made by docker >/who\n' "$REGISTRY/app:1" >"$BATS_FILE_TMPDIR/Dockerfile.docker"
+	peer docker buildx build -q --network=host -t "$REGISTRY/from-docker:1" -f "$BATS_FILE_TMPDIR/Dockerfile.docker" "$BATS_FILE_TMPDIR/ctx"
+	peer docker push -q "$REGISTRY/from-docker:1"
+	mica pull --root "$BATS_TEST_TMPDIR/s" "$REGISTRY/from-docker:1"
+	run -0 --separate-stderr mica run --root "$BATS_TEST_TMPDIR/s" "$REGISTRY/from-docker:1"
+	[ "$output" = "made by docker" ]
+}
+
+@test "an image that buildah pushed (zstd) is pulled and run" {
+	printf 'FROM %s\nRUN echo made by buildah >/who\n' "$REGISTRY/app:1" >"$BATS_FILE_TMPDIR/Dockerfile.buildah"
+	peer buildah bud -q --tls-verify=false --network=host -t from-buildah -f "$BATS_FILE_TMPDIR/Dockerfile.buildah" "$BATS_FILE_TMPDIR/ctx"
+	peer buildah push -q --tls-verify=false --compression-format zstd from-buildah "docker://$REGISTRY/from-buildah:1"
+	mica pull --root "$BATS_TEST_TMPDIR/s" "$REGISTRY/from-buildah:1"
+	run -0 --separate-stderr mica run --root "$BATS_TEST_TMPDIR/s" "$REGISTRY/from-buildah:1"
+	[ "$output" = "made by buildah" ]
+}
