@@ -81,6 +81,7 @@ int layer_ingest(struct store *store, struct source *source, const struct digest
 		 const struct layer_options *options, bool make_blob,
 		 struct layer_result *ret_result, struct err *err) must_check;
 
+/* Marks it as used, too: gc leaves it alone as long as this process has the store open. */
 bool layer_exists(struct store *store, const struct digest *diff_id);
 
 /* Makes tar and index again from a blob of the store (gc --keep blobs dropped them). ENOENT: no blob either. */

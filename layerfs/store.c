@@ -117,8 +117,6 @@ static int open_directories(struct store *store, struct err *err)
 	return 0;
 }
 
-static int write_index(struct store *store, struct err *err);
-
 static int open_layout(struct store *store, struct err *err)
 {
 	int r = 0;
@@ -127,7 +125,7 @@ static int open_layout(struct store *store, struct err *err)
 		r = io_replace_file(store->root, "oci/oci-layout", LAYOUT_FILE_TEXT,
 				    strlen(LAYOUT_FILE_TEXT), 0644, false, err);
 	if (r == 0 && faccessat(store->root, "oci/index.json", F_OK, 0) < 0)
-		r = write_index(store, err);
+		r = store_write_index(store, err);
 	return r;
 }
 
@@ -236,14 +234,12 @@ const char *store_image_name(const struct digest *chain_id, char name[STORE_NAME
 	return name;
 }
 
-enum { BLOB_NAME_MAX = sizeof("oci/blobs/sha512/") + DIGEST_HEX_MAX };
-
-static const char *blob_name(const struct digest *digest, char name[BLOB_NAME_MAX])
+const char *store_blob_name(const struct digest *digest, char name[STORE_BLOB_NAME_MAX])
 {
 	char hex[DIGEST_HEX_MAX];
 
-	snprintf(name, BLOB_NAME_MAX, "oci/blobs/%s/%s", digest_algorithm_name(digest->algorithm),
-		 digest_hex(digest, hex));
+	snprintf(name, STORE_BLOB_NAME_MAX, "oci/blobs/%s/%s",
+		 digest_algorithm_name(digest->algorithm), digest_hex(digest, hex));
 	return name;
 }
 
@@ -259,25 +255,27 @@ bool store_touch(struct store *store, const char *name)
 
 bool store_touch_blob(struct store *store, const struct digest *digest)
 {
-	char name[BLOB_NAME_MAX];
+	char name[STORE_BLOB_NAME_MAX];
 
-	return store_touch(store, blob_name(digest, name));
+	return store_touch(store, store_blob_name(digest, name));
 }
 
 /* --- Blobs ----------------------------------------------------------------------------------------------------------- */
 
 bool store_has_blob(struct store *store, const struct digest *digest)
 {
-	char name[BLOB_NAME_MAX];
+	char name[STORE_BLOB_NAME_MAX];
 
-	return faccessat(store->root, blob_name(digest, name), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	return faccessat(store->root, store_blob_name(digest, name), F_OK, AT_SYMLINK_NOFOLLOW) ==
+	       0;
 }
 
 int store_open_blob(struct store *store, const struct digest *digest, int *ret_fd,
 		    uint64_t *ret_size_bytes, struct err *err)
 {
-	char name[BLOB_NAME_MAX], shown[DIGEST_TEXT_MAX];
-	auto_close int fd = io_open_beneath(store->root, blob_name(digest, name), O_RDONLY, 0);
+	char name[STORE_BLOB_NAME_MAX], shown[DIGEST_TEXT_MAX];
+	auto_close int fd = io_open_beneath(store->root, store_blob_name(digest, name), O_RDONLY,
+					    0);
 	struct stat st;
 
 	if (fd == -ENOENT)
@@ -330,8 +328,8 @@ int store_temp_blob(struct store *store, struct io_temp *ret_temp, struct err *e
 int store_publish_blob(struct store *store, struct io_temp *temp, const struct digest *digest,
 		       struct err *err)
 {
-	char name[BLOB_NAME_MAX], directory[64];
-	char *target = strdup(blob_name(digest, name));
+	char name[STORE_BLOB_NAME_MAX], directory[64];
+	char *target = strdup(store_blob_name(digest, name));
 
 	if (!target) {
 		io_temp_release(temp);
@@ -437,22 +435,28 @@ static int lock_layout(struct store *store, int *ret_lock, struct err *err)
 	return 0;
 }
 
-static int write_index(struct store *store, struct err *err)
+int store_index_text(struct store *store, struct buf *text, struct err *err)
 {
 	struct tag_list list = { .arena = ARENA_INIT(64 * MIB) };
+	int r = state_tags(store->state, add_image, &list, err);
+
+	if (r == 0)
+		r = layout_index_write(list.images, list.count, text, err);
+	arena_release(&list.arena);
+	return r;
+}
+
+int store_write_index(struct store *store, struct err *err)
+{
 	auto_buf struct buf text = BUF_INIT(64 * MIB);
 	auto_close int lock = -1;
 	int r = lock_layout(store, &lock, err);
 
 	if (r == 0)
-		r = state_tags(store->state, add_image, &list, err);
-	if (r == 0)
-		r = layout_index_write(list.images, list.count, &text, err);
-	if (r == 0)
-		r = io_replace_file(store->root, "oci/index.json", text.data, text.len, 0644, false,
-				    err);
-	arena_release(&list.arena);
-	return r;
+		r = store_index_text(store, &text, err);
+	return r < 0 ? r
+		     : io_replace_file(store->root, "oci/index.json", text.data, text.len, 0644,
+				       false, err);
 }
 
 /* True when the tag is there already with exactly this content. */
@@ -490,7 +494,7 @@ int store_tag(struct store *store, const char *name, const struct descriptor *ma
 	if (r == 0)
 		r = state_tag_set(store->state, &tag, err);
 	if (r == 0)
-		r = write_index(store, err);
+		r = store_write_index(store, err);
 	/* The tag itself: little is dirty now. */
 	return r < 0 ? r : store_sync(store, err);
 }
@@ -499,7 +503,7 @@ int store_untag(struct store *store, const char *name, struct err *err)
 {
 	int r = state_tag_remove(store->state, name, err);
 
-	return r < 0 ? r : write_index(store, err);
+	return r < 0 ? r : store_write_index(store, err);
 }
 
 /* --- Steps ----------------------------------------------------------------------------------------------------------- */

@@ -54,6 +54,14 @@ int store_join(struct store *store, struct err *err) must_check;
 bool store_touch(struct store *store, const char *name);
 bool store_touch_blob(struct store *store, const struct digest *digest);
 
+/* "oci/blobs/<algorithm>/<hex>". */
+enum { STORE_BLOB_NAME_MAX = DIGEST_HEX_MAX + 24 };
+const char *store_blob_name(const struct digest *digest, char name[STORE_BLOB_NAME_MAX]);
+
+/* What oci/index.json should say, from the tags in state; and writing it, under the lock of the layout. */
+int store_index_text(struct store *store, struct buf *text, struct err *err) must_check;
+int store_write_index(struct store *store, struct err *err) must_check;
+
 /* Worker threads shared by everything that works on this store; made at first use, 'threads' by store_set_threads(). */
 struct pool *store_pool(struct store *store);
 void store_set_threads(struct store *store, unsigned threads);
