@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rootfs_driver: what rootfs.c and the two drivers share. Private to them.
+ *
+ *	rootfs.c         the interface, choice of the driver, paths
+ *	rootfs_kernel.c  EROFS mounts of indexes, overlayfs over anything
+ *	rootfs_fuse.c    starts servers and mounts what they serve
+ *	rootfs_fuse_serve.c   the server process; the only one that includes libfuse
+ *	rootfs_cache.c   mounts of indexes, kept by this process */
+#ifndef LAYERFS_ROOTFS_DRIVER_H
+#define LAYERFS_ROOTFS_DRIVER_H
+
+#include <stddef.h>
+
+#include "layerfs/rootfs.h"
+
+/* A detached mount of an index, shared by all users of this process (FS-109). The descriptor is the caller's own. */
+int rootfs_kernel_index(struct index *index, int *ret_fd, struct err *err) must_check;
+int rootfs_fuse_index(struct index *index, const char *const *server_argv, bool escape_user_marks,
+		      int *ret_fd, struct err *err) must_check;
+
+/* How layers are named to overlayfs; each kernel knows the older forms too (FS-105). */
+enum overlay_form {
+	OVERLAY_BY_FD,	 /* lowerdir+ by descriptor, 6.13 */
+	OVERLAY_BY_PATH, /* lowerdir+ as a string, 6.8 */
+	OVERLAY_BY_LIST, /* lowerdir=a:b, 5.2 */
+	OVERLAY_FORMS,
+};
+
+struct overlay_plan {
+	const int *lowers; /* top first */
+	size_t lower_count;
+	int upper_fd, work_fd; /* -1: read-only */
+	enum mark_family marks;
+	unsigned attributes; /* MOUNT_ATTR_* */
+};
+/* Tries the forms from 'form' on. */
+int rootfs_overlay(const struct overlay_plan *plan, enum overlay_form form, int *ret_fd,
+		   struct err *err) must_check;
+
+/* The drivers: a detached mount of the whole stack, with MOUNT_ATTR_* 'attributes'. */
+int rootfs_kernel_mount(const struct stack *stack, const struct rootfs_options *options,
+			unsigned attributes, int *ret_fd, enum mark_family *ret_marks,
+			struct err *err) must_check;
+int rootfs_fuse_mount(const struct stack *stack, const struct rootfs_options *options,
+		      unsigned attributes, int *ret_fd, enum mark_family *ret_marks,
+		      struct err *err) must_check;
+int rootfs_fuse_mount_path(const struct stack *stack, const struct rootfs_options *options,
+			   const char *path, struct err *err) must_check;
+
+/* Whether the driver could work here, found by trying; ERR_UNSUPPORTED with the reason. */
+int rootfs_kernel_probe(struct err *err) must_check;
+int rootfs_overlay_probe(struct err *err) must_check;
+int rootfs_fuse_probe(struct err *err) must_check;
+
+/* Which family of marks overlayfs uses for this process: trusted xattrs need the initial user namespace. */
+enum mark_family rootfs_own_marks(void);
+
+/* --- Kept mounts ---
+ * The few most recent mounts of indexes, by the file of the index: its device and inode number stay taken while it is
+ * mounted, and index files never change. 'alive_fd' (or -1) is readable once the server is dead. Both are owned. */
+struct rootfs_kept {
+	enum rootfs_driver driver;
+	bool escape_user_marks;
+	int mount_fd, alive_fd;
+};
+/* True: '*ret_fd' is a descriptor of a kept mount. */
+bool rootfs_cache_find(const struct index *index, enum rootfs_driver driver, bool escape_user_marks,
+		       int *ret_fd);
+void rootfs_cache_keep(const struct index *index, const struct rootfs_kept *kept);
+
+#endif
