@@ -231,6 +231,12 @@ static int find_epoch(struct layout *layout, struct err *err)
 
 /* --- 3. Shared xattrs --- */
 
+/* The pairs of a node: their count, then they; NULL without any. */
+static const uint32_t *set_of(const struct erofs_writer *writer, const struct node *node)
+{
+	return node->xattrs ? &writer->sets[node->xattrs - 1] : NULL;
+}
+
 static int share_xattrs(struct layout *layout, struct err *err)
 {
 	struct erofs_writer *writer = layout->writer;
@@ -244,10 +250,9 @@ static int share_xattrs(struct layout *layout, struct err *err)
 	for (i = 0; i < writer->pair_count; i++)
 		writer->pairs[i].users = writer->pairs[i].shared = 0;
 	for (i = 0; i < layout->inode_count; i++) {
-		uint32_t xattrs = writer->nodes[layout->inodes[i]].xattrs;
-		const uint32_t *set = writer->sets + xattrs - 1;
+		const uint32_t *set = set_of(writer, &writer->nodes[layout->inodes[i]]);
 
-		for (k = 0; xattrs && k < set[0]; k++) {
+		for (k = 0; set && k < set[0]; k++) {
 			struct pair *pair = &writer->pairs[set[1 + k]];
 
 			/* Shared from the second user on; that order is one of the tree, not of the calls. */
@@ -271,12 +276,12 @@ static int share_xattrs(struct layout *layout, struct err *err)
 static uint32_t xattr_bytes(const struct erofs_writer *writer, const struct node *node,
 			    uint8_t *ret_shared)
 {
-	const uint32_t *set = writer->sets + node->xattrs - 1;
+	const uint32_t *set = set_of(writer, node);
 	uint32_t k, shared = 0;
 	uint64_t bytes = sizeof(struct disk_xattr_header);
 
 	*ret_shared = 0;
-	if (!node->xattrs)
+	if (!set)
 		return 0;
 	for (k = 0; k < set[0]; k++) {
 		const struct pair *pair = &writer->pairs[set[1 + k]];
@@ -638,11 +643,11 @@ static void emit_shared(struct layout *layout)
 static void emit_xattrs(struct layout *layout, const struct node *node)
 {
 	const struct erofs_writer *writer = layout->writer;
-	const uint32_t *set = writer->sets + node->xattrs - 1;
+	const uint32_t *set = set_of(writer, node);
 	struct disk_xattr_header header = { .name_filter = 0 };
 	uint32_t k, ids;
 
-	if (!node->xattrs)
+	if (!set)
 		return;
 	(void)xattr_bytes(writer, node, &header.shared_count);
 	out_put(&layout->out, &header, sizeof(header));
