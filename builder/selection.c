@@ -843,7 +843,7 @@ static int select_heredoc(struct selection *selection, const struct copy_source 
 	*node = (struct node){
 		.name = item.name,
 		.name_len = (uint16_t)name.len,
-		.flags = NODE_HASHED | NODE_XATTRS,
+		.flags = NODE_HASHED | NODE_XATTRS | NODE_MEMORY,
 		.mode = S_IFREG | 0644,
 		.nlink = 1,
 		.size_bytes = source->heredoc_content.len,

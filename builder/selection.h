@@ -27,6 +27,7 @@ enum node_flags {
 	NODE_CACHED = 4,  /* known from the stat cache, nothing new to store */
 	NODE_IGNORED = 8, /* filtered itself by the ignore file, only there for what it may hold */
 	NODE_EXCLUDED = 16, /* the same, by --exclude */
+	NODE_MEMORY = 32,	/* regular, 'target' is its content */
 	NODE_DROPPED = NODE_IGNORED | NODE_EXCLUDED,
 };
 
@@ -49,7 +50,7 @@ struct node {
 	uint32_t rdev_major, rdev_minor;
 	struct stat_facts facts; /* contexts */
 	const struct xattrs *xattrs;
-	struct str target;	/* symlink; content of a heredoc */
+	struct str target;	/* symlink; NODE_MEMORY: content */
 	struct tree_node *tree; /* trees: regular files */
 	uint8_t sha256[SHA256_BYTES];
 };
