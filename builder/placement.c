@@ -154,7 +154,8 @@ static struct entry *add_child(struct placement *placement, struct entry *dir, s
 
 	if (entry && dir->child_count == dir->child_capacity) {
 		size_t capacity = dir->child_capacity ? dir->child_capacity * 2 : 4;
-		struct entry **larger = reallocarray(dir->children, capacity, sizeof(struct entry *));
+		struct entry **larger = reallocarray(dir->children, capacity,
+						     sizeof(struct entry *));
 
 		if (!larger)
 			return NULL;
@@ -179,8 +180,8 @@ static int unfold(struct placement *placement, struct entry *dir, struct err *er
 	dir->node = NULL;
 	for (i = 0; i < node->child_count; i++) {
 		struct node *child = &node->children[i];
-		struct entry *entry =
-			add_child(placement, dir, str_of(child->name, child->name_len));
+		struct entry *entry = add_child(placement, dir,
+						str_of(child->name, child->name_len));
 
 		if (!entry)
 			return err_nomem(err);
@@ -263,7 +264,7 @@ void attributes_of_node(const struct copy_rules *rules, const struct node *node,
 
 	if (S_ISLNK(node->mode))
 		attributes.target = node->target;
-	else if (rules->has_mode)	/* RCP-311: not to symlinks */
+	else if (rules->has_mode) /* RCP-311: not to symlinks */
 		attributes.mode = (node->mode & S_IFMT) |
 				  file_mode_apply(&rules->mode, node->mode, S_ISDIR(node->mode));
 	*ret_attributes = attributes;
@@ -291,8 +292,8 @@ static int copy_xattr(void *argument, struct str name, struct str value, struct 
 {
 	struct xattr_copy *copy = argument;
 	size_t count = copy->xattrs ? copy->xattrs->count : 0;
-	struct xattrs *larger =
-		arena_alloc(copy->arena, sizeof(*larger) + (count + 1) * sizeof(larger->list[0]));
+	struct xattrs *larger = arena_alloc(
+		copy->arena, sizeof(*larger) + (count + 1) * sizeof(larger->list[0]));
 	char *name_copy = arena_strdup(copy->arena, name);
 	char *value_copy = arena_strdup(copy->arena, value);
 
@@ -344,8 +345,8 @@ static int attributes_below(struct placement *placement, struct tree_node *node,
 int placement_spool(struct placement *placement, int *ret_fd, uint64_t *ret_offset, struct err *err)
 {
 	if (placement->spool.fd < 0) {
-		int r = io_temp_open(&placement->spool, store_dirfd(placement->store), "spool", 0600,
-				     err);
+		int r = io_temp_open(&placement->spool, store_dirfd(placement->store), "spool",
+				     0600, err);
 
 		if (r < 0)
 			return r;
@@ -376,7 +377,8 @@ int spool_tree_file(struct placement *placement, struct tree *tree, struct tree_
 		size_t len = left < SPOOL_CHUNK ? (size_t)left : SPOOL_CHUNK;
 		ssize_t got = tree_read(tree, node, data, len, done);
 
-		r = got <= 0 ? (got ? (int)got : -EIO) : io_pwrite(fd, data, (size_t)got, offset + done);
+		r = got <= 0 ? (got ? (int)got : -EIO)
+			     : io_pwrite(fd, data, (size_t)got, offset + done);
 		if (r < 0)
 			return err_sys(err, -r, "cannot copy a file of the root file system");
 		done += (uint64_t)got;

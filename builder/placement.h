@@ -26,19 +26,19 @@ struct copy_rules {
 };
 
 struct attributes {
-	uint32_t mode;		/* S_IF* and 12 bits */
+	uint32_t mode; /* S_IF* and 12 bits */
 	uint32_t uid, gid;
 	int64_t mtime;
 	uint64_t size_bytes;
 	uint32_t rdev_major, rdev_minor;
-	struct str target;		/* symlink */
+	struct str target; /* symlink */
 	const struct xattrs *xattrs;
 };
 
 /* Names of one inode: the first that is written carries the data. */
 struct link_group {
-	char *first;		/* path, once written */
-	struct node *node;	/* of the first, or NULL */
+	char *first;	   /* path, once written */
+	struct node *node; /* of the first, or NULL */
 };
 
 enum content_kind { CONTENT_NONE, CONTENT_NODE, CONTENT_SPOOL };
@@ -54,20 +54,20 @@ void placement_free(struct placement *placement);
 struct entry *placement_root(struct placement *placement);
 struct arena *placement_arena(struct placement *placement);
 const struct copy_rules *placement_rules(const struct placement *placement);
-struct entry *entry_parent(const struct entry *entry);	/* NULL at the root */
+struct entry *entry_parent(const struct entry *entry); /* NULL at the root */
 
 /* What a name is now. */
 enum there { THERE_NOTHING, THERE_DIRECTORY, THERE_LINK, THERE_OTHER };
 /* 'link' (may be NULL; cleared first) receives the target of a link. '*ret_placed': put there by this step. */
 int place_look(struct placement *placement, struct entry *dir, struct str name,
-	       enum there *ret_there, struct buf *link, bool *ret_placed, struct err *err)
-	must_check;
+	       enum there *ret_there, struct buf *link, bool *ret_placed,
+	       struct err *err) must_check;
 
 /* The directory 'name', made with 'attributes' unless it exists; an existing one stays as it is. A link is replaced.
  * ENOTDIR: a file is in the way. */
 int place_directory(struct placement *placement, struct entry *dir, struct str name,
-		    const struct attributes *attributes, struct entry **ret_entry, struct err *err)
-	must_check;
+		    const struct attributes *attributes, struct entry **ret_entry,
+		    struct err *err) must_check;
 /* Gives a directory other attributes; one that exists below keeps its time unless 'with_mtime' (RCP-308, RCP-564). */
 void place_attributes(struct entry *entry, const struct attributes *attributes, bool with_mtime);
 /* The directory at a path without links, each missing level made as RCP-306 says. */
@@ -79,7 +79,7 @@ void created_directory(const struct copy_rules *rules, struct attributes *ret_at
 int place_leaf(struct placement *placement, struct entry *dir, struct str name,
 	       const struct attributes *attributes, bool replace_directories,
 	       struct entry **ret_entry, struct err *err) must_check;
-void entry_set_spool(struct entry *entry, uint64_t offset);	/* content in the spool */
+void entry_set_spool(struct entry *entry, uint64_t offset); /* content in the spool */
 /* Makes 'entry' another name of 'target': its attributes, content and group. */
 int entry_link(struct placement *placement, struct entry *entry, struct entry *target,
 	       struct err *err) must_check;

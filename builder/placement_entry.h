@@ -10,16 +10,16 @@ struct entry {
 	struct entry *parent;
 	struct str name;
 	struct attributes attributes;
-	bool exists;		/* a directory that lies below and is not changed itself */
+	bool exists; /* a directory that lies below and is not changed itself */
 	enum content_kind content;
-	struct node *node;	/* CONTENT_NODE; or, for a directory, the subtree it stands for */
-	bool whole;		/* 'node' is such a subtree */
+	struct node *node; /* CONTENT_NODE; or, for a directory, the subtree it stands for */
+	bool whole;	   /* 'node' is such a subtree */
 	uint64_t spool_offset;
-	struct tree_node *below;	/* what the directory is below */
+	struct tree_node *below; /* what the directory is below */
 	struct link_group *group;
-	struct entry **children;	/* as placed; sorted when written */
+	struct entry **children; /* as placed; sorted when written */
 	size_t child_count, child_capacity;
-	struct map *by_name;		/* once there are many */
+	struct map *by_name; /* once there are many */
 };
 
 struct placement {
@@ -29,7 +29,7 @@ struct placement {
 	struct copy_rules rules;
 	struct arena arena;
 	struct entry *root;
-	struct link_group *groups;	/* of the selection, by number */
+	struct link_group *groups; /* of the selection, by number */
 	struct io_temp spool;
 	uint64_t spool_len;
 };

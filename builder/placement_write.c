@@ -35,8 +35,8 @@ struct output {
 	struct twin *twins;
 	size_t twin_count, twin_capacity;
 
-	pthread_mutex_t lock;	/* of what follows: digests arrive from a worker */
-	struct node **nodes;	/* by number of the layer's entry */
+	pthread_mutex_t lock; /* of what follows: digests arrive from a worker */
+	struct node **nodes;  /* by number of the layer's entry */
 	size_t node_count, node_capacity;
 	struct node *changed;
 };
@@ -65,8 +65,7 @@ static int remember_node(struct output *output, struct node *node, struct err *e
 	pthread_mutex_lock(&output->lock);
 	if (output->node_count == output->node_capacity) {
 		size_t capacity = output->node_capacity ? output->node_capacity * 2 : 1024;
-		struct node **larger =
-			reallocarray(output->nodes, capacity, sizeof(struct node *));
+		struct node **larger = reallocarray(output->nodes, capacity, sizeof(struct node *));
 
 		if (larger) {
 			output->nodes = larger;
@@ -185,7 +184,7 @@ static int open_context_file(struct output *output, struct node *node, struct la
 	struct stat st;
 	int r;
 
-	if (!S_ISREG(node->facts.mode))	/* a socket, now an empty file */
+	if (!S_ISREG(node->facts.mode)) /* a socket, now an empty file */
 		return 0;
 	r = opener_open(&output->opener, node, &fd, &st, err);
 	if (r < 0)
@@ -200,18 +199,17 @@ static int open_context_file(struct output *output, struct node *node, struct la
 		node->flags |= NODE_XATTRS;
 	}
 	if (node->size_bytes)
-		*ret_data = (struct layer_data){
-			.kind = LAYER_DATA_FD, .fd = take_fd(&fd), .check_unchanged = true
-		};
+		*ret_data = (struct layer_data){ .kind = LAYER_DATA_FD,
+						 .fd = take_fd(&fd),
+						 .check_unchanged = true };
 	return 0;
 }
 
 static int spooled_data(struct placement *placement, uint64_t offset, struct layer_data *ret_data)
 {
-	*ret_data = (struct layer_data){ .kind = LAYER_DATA_FD,
-					 .fd = placement->spool.fd,
-					 .borrowed = true,
-					 .offset = offset };
+	*ret_data = (struct layer_data){
+		.kind = LAYER_DATA_FD, .fd = placement->spool.fd, .borrowed = true, .offset = offset
+	};
 	return 0;
 }
 

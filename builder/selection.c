@@ -520,22 +520,30 @@ static void suggest(struct selection *selection, struct str path, struct err *er
 	arena_release(&list.arena);
 }
 
-/* UX-42: says why it is missing. 'path' is where it was looked for. */
-static int not_found(struct matcher *matcher, struct str path, struct err *err)
+/* UX-42: says why a source is missing. It was looked for up to 'path'; components from 'next' on were not reached. */
+static int not_found(struct matcher *matcher, struct str path, size_t next, struct err *err)
 {
 	struct selection *selection = matcher->selection;
 	const struct ignore *ignore = selection->tree ? NULL : context_ignore(selection->context);
 	const char *shown = matcher->word->shown;
+	auto_buf struct buf full = BUF_INIT(SOURCE_PATH_MAX);
 	unsigned line = 0;
 
-	if (ignore && path.len && ignore_match(ignore, path, &line)) {
-		struct str pattern = deciding_pattern(ignore, path);
-
-		return err_set(err, ENOENT, "\"/%.*s\": not found: %s:%u: '%.*s' excludes '%.*s'",
-			       (int)path.len, path.ptr, context_ignore_name(selection->context),
-			       line, (int)pattern.len, pattern.ptr, (int)path.len, path.ptr);
+	buf_add(&full, path);
+	for (; next < matcher->word->count; next++) {
+		buf_putc(&full, '/');
+		buf_add(&full, matcher->word->components[next]);
 	}
-	err_set(err, ENOENT, "\"/%.*s\": not found", (int)path.len, path.ptr);
+	if (full.failed || full.len == 0)
+		return err_set(err, ENOENT, "\"/\": not found");
+	if (ignore && ignore_match(ignore, buf_str(&full), &line)) {
+		struct str pattern = deciding_pattern(ignore, buf_str(&full));
+
+		return err_set(err, ENOENT, "\"/%s\": not found: %s:%u: '%.*s' excludes '%s'",
+			       full.data, context_ignore_name(selection->context), line,
+			       (int)pattern.len, pattern.ptr, full.data);
+	}
+	err_set(err, ENOENT, "\"/%s\": not found", full.data);
 	if (strncmp(shown, "..", 2) == 0 || strstr(shown, "/../"))
 		return err_hint(err,
 				"'%s' was taken inside the %s: nothing outside it can be copied",
@@ -653,7 +661,7 @@ static int finish_match(struct matcher *matcher, struct str path, struct found *
 	if (r < 0)
 		return r;
 	if (hidden && !(is_dir && ignore_has_exceptions(context_ignore(selection->context))))
-		return matcher->wild ? 0 : not_found(matcher, path, err);
+		return matcher->wild ? 0 : not_found(matcher, path, matcher->word->count, err);
 	excluded = selection->exclude && exclude_path.len &&
 		   ignore_match(selection->exclude, buf_str(&exclude_path), NULL);
 	if (excluded && !(is_dir && ignore_has_exceptions(selection->exclude)))
@@ -675,7 +683,7 @@ static int finish_match(struct matcher *matcher, struct str path, struct found *
 	if (r == 0)
 		r = fill_item(selection, item.node, found, &exclude_path, err);
 	if (r == 0 && hidden && item.node->child_count == 0)
-		return matcher->wild ? 0 : not_found(matcher, path, err);
+		return matcher->wild ? 0 : not_found(matcher, path, matcher->word->count, err);
 	if (r == 0 && excluded && item.node->child_count == 0)
 		return 0;
 	return r < 0 ? r : add_item(selection, &item, err);
@@ -703,21 +711,23 @@ static int enter(struct matcher *matcher, size_t next, struct str dir, struct st
 	if (r < 0)
 		return r;
 	r = resolve(matcher->selection, buf_str(&path), &found, &canonical);
+	if (r < 0 && listed && ignored(matcher->selection, buf_str(&path)))
+		return 0;
+	if (r == -ELOOP && listed && !last) /* leads nowhere */
+		return 0;
 	if (r == -ENOENT || r == -ENOTDIR) {
 		if (matcher->wild && !(listed && last && !only_dirs))
 			return 0;
-		if (listed && ignored(matcher->selection, buf_str(&path)))
-			return 0;
-		return not_found(matcher, buf_str(&path), err);
+		return not_found(matcher, buf_str(&path), next, err);
 	}
 	if (r < 0)
 		return err_sys(err, -r, "cannot look up '/%s'", path.data);
 	if (!S_ISDIR(found.mode) && (!last || only_dirs)) {
-		r = matcher->wild || only_dirs ? 0 : not_found(matcher, buf_str(&path), err);
+		r = matcher->wild || only_dirs ? 0 : not_found(matcher, buf_str(&path), next, err);
 	} else if (!str_eq(buf_str(&path), buf_str(&canonical)) &&
 		   ignored(matcher->selection, buf_str(&path))) {
 		/* The link itself is not part of the context. */
-		r = matcher->wild ? 0 : not_found(matcher, buf_str(&path), err);
+		r = matcher->wild ? 0 : not_found(matcher, buf_str(&path), next, err);
 	} else {
 		r = push_level(matcher, name, buf_str(&canonical), err);
 		if (r == 0) {

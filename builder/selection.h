@@ -27,7 +27,7 @@ enum node_flags {
 	NODE_CACHED = 4,  /* known from the stat cache, nothing new to store */
 	NODE_IGNORED = 8, /* filtered itself by the ignore file, only there for what it may hold */
 	NODE_EXCLUDED = 16, /* the same, by --exclude */
-	NODE_MEMORY = 32,	/* regular, 'target' is its content */
+	NODE_MEMORY = 32,   /* regular, 'target' is its content */
 	NODE_DROPPED = NODE_IGNORED | NODE_EXCLUDED,
 };
 

@@ -26,7 +26,7 @@ struct unpacking {
 	struct entry *dest;
 	struct archive_reader *reader;
 	const char *shown;
-	struct buf path;	/* cleaned, of the current entry */
+	struct buf path; /* cleaned, of the current entry */
 	char *data;
 	uint64_t entries;
 };
@@ -51,7 +51,7 @@ struct way {
 	struct entry *at;
 	struct buf rest;
 	unsigned links;
-	bool through_own;	/* a link of this archive was followed */
+	bool through_own; /* a link of this archive was followed */
 };
 
 /* Continues at the target of a link, what was left behind it. */
@@ -132,8 +132,8 @@ static int find_parent(struct unpacking *unpacking, struct str path, struct entr
 	}
 	buf_release(&way.rest);
 	if (r == 0 && way.through_own && !is_below(way.at, unpacking->dest))
-		return refuse(unpacking, "leads out of the destination through a link of the archive",
-			      err);
+		return refuse(unpacking,
+			      "leads out of the destination through a link of the archive", err);
 	*ret_dir = way.at;
 	return r;
 }
@@ -149,8 +149,7 @@ static int copy_xattrs(struct arena *arena, const struct tar_entry *entry,
 	*ret_xattrs = NULL;
 	if (entry->xattr_count == 0)
 		return 0;
-	xattrs = arena_alloc(arena,
-			     sizeof(*xattrs) + entry->xattr_count * sizeof(xattrs->list[0]));
+	xattrs = arena_alloc(arena, sizeof(*xattrs) + entry->xattr_count * sizeof(xattrs->list[0]));
 	if (!xattrs)
 		return err_nomem(err);
 	for (i = 0; i < entry->xattr_count; i++) {
@@ -299,7 +298,7 @@ static int unpack_entry(struct unpacking *unpacking, const struct tar_entry *fro
 
 	if (r < 0)
 		return refuse(unpacking, "is no path", err);
-	if (unpacking->path.len == 0)	/* the root of the archive never changes the destination */
+	if (unpacking->path.len == 0) /* the root of the archive never changes the destination */
 		return 0;
 	if (++unpacking->entries > LIMIT_TAR_ENTRIES)
 		return err_set(err, ERR_LIMIT, "'%s' has more than %u entries", unpacking->shown,
@@ -307,7 +306,7 @@ static int unpack_entry(struct unpacking *unpacking, const struct tar_entry *fro
 	r = find_parent(unpacking, buf_str(&unpacking->path), &dir, &name, err);
 	if (r < 0)
 		return r;
-	if (str_starts(name, ".wh."))	/* RCP-317 */
+	if (str_starts(name, ".wh.")) /* RCP-317 */
 		return refuse(unpacking, "has a name that marks a deletion in layers", err);
 	if (from->type == TAR_HARDLINK)
 		return unpack_hard_link(unpacking, dir, name, from, err);

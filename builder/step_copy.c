@@ -24,14 +24,16 @@ static int64_t created_mtime(const struct layer_options *options)
 	return options->source_date_epoch == INT64_MAX ? CREATED_MTIME : options->source_date_epoch;
 }
 
-static int rules_of(struct tree *below, const struct step *step, const struct layer_options *options,
-		    struct copy_rules *ret_rules, struct err *err)
+static int rules_of(struct tree *below, const struct step *step,
+		    const struct layer_options *options, struct copy_rules *ret_rules,
+		    struct err *err)
 {
 	struct copy_rules rules = { .created_mtime = created_mtime(options) };
 	int r = 0;
 
 	if (step->chown && *step->chown) {
-		r = account_resolve_owner(below, str_from(step->chown), &rules.uid, &rules.gid, err);
+		r = account_resolve_owner(below, str_from(step->chown), &rules.uid, &rules.gid,
+					  err);
 		rules.has_owner = true;
 	}
 	if (r == 0 && step->chmod && *step->chmod) {
@@ -99,8 +101,8 @@ int step_copy_key(struct tree *below, const struct step *step, struct buf *key, 
 /* --- Destination --- */
 
 struct destination {
-	struct buf path;	/* canonical, no leading '/' */
-	bool is_directory;	/* said so by a slash, or is one */
+	struct buf path;   /* canonical, no leading '/' */
+	bool is_directory; /* said so by a slash, or is one */
 };
 
 static bool says_directory(const char *dest)
@@ -323,7 +325,7 @@ int step_workdir(struct store *store, struct tree *below, const struct step *ste
 	if (r == -ENOTDIR)
 		return err_set(err, ENOTDIR, "cannot make WORKDIR '%s': a file is in the way",
 			       step->workdir);
-	if (r != -ENOENT)	/* there already, or an error */
+	if (r != -ENOENT) /* there already, or an error */
 		return r;
 	r = workdir_owner(below, step, &rules.uid, &rules.gid, err);
 	if (r == 0)
