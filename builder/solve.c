@@ -21,91 +21,14 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "builder/keys.h"
-#include "builder/step_copy.h"
+#include "builder/solve_node.h"
 #include "formats/base/io.h"
-#include "formats/base/limits.h"
-#include "formats/base/log.h"
-#include "formats/base/map.h"
-#include "formats/base/pool.h"
-#include "layerfs/snapshot.h"
-#include "layerfs/state.h"
 
-/* Sealed uppers and single layers above a merged index before a new index is made: each costs the kernel one more lookup per
- * name that is not found, and a merge costs tens of milliseconds for a large image (FS-113). */
-enum { STACK_ABOVE_MAX = 8, SNAPSHOT_THREADS = 2 };
-
-enum phase { NODE_NEW, NODE_KEYING, NODE_MISSED, NODE_RUNNING, NODE_DONE };
-
-struct node {
-	struct step *step;
-	struct node *parent;
-	struct node **inputs; /* parent, from, mounts' from */
-	size_t input_count;
-	struct node **dependents;
-	size_t dependent_count;
-	size_t unkeyed_inputs, undone_inputs;
-	struct node *next; /* in a queue */
-	unsigned row;
-
-	enum phase phase;
-	bool keyed, needed, queued;
-	bool hit, fresh;   /* found in the cache; executed in this build */
-	struct node *twin; /* another node with the same definition that executes for both */
-	struct key operation, definition;
-	uint8_t content[SHA256_BYTES];
-	bool has_content;
-	struct selection *selection;
-
-	/* Result. */
-	bool has_layer; /* a WORKDIR that existed makes none */
-	bool settled;	/* diff_id is known and published */
-	bool broken;	/* its layer could not be made */
-	bool has_twins;
-	bool merged; /* lies in a merged index that the stacks above it use */
-	struct digest diff_id;
-	int64_t created_ns;
-	uint64_t duration_ns;
-	struct store_step upper;
-	bool has_upper;
-	enum mark_family marks;
-	struct stack lower;	     /* what the upper lies on */
-	struct layer_writer *writer; /* blob still being made */
-	struct solve *solve;
-};
-
-struct queue {
-	struct node *first, **last;
-};
-
-struct solve {
-	const struct solve_options *options;
-	struct plan *plan;
-	struct solve_result *result;
-	struct node *nodes;
-	size_t node_count;
-	struct map *by_definition;
-
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	struct queue to_key, to_run;
-	size_t unfinished_work; /* queued or in hand */
-	unsigned idle, threads;
-	pthread_t *workers;
-	unsigned jobs;
-	bool failed;
-	struct err err; /* the first failure */
-
-	struct pool *snapshots;
-	struct pool_batch batch;
-	struct run_options run;		/* with the sandbox, which starts with the first RUN */
-	pthread_mutex_t sandbox_lock;
-};
+enum { SNAPSHOT_THREADS = 2 };
 
 /* --- Queues; called with the lock held --- */
 
@@ -188,7 +111,7 @@ static void need(struct solve *solve, struct node *node)
 	}
 }
 
-static void fail(struct solve *solve, const struct err *err)
+void solve_fail(struct solve *solve, const struct err *err)
 {
 	if (!solve->failed) {
 		solve->failed = true;
@@ -227,385 +150,7 @@ static void announce_done(struct solve *solve, struct node *node)
 	pthread_cond_broadcast(&solve->changed);
 }
 
-/* --- Chains and stacks --- */
-
-/* The nodes that make up the root filesystem of 'node', the base first. */
-static size_t chain_length(const struct node *node)
-{
-	size_t count = 0;
-
-	for (; node; node = node->parent)
-		count++;
-	return count;
-}
-
-static struct node *result_of(struct node *node)
-{
-	return node->twin ? node->twin : node;
-}
-
-static int chain_of(struct node *node, struct node ***ret_chain, size_t *ret_count, struct err *err)
-{
-	size_t count = chain_length(node), at = count;
-	struct node **chain = calloc(count + 1, sizeof(*chain));
-
-	if (!chain)
-		return err_nomem(err);
-	for (; node; node = node->parent)
-		chain[--at] = node;
-	*ret_chain = chain;
-	*ret_count = count;
-	return 0;
-}
-
-static int wait_settled(struct solve *solve, struct node *node, struct err *err)
-{
-	int r = 0;
-
-	node = result_of(node);
-	pthread_mutex_lock(&solve->lock);
-	/* After a failure what is done still settles, so that it is found by the next build. */
-	while (!node->settled && !node->broken && !(solve->failed && node->phase != NODE_DONE))
-		pthread_cond_wait(&solve->changed, &solve->lock);
-	if (!node->settled)
-		r = err_set(err, ERR_CANCELED, "canceled");
-	pthread_mutex_unlock(&solve->lock);
-	return r;
-}
-
-static bool is_empty_layer(const struct digest *diff_id)
-{
-	char text[DIGEST_TEXT_MAX];
-
-	return strcmp(digest_text(diff_id, text), LAYER_EMPTY_DIFF_ID) == 0;
-}
-
-/* Appends the non-empty layers of the first 'count' nodes of a chain. Waits for each to settle. */
-static int settled_layers(struct solve *solve, struct node **chain, size_t count, bool with_empty,
-			  struct digest **ret_layers, size_t *ret_count, struct err *err)
-{
-	size_t room = count, used = 0, i;
-	struct digest *layers;
-	int r = 0;
-
-	for (i = 0; i < count; i++)
-		room += chain[i]->step->base_layer_count;
-	layers = calloc(room + 1, sizeof(*layers));
-	if (!layers)
-		return err_nomem(err);
-	for (i = 0; i < count && r == 0; i++) {
-		const struct node *node = result_of(chain[i]);
-		size_t j;
-
-		for (j = 0; j < node->step->base_layer_count; j++)
-			if (with_empty || !is_empty_layer(&node->step->base_layers[j]))
-				layers[used++] = node->step->base_layers[j];
-		if (node->step->kind == STEP_BASE)
-			continue;
-		r = wait_settled(solve, chain[i], err);
-		if (r == 0 && node->has_layer && (with_empty || !is_empty_layer(&node->diff_id)))
-			layers[used++] = node->diff_id;
-	}
-	if (r < 0) {
-		free(layers);
-		return r;
-	}
-	*ret_layers = layers;
-	*ret_count = used;
-	return 0;
-}
-
-static bool lies_in_index(const struct node *node)
-{
-	return !node->fresh || node->merged || node->step->kind == STEP_BASE;
-}
-
-/* How many of the chain's lowest nodes come from one merged index: those that were there before this build, or more when the
- * rest would stack too high or holds what the driver cannot stack. */
-static size_t merged_prefix(const struct solve *solve, struct node **chain, size_t count)
-{
-	size_t prefix = 0, above = 0, i;
-
-	while (prefix < count && lies_in_index(result_of(chain[prefix])))
-		prefix++;
-	for (i = prefix; i < count; i++) {
-		const struct node *node = result_of(chain[i]);
-
-		if (!node->has_layer || (node->settled && is_empty_layer(&node->diff_id)))
-			continue;
-		above++;
-		if (!node->has_upper && solve->options->run.driver == ROOTFS_FUSE)
-			prefix = i + 1;
-	}
-	if (above > STACK_ABOVE_MAX)
-		prefix = count;
-	return prefix;
-}
-
-/* The stack of the root filesystem after 'node'. */
-static int stack_of(struct solve *solve, struct node *node, struct stack *ret_stack,
-		    struct err *err)
-{
-	auto_free struct node **chain = NULL;
-	auto_free struct digest *layers = NULL;
-	auto_index struct index *base = NULL;
-	auto_stack struct stack stack = { 0 };
-	size_t count, prefix, layer_count, i;
-	int r = chain_of(node, &chain, &count, err);
-
-	if (r < 0)
-		return r;
-	pthread_mutex_lock(&solve->lock);
-	prefix = merged_prefix(solve, chain, count);
-	pthread_mutex_unlock(&solve->lock);
-	r = settled_layers(solve, chain, prefix, false, &layers, &layer_count, err);
-	if (r == 0)
-		r = index_open_chain(solve->options->store, layers, layer_count, &base, err);
-	if (r == 0)
-		r = stack_push_index(&stack, base, false, err);
-	pthread_mutex_lock(&solve->lock);
-	for (i = 0; i < prefix && r == 0; i++)
-		result_of(chain[i])->merged = true;
-	pthread_mutex_unlock(&solve->lock);
-	for (i = prefix; i < count && r == 0; i++) {
-		struct node *above = result_of(chain[i]);
-
-		if (above->has_upper) {
-			r = stack_push_upper(&stack, above->upper.upper_fd, above->marks, err);
-		} else if (above->has_layer && !is_empty_layer(&above->diff_id)) {
-			auto_index struct index *index = NULL;
-
-			r = index_open_layer(solve->options->store, &above->diff_id, &index, err);
-			if (r == 0)
-				r = stack_push_index(&stack, index, true, err);
-		}
-	}
-	if (r == 0) {
-		*ret_stack = stack;
-		stack = (struct stack){ 0 };
-	}
-	return r;
-}
-
-/* --- Cache --- */
-
-static int cache_get(struct solve *solve, const struct key *key, struct state_record *ret_record,
-		     bool *ret_found, struct err *err)
-{
-	struct arena arena = ARENA_INIT(MIB);
-	int r;
-
-	*ret_found = false;
-	if (solve->options->no_cache)
-		return 0;
-	r = state_cache_get(store_state(solve->options->store), key->bytes, &arena, ret_record,
-			    err);
-	arena_release(&arena);
-	ret_record->text = ret_record->components = ret_record->build = STR("");
-	if (r == -ENOENT)
-		return 0;
-	if (r < 0)
-		return r;
-	/* A record whose layer is gone counts as a miss (RCP-616). */
-	*ret_found = !digest_is_set(&ret_record->diff_id) ||
-		     layer_exists(solve->options->store, &ret_record->diff_id);
-	if (!*ret_found) {
-		log_warn("a cached step lost its layer and runs again");
-		return state_cache_remove(store_state(solve->options->store), key->bytes, err);
-	}
-	return 0;
-}
-
-static int mark_exists(struct solve *solve, const struct key *operation,
-		       const uint8_t shape[SHA256_BYTES], bool *ret_exists, struct err *err)
-{
-	struct state_record record;
-	struct key mark;
-	int r;
-
-	*ret_exists = false;
-	if (solve->options->no_cache)
-		return 0;
-	r = key_mark(operation, shape, &mark, err);
-	return r < 0 ? r : cache_get(solve, &mark, &record, ret_exists, err);
-}
-
-static void take_record(struct node *node, const struct state_record *record)
-{
-	node->hit = true;
-	node->has_layer = digest_is_set(&record->diff_id);
-	node->settled = true;
-	node->diff_id = record->diff_id;
-	node->created_ns = record->created_ns;
-	node->duration_ns = record->duration_ns;
-}
-
-static int put_record(struct solve *solve, const struct node *node, const struct key *key,
-		      bool is_mark, struct err *err)
-{
-	struct state_record record = {
-		.created_ns = node->created_ns,
-		.duration_ns = node->duration_ns,
-		.text = str_from(node->step->name),
-		.build = str_from(solve->options->build_id),
-	};
-
-	if (!is_mark && node->has_layer)
-		record.diff_id = node->diff_id;
-	return state_cache_put(store_state(solve->options->store), key->bytes, &record, err);
-}
-
-static int content_key(struct solve *solve, struct node *node, struct key *ret_key,
-		       struct err *err);
-
-/* Records a settled node under every key by which a later build may find it. */
-static int record_result(struct solve *solve, struct node *node, struct err *err)
-{
-	struct key mark, content;
-	int r = 0;
-
-	if (node->keyed)
-		r = put_record(solve, node, &node->definition, false, err);
-	if (r == 0)
-		r = key_mark(&node->operation, NULL, &mark, err);
-	if (r == 0)
-		r = put_record(solve, node, &mark, true, err);
-	if (r == 0 && node->selection && node->step->kind == STEP_COPY && !node->step->from) {
-		uint8_t shape[SHA256_BYTES];
-
-		r = selection_shape(node->selection, shape, err);
-		if (r == 0)
-			r = key_mark(&node->operation, shape, &mark, err);
-		if (r == 0)
-			r = put_record(solve, node, &mark, true, err);
-	}
-	if (r == 0)
-		r = content_key(solve, node, &content, err);
-	if (r == 0)
-		r = put_record(solve, node, &content, false, err);
-	/* ENODATA: this kind of step has no content key. */
-	return r == -ENODATA ? 0 : r;
-}
-
-/* The content key of a node; waits until its parent is settled. ENODATA: it has none (mounts of other stages: only their
- * definition counts). */
-static int content_key(struct solve *solve, struct node *node, struct key *ret_key, struct err *err)
-{
-	auto_free struct node **chain = NULL;
-	auto_free struct digest *layers = NULL;
-	struct digest chain_id = { 0 };
-	size_t count, layer_count, i;
-	const uint8_t *content = node->has_content ? node->content : NULL;
-	uint8_t selected[SHA256_BYTES];
-	int r;
-
-	if (node->step->kind == STEP_RUN && node->input_count > 1)
-		return err_set(err, ENODATA, "no content key");
-	r = chain_of(node->parent, &chain, &count, err);
-	if (r == 0)
-		r = settled_layers(solve, chain, count, false, &layers, &layer_count, err);
-	for (i = 0; r == 0 && i < layer_count; i++)
-		r = digest_chain(i ? &chain_id : NULL, &layers[i], &chain_id, err);
-	if (r == 0 && node->step->kind == STEP_COPY && !content && node->selection) {
-		r = selection_digest(node->selection, selected, err);
-		content = selected;
-	}
-	if (r < 0)
-		return r;
-	return key_content(&node->operation, &chain_id, content, STR(""), ret_key, err);
-}
-
 /* --- Keying --- */
-
-static int select_from_context(struct solve *solve, struct node *node, struct err *err)
-{
-	if (node->selection)
-		return 0;
-	if (!solve->options->context)
-		return err_set(err, ENOENT, "%s: there is no build context", node->step->name);
-	return selection_new(solve->options->context, NULL, node->step, &node->selection, err);
-}
-
-static bool only_heredocs(const struct step *step)
-{
-	size_t i;
-
-	for (i = 0; i < step->source_count; i++)
-		if (!step->sources[i].heredoc)
-			return false;
-	return true;
-}
-
-static int definition_key(struct solve *solve, struct node *node, struct err *err)
-{
-	auto_free struct key *inputs = calloc(node->input_count + 1, sizeof(*inputs));
-	size_t i;
-
-	(void)solve;
-	if (!inputs)
-		return err_nomem(err);
-	for (i = 0; i < node->input_count; i++)
-		inputs[i] = result_of(node->inputs[i])->definition;
-	return key_definition(&node->operation, inputs, node->input_count,
-			      node->has_content ? node->content : NULL, &node->definition, err);
-}
-
-/* Content of context paths that a RUN binds. */
-static int bind_content(struct solve *solve, struct node *node, struct err *err)
-{
-	const struct step *step = node->step;
-	auto_buf struct buf digests = BUF_INIT(MIB);
-	size_t i;
-	int r = 0;
-
-	for (i = 0; i < step->mount_count && r == 0; i++) {
-		const struct run_mount *mount = &step->mounts[i];
-		struct copy_source source = { .path = mount->source ? mount->source : "." };
-		struct step copy = {
-			.kind = STEP_COPY, .sources = &source, .source_count = 1, .dest = "/"
-		};
-		auto_selection struct selection *selection = NULL;
-		uint8_t digest[SHA256_BYTES];
-
-		if (mount->kind != MOUNT_BIND || mount->from || !solve->options->context)
-			continue;
-		r = selection_new(solve->options->context, NULL, &copy, &selection, err);
-		if (r == 0)
-			r = selection_digest(selection, digest, err);
-		buf_append(&digests, digest, sizeof(digest));
-	}
-	if (r < 0 || digests.len == 0)
-		return r;
-	node->has_content = true;
-	return sha256_of(digests.data, digests.len, node->content) < 0 ? err_nomem(err) : 0;
-}
-
-/* Whether the definition key can be known before the step runs; finds the content part of it. */
-static int learn_content(struct solve *solve, struct node *node, bool *ret_known, struct err *err)
-{
-	const struct step *step = node->step;
-	uint8_t shape[SHA256_BYTES];
-	bool may_hit = true;
-	int r;
-
-	*ret_known = true;
-	if (step->kind == STEP_RUN)
-		return bind_content(solve, node, err);
-	if (step->kind != STEP_COPY || step->from)
-		return 0;
-	r = select_from_context(solve, node, err);
-	if (r < 0 || only_heredocs(step))
-		return r;
-	r = selection_shape(node->selection, shape, err);
-	if (r == 0)
-		r = mark_exists(solve, &node->operation, shape, &may_hit, err);
-	if (r == 0 && may_hit) {
-		r = selection_digest(node->selection, node->content, err);
-		node->has_content = true;
-	}
-	*ret_known = may_hit;
-	return r;
-}
 
 /* Finds the twin of a node that missed, or enters it as the one that executes. Called with the lock held. */
 static int find_twin(struct solve *solve, struct node *node, struct err *err)
@@ -639,20 +184,20 @@ static int key_node(struct solve *solve, struct node *node, struct err *err)
 {
 	struct state_record record;
 	bool known = true, found = false;
-	int r = learn_content(solve, node, &known, err);
+	int r = node_learn_content(solve, node, &known, err);
 
 	if (r == 0 && known)
 		r = node->step->kind == STEP_BASE ? (node->definition = node->operation, 0)
-						  : definition_key(solve, node, err);
+						  : node_definition_key(node, err);
 	if (r == 0 && known && node->step->kind != STEP_BASE)
-		r = cache_get(solve, &node->definition, &record, &found, err);
+		r = node_cache_get(solve, &node->definition, &record, &found, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&solve->lock);
 	if (known)
 		announce_key(solve, node);
 	if (found) {
-		take_record(node, &record);
+		node_take_record(node, &record);
 		solve->result->cached++;
 		event_started(solve->options->hub, node->row);
 		event_done(solve->options->hub, node->row, STEP_CACHED, NULL);
@@ -675,231 +220,6 @@ static int key_node(struct solve *solve, struct node *node, struct err *err)
 
 /* --- Running --- */
 
-static int run_base(struct solve *solve, struct node *node, struct err *err)
-{
-	int r = 0;
-
-	if (node->step->image && solve->options->provide_base)
-		r = solve->options->provide_base(solve->options->argument, node->step, node->row,
-						 err);
-	node->settled = true;
-	return r;
-}
-
-static void publish_settled(struct solve *solve, struct node *node)
-{
-	pthread_mutex_lock(&solve->lock);
-	node->settled = true;
-	pthread_cond_broadcast(&solve->changed);
-	pthread_mutex_unlock(&solve->lock);
-}
-
-/* Behind a finished step: its layer, its records, its blob. */
-static void snapshot_job(void *argument)
-{
-	struct node *node = argument;
-	struct solve *solve = node->solve;
-	struct layer_result layer = { .entry_count = 0 };
-	struct err err = { 0 };
-	int r = 0;
-
-	if (node->has_upper) {
-		struct snapshot_options options = {
-			.layer = solve->options->layer,
-			.hidden = sandbox_mount_points(),
-			.shown_name = node->step->name,
-		};
-
-		r = snapshot_layer(solve->options->store, node->upper.upper_fd, node->marks,
-				   &node->lower, &options, &layer, &node->writer, &err);
-		if (r == 0) {
-			node->diff_id = layer.diff_id;
-			publish_settled(solve, node);
-		}
-	}
-	if (r == 0)
-		r = record_result(solve, node, &err);
-	if (r == 0 && node->writer) {
-		r = layer_writer_finish(node->writer, &layer, &err);
-		layer_writer_free(node->writer);
-		node->writer = NULL;
-	}
-	if (r < 0) {
-		err_wrap(&err, "%s", node->step->name);
-		pthread_mutex_lock(&solve->lock);
-		node->broken = true;
-		fail(solve, &err);
-		pthread_mutex_unlock(&solve->lock);
-	}
-}
-
-static int make_empty_layer(struct solve *solve, struct node *node, struct err *err)
-{
-	auto_layer_writer struct layer_writer *writer = NULL;
-	struct layer_result layer;
-	int r = digest_parse(STR(LAYER_EMPTY_DIFF_ID), &node->diff_id, err);
-
-	if (r < 0 || layer_exists(solve->options->store, &node->diff_id))
-		return r;
-	r = layer_writer_new(solve->options->store, &solve->options->layer, &writer, err);
-	return r < 0 ? r : layer_writer_finish(writer, &layer, err);
-}
-
-static int want_sandbox(struct solve *solve, struct err *err)
-{
-	int r = 0;
-
-	pthread_mutex_lock(&solve->sandbox_lock);
-	if (!solve->run.sandbox)
-		r = sandbox_new(&solve->run.sandbox, err);
-	pthread_mutex_unlock(&solve->sandbox_lock);
-	return r;
-}
-
-static int run_run(struct solve *solve, struct node *node, struct err *err)
-{
-	struct sandbox_exit exit = { .status = 0 };
-	bool empty = false;
-	int r = stack_of(solve, node->parent, &node->lower, err);
-
-	if (r == 0)
-		r = want_sandbox(solve, err);
-	if (r == 0)
-		r = store_step_new(solve->options->store, &node->upper, err);
-	if (r < 0)
-		return r;
-	node->has_upper = true;
-	r = step_run(&solve->run, node->step, &node->lower, &node->upper, node->row,
-		     &node->marks, &exit, err);
-	if (r == -ERR_STEP) {
-		pthread_mutex_lock(&solve->lock);
-		if (!solve->failed)
-			solve->result->exit_status = exit.status;
-		pthread_mutex_unlock(&solve->lock);
-	}
-	if (r == 0)
-		r = snapshot_is_empty(node->upper.upper_fd, node->marks, &empty, err);
-	node->has_layer = true;
-	if (r == 0 && empty) {
-		r = make_empty_layer(solve, node, err);
-		node->settled = r == 0;
-		stack_release(&node->lower);
-	}
-	if (r < 0 || empty) {
-		node->has_upper = false;
-		store_step_release(solve->options->store, &node->upper);
-	}
-	return r;
-}
-
-static int run_workdir(struct solve *solve, struct node *node, struct err *err)
-{
-	auto_stack struct stack below = { 0 };
-	auto_tree struct tree *tree = NULL;
-	struct layer_result layer = { .entry_count = 0 };
-	int r = stack_of(solve, node->parent, &below, err);
-
-	if (r == 0)
-		r = tree_new(&below, &tree, err);
-	if (r == 0)
-		r = step_workdir(solve->options->store, tree, node->step, &solve->options->layer,
-				 &layer, &node->writer, err);
-	if (r < 0)
-		return r;
-	node->diff_id = layer.diff_id;
-	node->has_layer = digest_is_set(&layer.diff_id);
-	node->settled = true;
-	return 0;
-}
-
-static int run_copy(struct solve *solve, struct node *node, struct err *err)
-{
-	auto_stack struct stack below = { 0 }, from_stack = { 0 };
-	auto_tree struct tree *tree = NULL, *from = NULL;
-	struct layer_result layer;
-	int r = stack_of(solve, node->parent, &below, err);
-
-	if (r == 0)
-		r = tree_new(&below, &tree, err);
-	if (r == 0 && node->step->from) {
-		r = stack_of(solve, &solve->nodes[node->step->from->number], &from_stack, err);
-		if (r == 0)
-			r = tree_new(&from_stack, &from, err);
-		if (r == 0 && !node->selection)
-			r = selection_new(NULL, from, node->step, &node->selection, err);
-	}
-	if (r == 0)
-		r = step_copy(solve->options->store, tree, node->step, node->selection,
-			      &solve->options->layer, &layer, &node->writer, err);
-	/* Digests of what was selected outlive the trees it was selected from. */
-	if (r == 0 && !node->has_content) {
-		r = selection_digest(node->selection, node->content, err);
-		node->has_content = r == 0;
-	}
-	if (r == 0 && node->step->from) {
-		selection_free(node->selection);
-		node->selection = NULL;
-	}
-	if (r == 0) {
-		node->diff_id = layer.diff_id;
-		node->has_layer = node->settled = true;
-	}
-	return r;
-}
-
-/* A lookup by content, when it has a chance: something with this operation was built before. For a COPY from another stage the
- * selection is made here and kept for the copy. */
-static int look_up_content(struct solve *solve, struct node *node, bool *ret_hit, struct err *err)
-{
-	struct state_record record;
-	bool exists = false;
-	struct key key;
-	int r;
-
-	*ret_hit = false;
-	/* The content of a stage is known only with its tree; such a COPY hits by definition or runs. */
-	if (node->step->kind == STEP_COPY && node->step->from)
-		return 0;
-	if (node->step->kind == STEP_COPY && !node->has_content)
-		return 0;
-	r = mark_exists(solve, &node->operation, NULL, &exists, err);
-	if (r < 0 || !exists)
-		return r;
-	r = content_key(solve, node, &key, err);
-	if (r == -ENODATA)
-		return 0;
-	if (r == 0)
-		r = cache_get(solve, &key, &record, ret_hit, err);
-	if (r < 0 || !*ret_hit)
-		return r;
-	take_record(node, &record);
-	return put_record(solve, node, &node->definition, false, err);
-}
-
-static int execute(struct solve *solve, struct node *node, struct err *err)
-{
-	uint64_t begun_ns = io_monotonic_ns();
-	int r;
-
-	node->fresh = true;
-	switch (node->step->kind) {
-	case STEP_BASE:
-		node->fresh = false;
-		return run_base(solve, node, err);
-	case STEP_RUN:
-		r = run_run(solve, node, err);
-		break;
-	case STEP_WORKDIR:
-		r = run_workdir(solve, node, err);
-		break;
-	default:
-		r = run_copy(solve, node, err);
-	}
-	node->created_ns = io_realtime_ns();
-	node->duration_ns = io_monotonic_ns() - begun_ns;
-	return r;
-}
-
 /* A COPY whose key was not known before: now it is, and whoever waits for it can be keyed. */
 static int key_after_run(struct solve *solve, struct node *node, struct err *err)
 {
@@ -907,7 +227,7 @@ static int key_after_run(struct solve *solve, struct node *node, struct err *err
 
 	if (node->keyed)
 		return 0;
-	r = definition_key(solve, node, err);
+	r = node_definition_key(node, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&solve->lock);
@@ -923,9 +243,9 @@ static int run_node(struct solve *solve, struct node *node, struct err *err)
 
 	event_started(solve->options->hub, node->row);
 	if (node->step->kind != STEP_BASE)
-		r = look_up_content(solve, node, &hit, err);
+		r = node_look_up_content(solve, node, &hit, err);
 	if (r == 0 && !hit)
-		r = execute(solve, node, err);
+		r = node_execute(solve, node, err);
 	if (r == 0)
 		r = key_after_run(solve, node, err);
 	if (r < 0) {
@@ -951,7 +271,7 @@ static int run_node(struct solve *solve, struct node *node, struct err *err)
 	announce_done(solve, node);
 	pthread_mutex_unlock(&solve->lock);
 	if (!hit && node->step->kind != STEP_BASE)
-		pool_submit(solve->snapshots, &solve->batch, snapshot_job, node);
+		pool_submit(solve->snapshots, &solve->batch, node_snapshot, node);
 	return 0;
 }
 
@@ -973,7 +293,7 @@ static void work(struct solve *solve)
 
 		if (!solve->failed && interrupted(solve)) {
 			err_set(&err, ERR_CANCELED, "canceled");
-			fail(solve, &err);
+			solve_fail(solve, &err);
 		}
 		if (!solve->failed) {
 			node = queue_pop(&solve->to_key);
@@ -1000,7 +320,7 @@ static void work(struct solve *solve)
 				solve->result->failed_row = node->row;
 				event_done(solve->options->hub, node->row, STEP_FAILED, err.text);
 			}
-			fail(solve, &err);
+			solve_fail(solve, &err);
 		}
 		solve->unfinished_work--;
 		if (solve->unfinished_work == 0)
@@ -1067,7 +387,7 @@ static int init_node(struct solve *solve, struct step *step, struct err *err)
 	if (step->kind == STEP_BASE) {
 		node->definition = node->operation;
 	} else {
-		r = definition_key(solve, node, err);
+		r = node_definition_key(node, err);
 		if (r < 0)
 			return r;
 	}
@@ -1146,7 +466,7 @@ static int64_t first_step_time(const struct solve *solve)
 
 	for (i = 0; i < target->history_step_count; i++)
 		if (target->history_steps[i])
-			return result_of(&solve->nodes[target->history_steps[i]->number])
+			return node_result(&solve->nodes[target->history_steps[i]->number])
 				->created_ns;
 	return 0;
 }
@@ -1169,7 +489,7 @@ static int date_history(struct solve *solve, struct err *err)
 		int64_t time_ns;
 
 		if (step) {
-			const struct node *node = result_of(&solve->nodes[step->number]);
+			const struct node *node = node_result(&solve->nodes[step->number]);
 
 			now_ns = node->created_ns;
 			entry->empty_layer = !node->has_layer;
@@ -1192,11 +512,11 @@ static int collect(struct solve *solve, struct err *err)
 	struct node *target = &solve->nodes[solve->plan->target->last->number];
 	auto_free struct node **chain = NULL;
 	size_t count, i;
-	int r = chain_of(target, &chain, &count, err);
+	int r = node_chain(target, &chain, &count, err);
 
 	if (r == 0)
-		r = settled_layers(solve, chain, count, true, &solve->result->diff_ids,
-				   &solve->result->diff_id_count, err);
+		r = node_layers(solve, chain, count, true, &solve->result->diff_ids,
+				&solve->result->diff_id_count, err);
 	for (i = 0; r == 0 && i < solve->result->diff_id_count; i++)
 		if (image_config_add_layer(&solve->plan->target->config,
 					   &solve->result->diff_ids[i]) < 0)

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to solve: the nodes of a plan in work and what the parts of solve do with them.
+ *
+ *	solve.c		phases, queues, threads, the result
+ *	solve_root.c	root filesystems: chains of nodes to stacks of layers and uppers
+ *	solve_cache.c	keys and records
+ *	solve_step.c	execution of one step and the snapshot behind it
+ */
+#ifndef BUILDER_SOLVE_NODE_H
+#define BUILDER_SOLVE_NODE_H
+
+#include <pthread.h>
+
+#include "builder/keys.h"
+#include "builder/solve.h"
+#include "formats/base/map.h"
+#include "formats/base/pool.h"
+#include "layerfs/state.h"
+
+enum phase { NODE_NEW, NODE_KEYING, NODE_MISSED, NODE_RUNNING, NODE_DONE };
+
+struct node {
+	struct step *step;
+	struct node *parent;
+	struct node **inputs; /* parent, from, mounts' from */
+	size_t input_count;
+	struct node **dependents;
+	size_t dependent_count;
+	size_t unkeyed_inputs, undone_inputs;
+	struct node *next; /* in a queue */
+	unsigned row;
+
+	enum phase phase;
+	bool keyed, needed, queued;
+	bool hit, fresh;   /* found in the cache; executed in this build */
+	struct node *twin; /* another node with the same definition that executes for both */
+	struct key operation, definition;
+	uint8_t content[SHA256_BYTES];
+	bool has_content;
+	struct selection *selection;
+
+	/* Result. */
+	bool has_layer; /* a WORKDIR that existed makes none */
+	bool settled;	/* diff_id is known and published */
+	bool broken;	/* its layer could not be made */
+	bool has_twins;
+	bool merged; /* lies in a merged index that the stacks above it use */
+	struct digest diff_id;
+	int64_t created_ns;
+	uint64_t duration_ns;
+	struct store_step upper;
+	bool has_upper;
+	enum mark_family marks;
+	struct stack lower;	     /* what the upper lies on */
+	struct layer_writer *writer; /* blob still being made */
+	struct solve *solve;
+};
+
+struct queue {
+	struct node *first, **last;
+};
+
+struct solve {
+	const struct solve_options *options;
+	struct plan *plan;
+	struct solve_result *result;
+	struct node *nodes;
+	size_t node_count;
+	struct map *by_definition;
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct queue to_key, to_run;
+	size_t unfinished_work; /* queued or in hand */
+	unsigned idle, threads;
+	pthread_t *workers;
+	unsigned jobs;
+	bool failed;
+	struct err err; /* the first failure */
+
+	struct pool *snapshots;
+	struct pool_batch batch;
+	struct run_options run; /* with the sandbox, which starts with the first RUN */
+	pthread_mutex_t sandbox_lock;
+};
+
+/* The node that executes for this one: itself, or its twin. */
+struct node *node_result(struct node *node);
+bool node_is_empty_layer(const struct digest *diff_id);
+
+/* A failure of any part ends the build; with the lock held. The first one is kept. */
+void solve_fail(struct solve *solve, const struct err *err);
+
+/* --- solve_root.c --- */
+
+/* The nodes that make up the root filesystem of 'node', the base first; freed by the caller. */
+int node_chain(struct node *node, struct node ***ret_chain, size_t *ret_count,
+	       struct err *err) must_check;
+/* Waits until the layer of 'node' has a digest. ERR_CANCELED: it will never have one. */
+int node_wait_settled(struct solve *solve, struct node *node, struct err *err) must_check;
+/* Layers of the first 'count' nodes of a chain, bottom first, with or without empty ones; waits for each to settle. */
+int node_layers(struct solve *solve, struct node **chain, size_t count, bool with_empty,
+		struct digest **ret_layers, size_t *ret_count, struct err *err) must_check;
+/* The root filesystem after 'node'. */
+int node_stack(struct solve *solve, struct node *node, struct stack *ret_stack,
+	       struct err *err) must_check;
+
+/* --- solve_cache.c --- */
+
+int node_definition_key(struct node *node, struct err *err) must_check;
+/* Finds what of the definition lies in files; '*ret_known' is false when that is not worth reading before the step ran. */
+int node_learn_content(struct solve *solve, struct node *node, bool *ret_known,
+		       struct err *err) must_check;
+/* A record of this key whose layer is there. */
+int node_cache_get(struct solve *solve, const struct key *key, struct state_record *ret_record,
+		   bool *ret_found, struct err *err) must_check;
+void node_take_record(struct node *node, const struct state_record *record);
+/* A lookup by content where it has a chance. */
+int node_look_up_content(struct solve *solve, struct node *node, bool *ret_hit,
+			 struct err *err) must_check;
+/* Records a settled node under every key by which a later build may find it. */
+int node_record(struct solve *solve, struct node *node, struct err *err) must_check;
+
+/* --- solve_step.c --- */
+
+int node_execute(struct solve *solve, struct node *node, struct err *err) must_check;
+/* Behind a finished step: its layer, its records, its blob. A job of the snapshot pool; 'argument' is the node. */
+void node_snapshot(void *argument);
+
+#endif
