@@ -70,6 +70,8 @@ struct erofs_writer;
 int erofs_writer_new(struct erofs_writer **ret_writer, struct err *err) must_check;
 void erofs_writer_free(struct erofs_writer *writer);
 
+/* That some 'nodes' more will come: saves growing step by step. No limit, and no promise. */
+int erofs_expect(struct erofs_writer *writer, uint64_t nodes, struct err *err) must_check;
 /* Attributes of the root, else 0755 0:0. */
 int erofs_set(struct erofs_writer *writer, erofs_node node, const struct erofs_inode *inode,
 	      struct err *err) must_check;

@@ -11,7 +11,7 @@
 struct erofs_image {
 	int fd;
 	const uint8_t *base;
-	uint64_t size;
+	uint64_t size, mapped; /* of the file; with the guard behind it */
 	uint64_t root_nid, inodes;
 	int64_t epoch;
 	uint32_t epoch_nsec;

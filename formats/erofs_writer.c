@@ -108,7 +108,7 @@ static int add_text(struct erofs_writer *writer, struct str text, unsigned lengt
 	return 0;
 }
 
-/* Doubles a bucket array once there are as many entries as buckets; '*mask' is count - 1, or 0 without any. The caller
+/* Makes a bucket array larger once there are to be as many entries as buckets; '*mask' is count - 1, or 0 without any. The caller
  * chains its entries anew when true is returned. */
 static int grow_buckets(uint32_t **buckets, uint32_t *mask, uint32_t entries, bool *ret_grown,
 			struct err *err)
@@ -119,7 +119,9 @@ static int grow_buckets(uint32_t **buckets, uint32_t *mask, uint32_t entries, bo
 	*ret_grown = false;
 	if (entries < count)
 		return 0;
-	count = count ? count * 2 : 64;
+	count = count ? count : 64;
+	while (count <= entries)
+		count *= 2;
 	larger = calloc(count, sizeof(*larger));
 	if (!larger)
 		return err_nomem(err);
@@ -130,18 +132,17 @@ static int grow_buckets(uint32_t **buckets, uint32_t *mask, uint32_t entries, bo
 	return 0;
 }
 
-static uint32_t *name_bucket(const struct erofs_writer *writer, uint32_t dir, struct str name)
+static uint32_t name_hash(const struct erofs_writer *writer, uint32_t dir, struct str name)
 {
-	return &writer->name_buckets[hash_bytes(writer->seed, dir, name.ptr, name.len) &
-				     writer->name_mask];
+	return hash_bytes(writer->seed, dir, name.ptr, name.len);
 }
 
-static int grow_name_buckets(struct erofs_writer *writer, struct err *err)
+/* Buckets for at least 'count' names. */
+static int grow_name_buckets(struct erofs_writer *writer, uint32_t count, struct err *err)
 {
 	bool grown;
 	uint32_t i;
-	int r = grow_buckets(&writer->name_buckets, &writer->name_mask, writer->name_count, &grown,
-			     err);
+	int r = grow_buckets(&writer->name_buckets, &writer->name_mask, count, &grown, err);
 
 	if (r < 0 || !grown)
 		return r;
@@ -151,7 +152,9 @@ static int grow_name_buckets(struct erofs_writer *writer, struct err *err)
 
 		if (name->node == EROFS_NO_NODE)
 			continue;
-		bucket = name_bucket(writer, name->dir, text_at(writer, name->text));
+		bucket = &writer->name_buckets[name_hash(writer, name->dir,
+							 text_at(writer, name->text)) &
+					       writer->name_mask];
 		name->next = *bucket;
 		*bucket = i + 1;
 	}
@@ -159,19 +162,26 @@ static int grow_name_buckets(struct erofs_writer *writer, struct err *err)
 }
 
 /* The link that points to a name (of names[], plus 1), or NULL. */
-static uint32_t *find_name(const struct erofs_writer *writer, uint32_t dir, struct str name)
+static uint32_t *find_hashed(const struct erofs_writer *writer, uint32_t dir, struct str name,
+			     uint32_t hash)
 {
 	uint32_t *link;
 
 	if (!writer->name_buckets)
 		return NULL;
-	for (link = name_bucket(writer, dir, name); *link; link = &writer->names[*link - 1].next) {
+	for (link = &writer->name_buckets[hash & writer->name_mask]; *link;
+	     link = &writer->names[*link - 1].next) {
 		const struct name *at = &writer->names[*link - 1];
 
 		if (at->dir == dir && str_eq(text_at(writer, at->text), name))
 			return link;
 	}
 	return NULL;
+}
+
+static uint32_t *find_name(const struct erofs_writer *writer, uint32_t dir, struct str name)
+{
+	return find_hashed(writer, dir, name, name_hash(writer, dir, name));
 }
 
 /* --- Attributes --- */
@@ -550,6 +560,18 @@ void erofs_writer_free(struct erofs_writer *writer)
 	free(writer);
 }
 
+int erofs_expect(struct erofs_writer *writer, uint64_t nodes, struct err *err)
+{
+	uint32_t more = nodes < NUMBERS_MAX / 4 ? (uint32_t)nodes : NUMBERS_MAX / 4;
+	int r = reserve(&writer->nodes, writer->node_count, &writer->node_room, more,
+			sizeof(struct node), err);
+
+	if (r == 0)
+		r = reserve(&writer->names, writer->name_count, &writer->name_room, more,
+			    sizeof(struct name), err);
+	return r < 0 ? r : grow_name_buckets(writer, writer->name_count + more, err);
+}
+
 int erofs_set(struct erofs_writer *writer, erofs_node node, const struct erofs_inode *inode,
 	      struct err *err)
 {
@@ -569,8 +591,9 @@ int erofs_set(struct erofs_writer *writer, erofs_node node, const struct erofs_i
 	return 0;
 }
 
+/* Whether 'name' may be added; its hash is wanted again right afterwards. */
 static int check_name(const struct erofs_writer *writer, erofs_node parent, struct str name,
-		      struct err *err)
+		      uint32_t *ret_hash, struct err *err)
 {
 	if (!is_dir(writer, parent))
 		return err_set(err, ENOTDIR, "the parent of '%.*s' is no directory", (int)name.len,
@@ -580,13 +603,14 @@ static int check_name(const struct erofs_writer *writer, erofs_node parent, stru
 		return err_set(err, ERR_FORMAT, "name '%.*s' is not valid",
 			       (int)(name.len > DISK_NAME_MAX ? DISK_NAME_MAX : name.len),
 			       name.ptr);
-	if (find_name(writer, writer->nodes[parent].data, name))
+	*ret_hash = name_hash(writer, writer->nodes[parent].data, name);
+	if (find_hashed(writer, writer->nodes[parent].data, name, *ret_hash))
 		return err_set(err, EEXIST, "name '%.*s' exists already", (int)name.len, name.ptr);
 	return 0;
 }
 
 /* Everything that can fail comes first; the name itself is the last step. */
-static int add_name(struct erofs_writer *writer, erofs_node parent, struct str name,
+static int add_name(struct erofs_writer *writer, erofs_node parent, struct str name, uint32_t hash,
 		    erofs_node node, struct err *err)
 {
 	struct name made = { .node = node, .dir = writer->nodes[parent].data };
@@ -595,12 +619,12 @@ static int add_name(struct erofs_writer *writer, erofs_node parent, struct str n
 
 	r = reserve(&writer->names, writer->name_count, &writer->name_room, 1, sizeof(made), err);
 	if (r == 0)
-		r = grow_name_buckets(writer, err);
+		r = grow_name_buckets(writer, writer->name_count, err);
 	if (r == 0)
 		r = add_text(writer, name, 1, &made.text, err);
 	if (r < 0)
 		return r;
-	bucket = name_bucket(writer, made.dir, name);
+	bucket = &writer->name_buckets[hash & writer->name_mask];
 	made.next = *bucket;
 	writer->names[writer->name_count++] = made;
 	*bucket = writer->name_count;
@@ -612,9 +636,10 @@ int erofs_add(struct erofs_writer *writer, erofs_node parent, struct str name,
 {
 	erofs_node number = writer->node_count;
 	struct node node;
+	uint32_t hash;
 	int r;
 
-	r = check_name(writer, parent, name, err);
+	r = check_name(writer, parent, name, &hash, err);
 	if (r == 0)
 		r = make_node(writer, inode, &node, err);
 	if (r == 0)
@@ -622,7 +647,7 @@ int erofs_add(struct erofs_writer *writer, erofs_node parent, struct str name,
 	if (r == 0 && S_ISDIR(node.mode))
 		r = add_dir(writer, &node, number, writer->nodes[parent].data, err);
 	if (r == 0)
-		r = add_name(writer, parent, name, number, err);
+		r = add_name(writer, parent, name, hash, number, err);
 	if (r < 0)
 		return r;
 	writer->nodes[writer->node_count++] = node;
@@ -634,14 +659,15 @@ int erofs_add(struct erofs_writer *writer, erofs_node parent, struct str name,
 int erofs_link(struct erofs_writer *writer, erofs_node parent, struct str name, erofs_node node,
 	       struct err *err)
 {
-	int r = check_name(writer, parent, name, err);
+	uint32_t hash;
+	int r = check_name(writer, parent, name, &hash, err);
 
 	if (r < 0)
 		return r;
 	if (node >= writer->node_count || is_dir(writer, node))
 		return err_set(err, EPERM, "'%.*s' cannot be a hard link to a directory",
 			       (int)name.len, name.ptr);
-	return add_name(writer, parent, name, node, err);
+	return add_name(writer, parent, name, hash, node, err);
 }
 
 int erofs_unlink(struct erofs_writer *writer, erofs_node parent, struct str name, struct err *err)

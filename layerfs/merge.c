@@ -67,6 +67,7 @@ bool merge_is_mark(struct str xattr_name)
 struct frame {
 	uint64_t nid, position;
 	erofs_node node;
+	bool fresh; /* made for it: nothing of lower layers can have its names */
 };
 
 struct layer {
@@ -103,7 +104,7 @@ static int damaged(struct err *err)
 	return err_set(err, ERR_FORMAT, "the index of a layer is damaged");
 }
 
-static int push(struct layer *layer, uint64_t nid, erofs_node node, struct err *err)
+static int push(struct layer *layer, uint64_t nid, erofs_node node, bool fresh, struct err *err)
 {
 	if (layer->depth > LIMIT_TAR_DEPTH)
 		return err_set(err, ERR_LIMIT, "directories are nested more than %u deep",
@@ -119,22 +120,22 @@ static int push(struct layer *layer, uint64_t nid, erofs_node node, struct err *
 		layer->stack = stack;
 		layer->stack_room = room;
 	}
-	layer->stack[layer->depth++] = (struct frame){ .nid = nid, .node = node };
+	layer->stack[layer->depth++] = (struct frame){ .nid = nid, .node = node, .fresh = fresh };
 	return 0;
 }
 
 /* Calls 'visit' for every entry below the root; it pushes the directories that are to be entered. */
 static int walk(struct layer *layer,
-		int (*visit)(struct layer *layer, erofs_node dir, const struct erofs_dirent *dirent,
-			     struct err *err),
-		struct err *err)
+		int (*visit)(struct layer *layer, const struct frame *dir,
+			     const struct erofs_dirent *dirent, struct err *err),
+		bool fresh, struct err *err)
 {
 	int r;
 
 	layer->depth = layer->dirs_seen = 0;
-	r = push(layer, erofs_root_nid(layer->image), EROFS_ROOT, err);
+	r = push(layer, erofs_root_nid(layer->image), EROFS_ROOT, fresh, err);
 	while (r == 0 && layer->depth) {
-		struct frame *top = &layer->stack[layer->depth - 1];
+		struct frame *top = &layer->stack[layer->depth - 1], dir = *top;
 		struct erofs_dirent dirent;
 
 		r = erofs_read_dir(layer->image, top->nid, &top->position, &dirent);
@@ -146,7 +147,7 @@ static int walk(struct layer *layer,
 		}
 		r = str_is(dirent.name, ".") || str_is(dirent.name, "..")
 			    ? 0
-			    : visit(layer, top->node, &dirent, err);
+			    : visit(layer, &dir, &dirent, err);
 	}
 	return r;
 }
@@ -315,29 +316,37 @@ static int hide_dir(struct layer *layer, erofs_node dir, const struct erofs_dire
 		return r;
 	if (merge_is_opaque(layer->image, dirent->nid))
 		r = erofs_clear(layer->writer, below, err);
-	return r < 0 ? r : push(layer, dirent->nid, below, err);
+	return r < 0 ? r : push(layer, dirent->nid, below, false, err);
 }
 
-static int hide(struct layer *layer, erofs_node dir, const struct erofs_dirent *dirent,
+static int hide(struct layer *layer, const struct frame *dir, const struct erofs_dirent *dirent,
 		struct err *err)
 {
 	struct erofs_inode inode;
 
 	if (dirent->type == DT_DIR)
-		return hide_dir(layer, dir, dirent, err);
-	if (dirent->type != DT_CHR || erofs_find(layer->writer, dir, dirent->name) == EROFS_NO_NODE)
+		return hide_dir(layer, dir->node, dirent, err);
+	if (dirent->type != DT_CHR ||
+	    erofs_find(layer->writer, dir->node, dirent->name) == EROFS_NO_NODE)
 		return 0;
 	if (erofs_read_inode(layer->image, dirent->nid, &inode) < 0)
 		return damaged(err);
-	return merge_is_whiteout(&inode) ? erofs_unlink(layer->writer, dir, dirent->name, err) : 0;
+	return merge_is_whiteout(&inode) ? erofs_unlink(layer->writer, dir->node, dirent->name, err)
+					 : 0;
 }
 
 /* --- Bring --- */
 
-static int bring_dir(struct layer *layer, erofs_node dir, const struct erofs_dirent *dirent,
-		     struct err *err)
+static erofs_node find_below(const struct layer *layer, const struct frame *dir, struct str name)
 {
-	erofs_node there = erofs_find(layer->writer, dir, dirent->name);
+	return dir->fresh ? EROFS_NO_NODE : erofs_find(layer->writer, dir->node, name);
+}
+
+static int bring_dir(struct layer *layer, const struct frame *dir,
+		     const struct erofs_dirent *dirent, struct err *err)
+{
+	erofs_node there = find_below(layer, dir, dirent->name);
+	bool fresh = false;
 	bool implicit = layer->has_marks && merge_is_implicit(layer->image, dirent->nid);
 	struct erofs_inode inode;
 	int r = read_inode(layer, dirent->nid, &inode, err);
@@ -349,14 +358,15 @@ static int bring_dir(struct layer *layer, erofs_node dir, const struct erofs_dir
 	if (is_type(layer, there, S_IFDIR)) {
 		r = implicit ? 0 : erofs_set(layer->writer, there, &inode, err);
 	} else if (is_type(layer, there, S_IFLNK) && implicit) {
-		r = resolve(layer, dir, dirent->name, true, inode.mtime, &there, err);
+		r = resolve(layer, dir->node, dirent->name, true, inode.mtime, &there, err);
 	} else {
 		if (there != EROFS_NO_NODE)
-			r = erofs_unlink(layer->writer, dir, dirent->name, err);
+			r = erofs_unlink(layer->writer, dir->node, dirent->name, err);
 		if (r == 0)
-			r = erofs_add(layer->writer, dir, dirent->name, &inode, &there, err);
+			r = erofs_add(layer->writer, dir->node, dirent->name, &inode, &there, err);
+		fresh = true;
 	}
-	return r < 0 ? r : push(layer, dirent->nid, there, err);
+	return r < 0 ? r : push(layer, dirent->nid, there, fresh, err);
 }
 
 /* An inode with several names: its node once the layer brought it, else EROFS_NO_NODE. */
@@ -367,7 +377,7 @@ static erofs_node linked_node(const struct layer *layer, const struct erofs_inod
 	return value ? (erofs_node)((uintptr_t)value - 1) : EROFS_NO_NODE;
 }
 
-static int bring(struct layer *layer, erofs_node dir, const struct erofs_dirent *dirent,
+static int bring(struct layer *layer, const struct frame *dir, const struct erofs_dirent *dirent,
 		 struct err *err)
 {
 	struct erofs_inode inode;
@@ -383,15 +393,15 @@ static int bring(struct layer *layer, erofs_node dir, const struct erofs_dirent 
 		return damaged(err);
 	if (layer->has_marks && merge_is_whiteout(&inode))
 		return 0;
-	if (erofs_find(layer->writer, dir, dirent->name) != EROFS_NO_NODE) {
-		r = erofs_unlink(layer->writer, dir, dirent->name, err);
+	if (find_below(layer, dir, dirent->name) != EROFS_NO_NODE) {
+		r = erofs_unlink(layer->writer, dir->node, dirent->name, err);
 		if (r < 0)
 			return r;
 	}
 	node = linked_node(layer, &inode);
 	if (node != EROFS_NO_NODE)
-		return erofs_link(layer->writer, dir, dirent->name, node, err);
-	r = erofs_add(layer->writer, dir, dirent->name, &inode, &node, err);
+		return erofs_link(layer->writer, dir->node, dirent->name, node, err);
+	r = erofs_add(layer->writer, dir->node, dirent->name, &inode, &node, err);
 	if (r == 0 && inode.nlink > 1 &&
 	    map_put_u64(layer->links, inode.nid, (void *)((uintptr_t)node + 1)) < 0)
 		return err_nomem(err);
@@ -423,12 +433,15 @@ static int apply(struct erofs_writer *writer, const struct merge_input *input, u
 			       .has_marks = !input->merged,
 			       .device_base = device_base,
 			       .links = map_new() };
-	int r = layer.links ? apply_root(&layer, first, err) : err_nomem(err);
+	int r = layer.links ? erofs_expect(writer, erofs_inode_count(input->image), err)
+			    : err_nomem(err);
 
-	if (r == 0 && layer.has_marks && !first)
-		r = walk(&layer, hide, err);
 	if (r == 0)
-		r = walk(&layer, bring, err);
+		r = apply_root(&layer, first, err);
+	if (r == 0 && layer.has_marks && !first)
+		r = walk(&layer, hide, false, err);
+	if (r == 0)
+		r = walk(&layer, bring, first, err);
 	layer_release(&layer);
 	return r;
 }

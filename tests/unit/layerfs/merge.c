@@ -432,6 +432,48 @@ static void test_random(void **state)
 	}
 }
 
+/* --- Damaged layers end as errors or as trees, never as a crash or an endless walk (SEC-X21) --- */
+
+static struct erofs_image *damaged_copy(const struct erofs_image *image)
+{
+	auto_buf struct buf bytes = BUF_INIT(DUMP_MAX);
+	int fd = memfd_create("damaged", MFD_CLOEXEC);
+	struct erofs_image *copy = NULL;
+	unsigned i;
+
+	lseek(erofs_fd(image), 0, SEEK_SET);
+	assert_ok(io_read_fd(erofs_fd(image), "image", &bytes, &err));
+	for (i = 0; i < 3; i++) /* behind the block that has a checksum */
+		bytes.data[1536 + below((unsigned)bytes.len - 1536)] =
+			(char)(below(2) ? 0 : below(256));
+	assert_int_equal(io_pwrite(fd, bytes.data, bytes.len, 0), 0);
+	assert_ok(erofs_open(fd, &copy, &err));
+	return copy;
+}
+
+static void test_damaged(void **state)
+{
+	struct erofs_image *good[2] = {
+		make_layer("d:a=1 f:a/x=1 h:a/y=a/x d:a/b=1 f:a/b/z=1 s:l=a d:m=1 s:m/k=../a", 0),
+		make_layer("i:l f:l/q=2 w:l/x o:m=2 f:m/n=2 i:a w:a/b f:a/c=2 h:d=a/c", 1),
+	};
+	unsigned i, refused = 0;
+
+	(void)state;
+	random_state = 5;
+	for (i = 0; i < 3000; i++) {
+		auto_erofs_image struct erofs_image *a = damaged_copy(good[0]);
+		auto_erofs_image struct erofs_image *b = damaged_copy(good[1]);
+		struct merge_input inputs[2] = { { a, false }, { b, false } };
+		auto_close int fd = memfd_create("merged", MFD_CLOEXEC);
+
+		refused += merge_indexes(inputs, 2, &chain, fd, &err) < 0;
+	}
+	assert_true(refused > 100);
+	erofs_close(good[0]);
+	erofs_close(good[1]);
+}
+
 /* --- FS-1307: ten layers of 100 000 entries in all; then ten entries more --- */
 
 static struct erofs_image *many_files(unsigned layer, unsigned dirs, unsigned files)
@@ -493,9 +535,8 @@ static void test_speed(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_cases),
-		cmocka_unit_test(test_loop),
-		cmocka_unit_test(test_random),
+		cmocka_unit_test(test_cases),  cmocka_unit_test(test_loop),
+		cmocka_unit_test(test_random), cmocka_unit_test(test_damaged),
 		cmocka_unit_test(test_speed),
 	};
 
