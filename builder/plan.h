@@ -35,11 +35,18 @@ struct run_mount {
 	const char *env;		/* secret */
 };
 
+/* A CDI device name (RCP-278). */
+struct run_device {
+	const char *name;
+	bool required;
+};
+
 struct copy_source {
 	const char *path;		/* expanded, cleaned of nothing */
 	const struct heredoc *heredoc;	/* instead of a path */
 	struct str heredoc_content;	/* expanded body */
-	bool is_url;
+	bool is_url;	/* remote: http(s) or git */
+	bool is_git;
 };
 
 struct step {
@@ -62,9 +69,11 @@ struct step {
 	const char **env;		/* sorted as RCP-274 says, "K=V" */
 	const char **key_env;		/* what of it enters the key (no proxies) */
 	const char *cwd, *user, *hostname;
-	bool network_none, insecure;
+	bool network_none, network_host, insecure;
 	struct run_mount *mounts;
 	size_t mount_count;
+	struct run_device *devices;
+	size_t device_count;
 	struct str script;		/* heredoc with "#!": provided at script_path */
 	const char *script_path;
 
@@ -80,7 +89,7 @@ struct step {
 	size_t exclude_count;
 
 	/* WORKDIR */
-	const char *workdir;		/* absolute */
+	const char *workdir;		/* absolute; what is made belongs to 'user' above */
 };
 
 /* What the image looks like after a stage. */

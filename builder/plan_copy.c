@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* COPY, ADD and WORKDIR as steps: flags and words expanded, the destination made absolute. What a copy does with them is
+ * step_copy.c. */
+#include "builder/plan_internal.h"
+
+#include <stdlib.h>
+
+#include "formats/base/limits.h"
+
+/* --- sources --- */
+
+static bool is_http(struct str path)
+{
+	return str_starts(path, "http://") || str_starts(path, "https://");
+}
+
+/* Git addresses (RCP-337): a scheme of git's, scp form, or http whose path ends in ".git" exactly. */
+static bool is_git_address(struct str path)
+{
+	struct str head, tail, user, host;
+
+	if (str_starts(path, "git://") || str_starts(path, "ssh://"))
+		return true;
+	str_cut(path, '#', &path, &tail);
+	str_cut(path, '?', &path, &tail);
+	if (is_http(path))
+		return str_ends(path, ".git");
+	if (str_starts(path, "./") || str_starts(path, "../") || !str_cut(path, ':', &head, &tail))
+		return false;
+	return str_cut(head, '@', &user, &host) && user.len && host.len && !str_has(head, '/') &&
+	       tail.len;
+}
+
+static const struct heredoc *heredoc_of_word(const struct instruction *instruction, size_t word)
+{
+	size_t i;
+
+	for (i = 0; i < instruction->heredoc_count; i++)
+		if (instruction->heredocs[i].word == word)
+			return &instruction->heredocs[i];
+	return NULL;
+}
+
+static int read_source(struct stage *stage, const struct instruction *instruction, size_t word,
+		       struct copy_source *source)
+{
+	struct planner *planner = stage->planner;
+	struct str path;
+	int r;
+
+	source->heredoc = heredoc_of_word(instruction, word);
+	if (source->heredoc) {
+		source->path = arena_strdup(planner->arena, source->heredoc->name);
+		source->heredoc_content = source->heredoc->body;
+		if (!source->path)
+			return plan_nomem(planner);
+		return source->heredoc->expand ? scope_expand_body(stage, source->heredoc->body,
+								   &source->heredoc_content)
+					       : 0;
+	}
+	r = scope_expand(stage, instruction->words[word], &path);
+	if (r < 0)
+		return r;
+	source->path = path.ptr;
+	source->is_git = is_git_address(path);
+	source->is_url = source->is_git || is_http(path);
+	if (source->is_url && instruction->kind == INSTRUCTION_COPY) {
+		err_set(planner->err, ERR_FORMAT, "source can't be a URL for COPY: '%s'", path.ptr);
+		return err_hint(planner->err, "ADD instead of COPY");
+	}
+	return 0;
+}
+
+static int read_sources(struct stage *stage, const struct instruction *instruction,
+			struct step *step)
+{
+	size_t i;
+
+	step->source_count = instruction->word_count - 1;
+	step->sources = arena_array(stage->planner->arena, step->source_count,
+				    sizeof(*step->sources));
+	if (!step->sources)
+		return plan_nomem(stage->planner);
+	for (i = 0; i < step->source_count; i++) {
+		int r = read_source(stage, instruction, i, &step->sources[i]);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* --- destination --- */
+
+static bool is_directory_form(struct str dest)
+{
+	return !dest.len || str_is(dest, ".") || str_ends(dest, "/") || str_ends(dest, "/.");
+}
+
+/* Absolute; what says "directory" survives as a trailing slash (RCP-301, RCP-304). */
+static int read_dest(struct stage *stage, const struct instruction *instruction, struct step *step,
+		     struct str *ret_written)
+{
+	struct planner *planner = stage->planner;
+	const char *joined;
+	int r = scope_expand(stage, instruction->words[instruction->word_count - 1], ret_written);
+
+	if (r == 0 && step->source_count > 1 && !is_directory_form(*ret_written))
+		r = err_set(planner->err, ERR_FORMAT,
+			    "%s with more than one source needs a destination that ends with '/', "
+			    "not '%s'",
+			    instruction_name(instruction->kind), ret_written->ptr);
+	if (r == 0)
+		r = plan_join_workdir(stage, *ret_written, &joined);
+	if (r < 0)
+		return r;
+	step->dest = joined;
+	if (is_directory_form(*ret_written) && joined[1])
+		step->dest = arena_printf(planner->arena, "%s/", joined);
+	return step->dest ? 0 : plan_nomem(planner);
+}
+
+/* --- flags --- */
+
+static int expand_flag(struct stage *stage, const struct instruction *instruction, const char *name,
+		       const char **ret_value)
+{
+	const struct instruction_flag *flag = instruction_flag(instruction, name);
+	struct str value;
+	int r;
+
+	if (!flag)
+		return 0;
+	r = scope_expand(stage, flag->value, &value);
+	if (r == 0 && value.len)
+		*ret_value = value.ptr;
+	return r;
+}
+
+static int read_excludes(struct stage *stage, const struct instruction *instruction,
+			 struct step *step)
+{
+	struct arena *arena = stage->planner->arena;
+	size_t i;
+
+	step->excludes = arena_array(arena, instruction->flag_count + 1, sizeof(*step->excludes));
+	if (!step->excludes)
+		return plan_nomem(stage->planner);
+	for (i = 0; i < instruction->flag_count; i++) {
+		if (!str_is(instruction->flags[i].name, "exclude"))
+			continue;
+		step->excludes[step->exclude_count] = arena_strdup(arena,
+								   instruction->flags[i].value);
+		if (!step->excludes[step->exclude_count++])
+			return plan_nomem(stage->planner);
+	}
+	return 0;
+}
+
+static int read_from(struct stage *stage, const struct instruction *instruction, struct step *step)
+{
+	const struct instruction_flag *flag = instruction_flag(instruction, "from");
+
+	if (!flag)
+		return 0;
+	if (str_has(flag->value, '$')) {
+		err_set(stage->planner->err, ERR_FORMAT,
+			"variable expansion is not supported for --from, found '%.*s'",
+			(int)flag->value.len, flag->value.ptr);
+		return err_hint(stage->planner->err,
+				"a stage 'FROM %.*s AS name' with a global ARG, and --from=name",
+				(int)flag->value.len, flag->value.ptr);
+	}
+	return plan_from(stage, flag->value, &step->from);
+}
+
+static int read_flags(struct stage *stage, const struct instruction *instruction, struct step *step)
+{
+	int r = expand_flag(stage, instruction, "chown", &step->chown);
+
+	step->is_add = instruction->kind == INSTRUCTION_ADD;
+	step->link = instruction_flag_is_true(instruction, "link");
+	step->parents = instruction_flag_is_true(instruction, "parents");
+	step->keep_git_dir = instruction_flag_is_true(instruction, "keep-git-dir");
+	if (instruction_flag(instruction, "unpack"))
+		step->unpack = instruction_flag_is_true(instruction, "unpack") ? UNPACK_YES
+									       : UNPACK_NO;
+	if (r == 0)
+		r = expand_flag(stage, instruction, "chmod", &step->chmod);
+	if (r == 0)
+		r = expand_flag(stage, instruction, "checksum", &step->checksum);
+	return r < 0 ? r : read_excludes(stage, instruction, step);
+}
+
+static int check_checksum(struct stage *stage, const struct step *step)
+{
+	if (!step->checksum)
+		return 0;
+	if (step->source_count != 1)
+		return err_set(stage->planner->err, ERR_FORMAT,
+			       "--checksum can be used with one source only");
+	if (!step->sources[0].is_url)
+		return err_set(stage->planner->err, ERR_FORMAT,
+			       "--checksum requires an HTTP or git source");
+	return 0;
+}
+
+/* --- texts --- */
+
+static void add_words(const struct step *step, struct str dest, struct buf *buf)
+{
+	size_t i;
+
+	for (i = 0; i < step->source_count; i++) {
+		buf_puts(buf, step->sources[i].heredoc ? "<<" : "");
+		buf_puts(buf, step->sources[i].path);
+		buf_putc(buf, ' ');
+	}
+	buf_add(buf, dest);
+}
+
+static int name_step(struct stage *stage, const struct instruction *instruction,
+		     const struct step *step, struct str dest, struct buf *text)
+{
+	size_t i;
+
+	buf_printf(text, "%s ", instruction_name(instruction->kind));
+	for (i = 0; i < instruction->flag_count; i++) {
+		const struct instruction_flag *flag = &instruction->flags[i];
+
+		buf_puts(text, "--");
+		buf_add(text, flag->name);
+		buf_puts(text, flag->has_value ? "=" : "");
+		if (str_is(flag->name, "chown") && step->chown)
+			buf_puts(text, step->chown);
+		else
+			buf_add(text, flag->value);
+		buf_putc(text, ' ');
+	}
+	add_words(step, dest, text);
+	return buf_check(text, "instruction", stage->planner->err);
+}
+
+static int add_history(struct stage *stage, const struct instruction *instruction,
+		       struct step *step, struct str dest)
+{
+	auto_buf struct buf text = BUF_INIT(2 * LIMIT_EXPANSION_BYTES);
+
+	buf_printf(&text, "%s ", instruction_name(instruction->kind));
+	if (step->parents)
+		buf_puts(&text, "--parents ");
+	if (step->chown)
+		buf_printf(&text, "--chown=%s ", step->chown);
+	if (step->chmod)
+		buf_printf(&text, "--chmod=%s ", step->chmod);
+	add_words(step, dest, &text);
+	buf_puts(&text, " # buildkit");
+	if (buf_check(&text, "instruction", stage->planner->err) < 0)
+		return -stage->planner->err->code;
+	return plan_add_history(stage, text.data, step);
+}
+
+int copy_step(struct stage *stage, const struct instruction *instruction)
+{
+	auto_buf struct buf name = BUF_INIT(2 * LIMIT_EXPANSION_BYTES);
+	struct step draft = { .kind = STEP_COPY }, *step;
+	struct str dest;
+	int r = read_flags(stage, instruction, &draft);
+
+	if (r == 0)
+		r = read_sources(stage, instruction, &draft);
+	if (r == 0)
+		r = read_dest(stage, instruction, &draft, &dest);
+	if (r == 0)
+		r = check_checksum(stage, &draft);
+	/* An image that is copied from becomes a step of its own, before this one. */
+	if (r == 0)
+		r = read_from(stage, instruction, &draft);
+	if (r == 0)
+		r = name_step(stage, instruction, &draft, dest, &name);
+	if (r == 0)
+		r = plan_add_step(stage, &draft, name.data, &step);
+	if (r < 0)
+		return r;
+	return add_history(stage, instruction, step, dest);
+}
+
+/* --- WORKDIR --- */
+
+int workdir_step(struct stage *stage, const struct instruction *instruction)
+{
+	struct planner *planner = stage->planner;
+	struct step draft = { .kind = STEP_WORKDIR }, *step;
+	const char *path;
+	struct str text;
+	char *shown;
+	int r = scope_expand(stage, instruction->words[0], &text);
+
+	if (r == 0)
+		r = plan_join_workdir(stage, text, &path);
+	if (r < 0)
+		return r;
+	if (!str_starts(text, "/") && !stage->workdir_set)
+		lint_report(planner, "WorkdirRelativePath", instruction, instruction->lines,
+			    "Relative workdir \"%s\" can have unexpected results if the base image "
+			    "changes",
+			    text.ptr);
+	stage->workdir_set = true;
+	if (image_config_set_text(&stage->config, &stage->config.working_dir, str_from(path)) < 0)
+		return plan_nomem(planner);
+	shown = arena_printf(planner->arena, "WORKDIR %s", path);
+	if (!shown)
+		return plan_nomem(planner);
+	/* '/' is always there: its row is counted, but there is nothing to do. */
+	if (!path[1]) {
+		stage->step_index++;
+		return plan_add_history(stage, shown, NULL);
+	}
+	draft.workdir = path;
+	draft.user = arena_strdup(planner->arena, str_from(stage->config.user));
+	if (!draft.user)
+		return plan_nomem(planner);
+	r = plan_add_step(stage, &draft, shown, &step);
+	return r < 0 ? r : plan_add_history(stage, shown, step);
+}

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Checks (RCP-401). Rules over the text of the recipe stand here; those that need an evaluated value report from where the
+ * value is, through lint_report(), which knows what is skipped. */
+#include "builder/plan_internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { LINT_TEXT_MAX = 1024 };
+
+/* --- settings --- */
+
+static bool list_has(struct str list, const char *rule)
+{
+	bool more = true;
+
+	while (more) {
+		struct str item, rest;
+
+		more = str_cut(list, ',', &item, &rest);
+		list = rest;
+		item = str_trim(item);
+		if (str_is_nocase(item, rule) || str_is_nocase(item, "all"))
+			return true;
+	}
+	return false;
+}
+
+/* "skip=A,B;error=true;experimental=all" (RCP-127). */
+static int read_check(struct str text, struct check_settings *settings, struct err *err)
+{
+	bool more = true;
+
+	while (more) {
+		struct str part, rest, key, value;
+
+		more = str_cut(text, ';', &part, &rest);
+		text = rest;
+		part = str_trim(part);
+		if (!part.len)
+			continue;
+		if (!str_cut(part, '=', &key, &value))
+			return err_set(err, ERR_FORMAT, "invalid check option '%.*s'",
+				       (int)part.len, part.ptr);
+		key = str_trim(key);
+		value = str_trim(value);
+		if (str_is_nocase(key, "skip"))
+			settings->skip = value;
+		else if (str_is_nocase(key, "error") && str_is_nocase(value, "true"))
+			settings->error = true;
+		else if (str_is_nocase(key, "error") && str_is_nocase(value, "false"))
+			settings->error = false;
+		else if (str_is_nocase(key, "error"))
+			return err_set(err, ERR_FORMAT,
+				       "check option 'error' takes true or false, "
+				       "not '%.*s'",
+				       (int)value.len, value.ptr);
+		else if (!str_is_nocase(key, "experimental"))
+			return err_set(err, ERR_FORMAT, "unknown check option '%.*s'", (int)key.len,
+				       key.ptr);
+	}
+	return 0;
+}
+
+int lint_read_settings(struct planner *planner)
+{
+	const char *given = map_get(planner->build_args, STR("BUILDKIT_DOCKERFILE_CHECK"));
+
+	return read_check(given ? str_from(given) : planner->recipe->check, &planner->check,
+			  planner->err);
+}
+
+/* "check=skip=Rule" in the comment block above the instruction. */
+static bool skipped_by_comment(const struct instruction *instruction, const char *rule)
+{
+	struct str comment = instruction->doc_comment;
+	bool more = true;
+
+	while (more) {
+		struct check_settings settings = { 0 };
+		struct str line, rest, key, value;
+		struct err err;
+
+		more = str_cut(comment, '\n', &line, &rest);
+		comment = rest;
+		if (!str_cut(line, '=', &key, &value) || !str_is_nocase(str_trim(key), "check"))
+			continue;
+		if (read_check(value, &settings, &err) == 0 && list_has(settings.skip, rule))
+			return true;
+	}
+	return false;
+}
+
+void lint_report(struct planner *planner, const char *rule, const struct instruction *instruction,
+		 struct line_range lines, const char *format, ...)
+{
+	char text[LINT_TEXT_MAX];
+	va_list args;
+
+	if (list_has(planner->check.skip, rule) ||
+	    (instruction && skipped_by_comment(instruction, rule)))
+		return;
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (!planner->finding_count++)
+		planner->first_finding = rule;
+	if (planner->options->warn)
+		planner->options->warn(planner->options->argument, rule, lines, text);
+}
+
+/* --- names of variables --- */
+
+/* The nearest set name, for the message. */
+static struct str nearest_variable(const struct stage *stage, struct str name)
+{
+	struct str nearest = STR("");
+	unsigned best = 3;
+	size_t i;
+
+	for (i = 0; i < stage->scope.count; i++) {
+		struct str candidate = stage->scope.items[i].name;
+		unsigned distance = str_distance(name, candidate, 2);
+
+		if (distance < best && distance < candidate.len && distance < name.len) {
+			best = distance;
+			nearest = candidate;
+		}
+	}
+	return nearest;
+}
+
+void lint_undefined_var(struct stage *stage, struct str name)
+{
+	struct str nearest = nearest_variable(stage, name);
+
+	lint_report(stage->planner, "UndefinedVar", stage->current, stage->planner->lines,
+		    "Usage of undefined variable '$%.*s'%s%.*s%s", (int)name.len, name.ptr,
+		    nearest.len ? " (did you mean $" : "", (int)nearest.len, nearest.ptr,
+		    nearest.len ? "?)" : "");
+}
+
+static bool token_in(struct str token, const char *const *words)
+{
+	for (; *words; words++)
+		if (str_is_nocase(token, *words))
+			return true;
+	return false;
+}
+
+void lint_secret_name(struct stage *stage, const char *what, struct str name)
+{
+	static const char *const bad[] = { "apikey", "auth",	 "credential", "credentials",
+					   "key",    "password", "pword",      "passwd",
+					   "secret", "token",	 NULL };
+	static const char *const good[] = { "public", "file", "version", NULL };
+	struct str rest = name;
+	bool more = true, secret = false;
+
+	while (more) {
+		struct str token, tail;
+
+		more = str_cut(rest, '_', &token, &tail);
+		rest = tail;
+		if (token_in(token, good))
+			return;
+		secret |= token_in(token, bad);
+	}
+	if (secret)
+		lint_report(stage->planner, "SecretsUsedInArgOrEnv", stage->current,
+			    stage->planner->lines,
+			    "Do not use ARG or ENV instructions for sensitive data (%s \"%.*s\")",
+			    what, (int)name.len, name.ptr);
+}
+
+/* --- casing --- */
+
+enum casing { CASING_UPPER, CASING_LOWER, CASING_MIXED };
+
+static enum casing casing_of(struct str word)
+{
+	size_t i, upper = 0, lower = 0;
+
+	for (i = 0; i < word.len; i++) {
+		upper += word.ptr[i] >= 'A' && word.ptr[i] <= 'Z';
+		lower += word.ptr[i] >= 'a' && word.ptr[i] <= 'z';
+	}
+	return upper && lower ? CASING_MIXED : upper ? CASING_UPPER : CASING_LOWER;
+}
+
+/* The majority decides, upper case on a tie. */
+static void lint_casing(struct planner *planner)
+{
+	const struct recipe *recipe = planner->recipe;
+	size_t counts[3] = { 0 }, i;
+	enum casing wanted;
+
+	for (i = 0; i < recipe->instruction_count; i++)
+		counts[casing_of(recipe->instructions[i].name)]++;
+	wanted = counts[CASING_LOWER] > counts[CASING_UPPER] ? CASING_LOWER : CASING_UPPER;
+	for (i = 0; i < recipe->instruction_count; i++) {
+		const struct instruction *instruction = &recipe->instructions[i];
+
+		if (casing_of(instruction->name) != wanted)
+			lint_report(planner, "ConsistentInstructionCasing", instruction,
+				    instruction->lines,
+				    "Command '%.*s' should match the case of the command majority "
+				    "(%s)",
+				    (int)instruction->name.len, instruction->name.ptr,
+				    wanted == CASING_LOWER ? "lowercase" : "uppercase");
+	}
+}
+
+/* --- FROM --- */
+
+static void lint_stage_name(struct planner *planner, const struct instruction *from)
+{
+	struct str as = from->words[1], name = from->words[2];
+	enum casing casing = casing_of(from->name);
+
+	if (casing != CASING_MIXED && casing_of(as) != casing)
+		lint_report(planner, "FromAsCasing", from, from->lines,
+			    "'%.*s' and '%.*s' keywords' casing do not match", (int)as.len, as.ptr,
+			    (int)from->name.len, from->name.ptr);
+	if (casing_of(name) != CASING_LOWER)
+		lint_report(planner, "StageNameCasing", from, from->lines,
+			    "Stage name '%.*s' should be lowercase", (int)name.len, name.ptr);
+	if (str_is_nocase(name, "scratch") || str_is_nocase(name, "context"))
+		lint_report(planner, "ReservedStageName", from, from->lines,
+			    "Stage name should not use the same name as reserved stage \"%.*s\"",
+			    (int)name.len, name.ptr);
+}
+
+static void lint_platform(struct planner *planner, const struct stage *stage)
+{
+	const struct instruction_flag *flag = instruction_flag(stage->from, "platform");
+	struct platform platform;
+	struct err err;
+
+	if (!flag)
+		return;
+	if (str_is(flag->value, "$TARGETPLATFORM") || str_is(flag->value, "${TARGETPLATFORM}"))
+		lint_report(planner, "RedundantTargetPlatform", stage->from, stage->from->lines,
+			    "Setting platform to predefined %.*s in FROM is redundant as this is "
+			    "the default behavior",
+			    (int)flag->value.len, flag->value.ptr);
+	if (str_has(flag->value, '$') || platform_parse(flag->value, &platform, &err) < 0)
+		return;
+	if (!strstr(stage->name, platform.os) && !strstr(stage->name, platform.arch))
+		lint_report(planner, "FromPlatformFlagConstDisallowed", stage->from,
+			    stage->from->lines,
+			    "FROM --platform flag should not use constant value \"%.*s\"",
+			    (int)flag->value.len, flag->value.ptr);
+}
+
+static int lint_stages(struct planner *planner)
+{
+	auto_map struct map *seen = map_new();
+	size_t i;
+
+	if (!seen)
+		return plan_nomem(planner);
+	for (i = 0; i < planner->stage_count; i++) {
+		struct stage *stage = &planner->stages[i];
+
+		lint_platform(planner, stage);
+		if (!stage->name[0])
+			continue;
+		lint_stage_name(planner, stage->from);
+		if (map_has(seen, str_from(stage->name)))
+			lint_report(planner, "DuplicateStageName", stage->from, stage->from->lines,
+				    "Duplicate stage name \"%s\", stage names should be unique",
+				    stage->name);
+		if (map_put(seen, str_from(stage->name), stage) < 0)
+			return plan_nomem(planner);
+	}
+	return 0;
+}
+
+int lint_recipe(struct planner *planner)
+{
+	const struct recipe *recipe = planner->recipe;
+	size_t i;
+
+	for (i = 0; i < recipe->blank_continuation_count; i++)
+		lint_report(planner, "NoEmptyContinuation", NULL, recipe->blank_continuations[i],
+			    "Empty continuation line");
+	lint_casing(planner);
+	return lint_stages(planner);
+}

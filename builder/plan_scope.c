@@ -1,0 +1,535 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ARG, ENV and what a variable means at a place (RCP-201 to RCP-210).
+ *
+ * A scope is one ordered list: the Env of the base, then each ENV and ARG that is set, replaced in place. That list is both
+ * what '$x' expands to and the environment of RUN. Global arguments have a scope of their own, seen by FROM lines; a stage
+ * takes a name from it by declaring it. Proxies are in no scope unless declared: they reach RUN, but no key and no history. */
+#include "builder/plan_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/base/limits.h"
+
+static const char *const proxies[] = { "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY",
+				       "NO_PROXY",   "ALL_PROXY",   NULL };
+
+enum { PROXIES = sizeof(proxies) / sizeof(proxies[0]) };
+
+/* Never undeclared, never in an environment of their own accord (RCP-207, RCP-210). */
+static const char *const controls[] = {
+	"BUILDKIT_CACHE_MOUNT_NS",    "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+	"BUILDKIT_INLINE_CACHE",      "BUILDKIT_MULTI_PLATFORM",
+	"BUILDKIT_SANDBOX_HOSTNAME",  "BUILDKIT_SYNTAX",
+	"BUILDKIT_DOCKERFILE_CHECK",  "BUILDKIT_BUILD_NAME",
+	"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE",
+	"SOURCE_DATE_EPOCH",	      NULL
+};
+
+/* --- lists --- */
+
+bool scope_get(const struct scope *scope, struct str name, struct str *ret_value)
+{
+	size_t i;
+
+	for (i = 0; i < scope->count; i++)
+		if (str_eq(scope->items[i].name, name)) {
+			*ret_value = scope->items[i].value;
+			return true;
+		}
+	return false;
+}
+
+int scope_set(struct planner *planner, struct scope *scope, struct str name, struct str value)
+{
+	size_t i;
+
+	for (i = 0; i < scope->count; i++)
+		if (str_eq(scope->items[i].name, name)) {
+			scope->items[i].value = value;
+			return 0;
+		}
+	scope->items = arena_grow(planner->arena, scope->items, scope->count,
+				  sizeof(*scope->items));
+	if (!scope->items)
+		return plan_nomem(planner);
+	scope->items[scope->count++] = (struct variable){ name, value };
+	return 0;
+}
+
+static bool is_declared(const struct scope *scope, struct str name)
+{
+	size_t i;
+
+	for (i = 0; i < scope->arg_count; i++)
+		if (str_eq(scope->args[i], name))
+			return true;
+	return false;
+}
+
+static int declare(struct planner *planner, struct scope *scope, struct str name)
+{
+	if (is_declared(scope, name))
+		return 0;
+	scope->args = arena_grow(planner->arena, scope->args, scope->arg_count,
+				 sizeof(*scope->args));
+	if (!scope->args)
+		return plan_nomem(planner);
+	scope->args[scope->arg_count++] = name;
+	return 0;
+}
+
+int scope_copy(struct planner *planner, const struct scope *from, struct scope *to)
+{
+	size_t i;
+
+	*to = (struct scope){ 0 };
+	for (i = 0; i < from->count; i++)
+		if (scope_set(planner, to, from->items[i].name, from->items[i].value) < 0)
+			return -planner->err->code;
+	for (i = 0; i < from->arg_count; i++)
+		if (declare(planner, to, from->args[i]) < 0)
+			return -planner->err->code;
+	return 0;
+}
+
+int scope_import_env(struct stage *stage)
+{
+	size_t i;
+
+	for (i = 0; i < stage->config.env_count; i++) {
+		struct str name, value;
+
+		/* "FOO" without '=' counts as empty (RCP-249). */
+		str_cut(str_from(stage->config.env[i]), '=', &name, &value);
+		if (scope_set(stage->planner, &stage->scope, name, value) < 0)
+			return -stage->planner->err->code;
+	}
+	return 0;
+}
+
+/* --- build arguments --- */
+
+static bool is_proxy(struct str name)
+{
+	size_t i;
+
+	for (i = 0; proxies[i]; i++)
+		if (str_is_nocase(name, proxies[i]))
+			return true;
+	return false;
+}
+
+static bool is_control(struct str name)
+{
+	size_t i;
+
+	for (i = 0; controls[i]; i++)
+		if (str_is(name, controls[i]))
+			return true;
+	return false;
+}
+
+int scope_read_build_args(struct planner *planner)
+{
+	const char *const *args = planner->options->build_args;
+	size_t i;
+
+	for (i = 0; args && args[i]; i++) {
+		const char *equals = strchr(args[i], '=');
+
+		if (i >= LIMIT_BUILD_ARGS)
+			return err_set(planner->err, ERR_LIMIT, "more than %u build arguments",
+				       LIMIT_BUILD_ARGS);
+		if (!equals)
+			continue;
+		if (map_put(planner->build_args, str_of(args[i], (size_t)(equals - args[i])),
+			    (void *)(uintptr_t)(equals + 1)) < 0)
+			return plan_nomem(planner);
+	}
+	return 0;
+}
+
+static bool build_arg(const struct planner *planner, struct str name, struct str *ret_value)
+{
+	const char *value = map_get(planner->build_args, name);
+
+	*ret_value = str_from(value);
+	return value != NULL;
+}
+
+int scope_unused_args(struct planner *planner)
+{
+	struct plan *plan = planner->plan;
+	struct str name;
+	void *value;
+	size_t at = 0;
+
+	while (map_next(planner->build_args, &at, &name, &value)) {
+		if (map_has(planner->declared, name) || is_proxy(name) || is_control(name))
+			continue;
+		plan->unused_args = arena_grow(planner->arena, plan->unused_args,
+					       plan->unused_arg_count, sizeof(*plan->unused_args));
+		if (!plan->unused_args)
+			return plan_nomem(planner);
+		plan->unused_args[plan->unused_arg_count] = arena_strdup(planner->arena, name);
+		if (!plan->unused_args[plan->unused_arg_count++])
+			return plan_nomem(planner);
+	}
+	return 0;
+}
+
+/* --- automatic arguments (RCP-209) --- */
+
+static bool platform_part(struct str suffix, const struct platform *platform,
+			  struct planner *planner, struct str *ret_value)
+{
+	char text[PLATFORM_TEXT_MAX];
+
+	if (str_is(suffix, "PLATFORM"))
+		*ret_value = str_from(
+			arena_strdup(planner->arena, str_from(platform_text(platform, text))));
+	else if (str_is(suffix, "OS"))
+		*ret_value = str_from(platform->os);
+	else if (str_is(suffix, "ARCH"))
+		*ret_value = str_from(platform->arch);
+	else if (str_is(suffix, "VARIANT"))
+		*ret_value = str_from(platform->variant);
+	else if (str_is(suffix, "OSVERSION"))
+		*ret_value = STR("");
+	else
+		return false;
+	return true;
+}
+
+static bool automatic_arg(struct planner *planner, struct str name, struct str *ret_value)
+{
+	if (str_is(name, "TARGETSTAGE")) {
+		const struct stage *target = planner->target;
+
+		*ret_value = target && target->name[0] ? str_from(target->name) : STR("default");
+		return true;
+	}
+	if (str_starts(name, "BUILD"))
+		return platform_part(str_from_index(name, 5), &planner->host, planner, ret_value);
+	if (str_starts(name, "TARGET"))
+		return platform_part(str_from_index(name, 6), &planner->options->platform, planner,
+				     ret_value);
+	return false;
+}
+
+/* What a stage gets for "ARG name": build argument, else global, else automatic. */
+static bool inherited_arg(struct planner *planner, struct str name, struct str *ret_value)
+{
+	return build_arg(planner, name, ret_value) ||
+	       scope_get(&planner->globals, name, ret_value) ||
+	       automatic_arg(planner, name, ret_value);
+}
+
+/* --- expansion --- */
+
+static bool stage_get(void *argument, struct str name, struct str *ret_value)
+{
+	const struct stage *stage = argument;
+
+	return scope_get(&stage->scope, name, ret_value);
+}
+
+static void stage_unset(void *argument, struct str name)
+{
+	struct stage *stage = argument;
+
+	if (!is_declared(&stage->scope, name))
+		lint_undefined_var(stage, name);
+}
+
+static struct expand_options stage_options(struct stage *stage)
+{
+	return (struct expand_options){ .escape = stage->planner->recipe->escape,
+					.get = stage_get,
+					.unset = stage_unset,
+					.argument = stage };
+}
+
+/* Copies an expansion into the plan and refuses NUL. */
+static int keep_text(struct planner *planner, struct str text, struct str *ret_text)
+{
+	char *copy;
+
+	if (str_has(text, '\0'))
+		return err_set(planner->err, ERR_FORMAT, "a NUL character is not allowed here");
+	copy = arena_strdup(planner->arena, text);
+	if (!copy)
+		return plan_nomem(planner);
+	*ret_text = str_of(copy, text.len);
+	return 0;
+}
+
+static int expand_with(struct planner *planner, struct str word,
+		       const struct expand_options *options, struct str *ret_text)
+{
+	struct buf text = BUF_INIT(LIMIT_EXPANSION_BYTES);
+	int r = expand_word(word, options, &text, planner->err);
+
+	if (r == 0)
+		r = keep_text(planner, buf_str(&text), ret_text);
+	buf_release(&text);
+	return r;
+}
+
+int scope_expand(struct stage *stage, struct str word, struct str *ret_text)
+{
+	struct expand_options options = stage_options(stage);
+
+	return expand_with(stage->planner, word, &options, ret_text);
+}
+
+int scope_expand_body(struct stage *stage, struct str body, struct str *ret_text)
+{
+	struct expand_options options = stage_options(stage);
+	struct buf text = BUF_INIT(LIMIT_EXPANSION_BYTES);
+	char *copy = NULL;
+	int r;
+
+	options.escape = '\\';
+	options.keep_quotes = true;
+	r = expand_word(body, &options, &text, stage->planner->err);
+	if (r == 0) {
+		copy = arena_strdup(stage->planner->arena, buf_str(&text));
+		*ret_text = str_of(copy, text.len);
+	}
+	buf_release(&text);
+	return r == 0 && !copy ? plan_nomem(stage->planner) : r;
+}
+
+struct word_list {
+	struct planner *planner;
+	struct str **words;
+	size_t *count;
+};
+
+static int add_word(void *argument, struct str word)
+{
+	struct word_list *list = argument;
+	struct str *grown = arena_grow(list->planner->arena, *list->words, *list->count,
+				       sizeof(*grown));
+
+	if (!grown)
+		return plan_nomem(list->planner);
+	*list->words = grown;
+	return keep_text(list->planner, word, &grown[(*list->count)++]);
+}
+
+int scope_expand_words(struct stage *stage, struct str word, struct str **words, size_t *count)
+{
+	struct expand_options options = stage_options(stage);
+	struct word_list list = { stage->planner, words, count };
+
+	return expand_words(word, &options, add_word, &list, stage->planner->err);
+}
+
+static bool global_get(void *argument, struct str name, struct str *ret_value)
+{
+	struct planner *planner = argument;
+
+	if (scope_get(&planner->globals, name, ret_value))
+		return true;
+	/* Only what is declared or automatic exists here, but --build-arg may override the automatic ones. */
+	if (!automatic_arg(planner, name, ret_value))
+		return false;
+	return build_arg(planner, name, ret_value) || automatic_arg(planner, name, ret_value);
+}
+
+static void global_unset(void *argument, struct str name)
+{
+	struct planner *planner = argument;
+	struct str nothing;
+
+	if (!is_declared(&planner->globals, name) && !automatic_arg(planner, name, &nothing))
+		lint_report(planner, "UndefinedArgInFrom", NULL, planner->lines,
+			    "FROM argument '%.*s' is not declared", (int)name.len, name.ptr);
+}
+
+int scope_expand_global(struct planner *planner, struct str word, struct str *ret_text)
+{
+	struct expand_options options = { .escape = planner->recipe->escape,
+					  .get = global_get,
+					  .unset = global_unset,
+					  .argument = planner };
+
+	return expand_with(planner, word, &options, ret_text);
+}
+
+/* --- ARG --- */
+
+int scope_global_arg(struct planner *planner, const struct instruction *instruction)
+{
+	size_t i;
+
+	for (i = 0; i < instruction->word_count; i++) {
+		struct expand_options options = { .escape = planner->recipe->escape,
+						  .get = global_get,
+						  .argument = planner };
+		struct str name, value, given;
+		bool has_default = str_cut(instruction->words[i], '=', &name, &value);
+		bool has_value = build_arg(planner, name, &given);
+		int r = 0;
+
+		/* A default that is overridden is not looked at, so it may be wrong (RCP-204). */
+		if (has_value)
+			value = given;
+		else if (has_default)
+			r = expand_with(planner, value, &options, &value);
+		if (r == 0)
+			r = declare(planner, &planner->globals, name);
+		if (r == 0 && (has_value || has_default))
+			r = scope_set(planner, &planner->globals, name, value);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* One "name[=default]" of an ARG in a stage; 'history' gets it as RCP-441 wants. */
+static int stage_arg(struct stage *stage, struct str word, struct buf *history)
+{
+	struct planner *planner = stage->planner;
+	struct str name, value, given;
+	bool set = str_cut(word, '=', &name, &value);
+	int r = 0;
+
+	lint_secret_name(stage, "ARG", name);
+	if (build_arg(planner, name, &given)) {
+		value = given;
+		set = true;
+	} else if (set) {
+		r = scope_expand(stage, value, &value);
+	} else {
+		set = inherited_arg(planner, name, &value);
+	}
+	if (r == 0)
+		r = declare(planner, &stage->scope, name);
+	if (r == 0 && set)
+		r = scope_set(planner, &stage->scope, name, value);
+	buf_putc(history, ' ');
+	buf_add(history, name);
+	if (set) {
+		buf_putc(history, '=');
+		buf_add(history, value);
+	}
+	return r;
+}
+
+int scope_arg(struct stage *stage, const struct instruction *instruction)
+{
+	auto_buf struct buf history = BUF_INIT(2 * LIMIT_EXPANSION_BYTES);
+	size_t i;
+	int r = 0;
+
+	buf_puts(&history, "ARG");
+	for (i = 0; r == 0 && i < instruction->word_count; i++)
+		r = stage_arg(stage, instruction->words[i], &history);
+	if (r == 0)
+		r = buf_check(&history, "ARG", stage->planner->err);
+	return r < 0 ? r : plan_add_history(stage, history.data, NULL);
+}
+
+/* --- environment of RUN --- */
+
+struct env_list {
+	const char **items;
+	size_t count;
+};
+
+static int add_env(struct planner *planner, struct env_list *list, struct str name,
+		   struct str value)
+{
+	size_t len;
+	char *pair;
+
+	if (__builtin_add_overflow(name.len, value.len + 2, &len))
+		return plan_nomem(planner);
+	pair = arena_alloc(planner->arena, len);
+	if (!pair)
+		return plan_nomem(planner);
+	memcpy(pair, name.ptr, name.len);
+	pair[name.len] = '=';
+	memcpy(pair + name.len + 1, value.ptr, value.len);
+	list->items[list->count++] = pair;
+	return 0;
+}
+
+static int compare_texts(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int add_proxy(struct stage *stage, struct env_list *env, const char *name)
+{
+	char lower[16];
+	struct str value, unused;
+	size_t i;
+	int r = 0;
+
+	for (i = 0; name[i]; i++)
+		lower[i] = name[i] == '_' ? '_' : (char)(name[i] + 32);
+	lower[i] = '\0';
+	if (!build_arg(stage->planner, str_from(name), &value) &&
+	    !build_arg(stage->planner, str_from(lower), &value))
+		return 0;
+	if (!scope_get(&stage->scope, str_from(name), &unused))
+		r = add_env(stage->planner, env, str_from(name), value);
+	if (r == 0 && !scope_get(&stage->scope, str_from(lower), &unused))
+		r = add_env(stage->planner, env, str_from(lower), value);
+	return r;
+}
+
+int scope_environment(struct stage *stage, const char ***ret_env, const char ***ret_key_env)
+{
+	struct planner *planner = stage->planner;
+	struct env_list env = { 0 };
+	struct str unused;
+	size_t i;
+	int r = 0;
+
+	/* Variables, PATH, each proxy twice, the end. */
+	env.items = arena_array(planner->arena, stage->scope.count + 2 + 2 * PROXIES,
+				sizeof(*env.items));
+	if (!env.items)
+		return plan_nomem(planner);
+	for (i = 0; r == 0 && i < stage->scope.count; i++)
+		r = add_env(planner, &env, stage->scope.items[i].name, stage->scope.items[i].value);
+	if (r == 0 && !scope_get(&stage->scope, STR("PATH"), &unused))
+		r = add_env(planner, &env, STR("PATH"), STR(DEFAULT_PATH));
+	if (r < 0)
+		return r;
+	*ret_key_env = arena_array(planner->arena, env.count + 1, sizeof(**ret_key_env));
+	if (!*ret_key_env)
+		return plan_nomem(planner);
+	memcpy(*ret_key_env, env.items, env.count * sizeof(*env.items));
+	qsort(*ret_key_env, env.count, sizeof(**ret_key_env), compare_texts);
+	for (i = 0; r == 0 && proxies[i]; i++)
+		r = add_proxy(stage, &env, proxies[i]);
+	*ret_env = env.items;
+	return r;
+}
+
+int scope_history_args(struct stage *stage, struct buf *buf)
+{
+	const struct scope *scope = &stage->scope;
+	size_t i;
+
+	if (!scope->arg_count)
+		return 0;
+	buf_printf(buf, "|%zu ", scope->arg_count);
+	for (i = 0; i < scope->arg_count; i++) {
+		struct str value = STR("");
+
+		scope_get(scope, scope->args[i], &value);
+		buf_add(buf, scope->args[i]);
+		buf_putc(buf, '=');
+		buf_add(buf, value);
+		buf_putc(buf, ' ');
+	}
+	return 0;
+}
