@@ -47,11 +47,11 @@ static const struct {
 
 uint8_t disk_file_type(uint32_t mode)
 {
-	uint8_t type;
+	size_t type;
 
 	for (type = 1; type < sizeof(types) / sizeof(types[0]); type++)
 		if (types[type].mode == (mode & S_IFMT))
-			return type;
+			return (uint8_t)type;
 	return 0;
 }
 

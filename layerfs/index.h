@@ -30,7 +30,7 @@ struct index *index_ref(struct index *index);
 void index_unref(struct index *index);
 const struct erofs_image *index_image(const struct index *index);
 size_t index_tar_count(const struct index *index);
-int index_tar_fd(const struct index *index, size_t device);	/* 1-based, borrowed */
+int index_tar_fd(const struct index *index, size_t device); /* 1-based, borrowed */
 const struct digest *index_tar_diff_id(const struct index *index, size_t device);
 
 /* File data; short at the end of the file. -errno. */

@@ -11,7 +11,7 @@
 
 struct merge_input {
 	const struct erofs_image *image;
-	bool merged;		/* a merged index (no marks, several devices) as the lowest input */
+	bool merged; /* a merged index (no marks, several devices) as the lowest input */
 };
 
 /* Writes the merged image to 'fd'. 'chain_id' gives the uuid. ELOOP: implicit directories through looping
@@ -29,6 +29,6 @@ extern const struct erofs_inode mark_whiteout;
 bool merge_is_whiteout(const struct erofs_inode *inode);
 bool merge_is_opaque(const struct erofs_image *image, uint64_t nid);
 bool merge_is_implicit(const struct erofs_image *image, uint64_t nid);
-bool merge_is_mark(struct str xattr_name);	/* one of the three names */
+bool merge_is_mark(struct str xattr_name); /* one of the three names */
 
 #endif

@@ -16,9 +16,9 @@
 enum mark_family { MARKS_TRUSTED, MARKS_USER };
 
 struct stack_element {
-	struct index *index;		/* or NULL */
-	bool is_layer;			/* the index is of one layer, with marks */
-	int upper_fd;			/* directory element when index is NULL; O_PATH, owned */
+	struct index *index; /* or NULL */
+	bool is_layer;	     /* the index is of one layer, with marks */
+	int upper_fd;	     /* directory element when index is NULL; O_PATH, owned */
 	enum mark_family marks;
 };
 
@@ -28,10 +28,10 @@ struct stack {
 };
 
 /* Each takes its own reference or dup of what it is given. */
-int stack_push_index(struct stack *stack, struct index *index, bool is_layer, struct err *err)
-	must_check;
-int stack_push_upper(struct stack *stack, int upper_fd, enum mark_family marks, struct err *err)
-	must_check;
+int stack_push_index(struct stack *stack, struct index *index, bool is_layer,
+		     struct err *err) must_check;
+int stack_push_upper(struct stack *stack, int upper_fd, enum mark_family marks,
+		     struct err *err) must_check;
 int stack_copy(const struct stack *stack, struct stack *ret_copy, struct err *err) must_check;
 void stack_release(struct stack *stack);
 
