@@ -726,6 +726,84 @@ static void test_odd_directory(void **state)
 	free(copy);
 }
 
+/* A directory of 100 000 names, more shared xattrs than can be counted, a hole of 1 PiB: read by us and by the kernel. */
+static void test_extremes(void **state)
+{
+	enum { NAMES = 100000, XATTRS = 300 };
+	static struct erofs_xattr xattrs[XATTRS];
+	static char names[XATTRS][24];
+	struct erofs_extent hole = { 0, 1ULL << 50, 0, 0 };
+	struct erofs_inode fifo = { .mode = S_IFIFO }, dir = { .mode = S_IFDIR | 0755 };
+	struct erofs_inode wide = { .mode = S_IFDIR | 0755,
+				    .xattrs = xattrs,
+				    .xattr_count = XATTRS };
+	struct erofs_inode huge = { .mode = S_IFREG | 0444,
+				    .size_bytes = 1ULL << 50,
+				    .extents = &hole,
+				    .extent_count = 1 };
+	auto_erofs_writer struct erofs_writer *writer = NULL;
+	auto_erofs_image struct erofs_image *image = NULL;
+	auto_close int index = -1, mount = -1;
+	struct erofs_extent extent;
+	uint64_t nid, root;
+	erofs_node many;
+	unsigned i;
+	uint8_t type;
+	char name[32];
+
+	(void)state;
+	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_add(writer, EROFS_ROOT, STR("many"), &dir, &many, &err));
+	for (i = NAMES; i-- > 0;) {
+		snprintf(name, sizeof(name), "%u", i);
+		assert_ok(erofs_add(writer, many, str_from(name), &fifo, NULL, &err));
+	}
+	for (i = 0; i < XATTRS; i++) {
+		snprintf(names[i], sizeof(names[i]), "user.%u", i);
+		xattrs[i] = (struct erofs_xattr){ str_from(names[i]), str_from(names[i]) };
+	}
+	assert_ok(erofs_add(writer, EROFS_ROOT, STR("wide"), &wide, NULL, &err));
+	assert_ok(erofs_add(writer, EROFS_ROOT, STR("wider"), &wide, NULL, &err));
+	assert_ok(erofs_add(writer, EROFS_ROOT, STR("huge"), &huge, NULL, &err));
+	index = write_image(writer);
+	assert_ok(erofs_open(dup(index), &image, &err));
+	assert_ok(erofs_check(image, &err));
+	root = erofs_root_nid(image);
+	assert_int_equal(erofs_lookup(image, root, STR("huge"), &nid, &type), 0);
+	assert_int_equal(erofs_read_inode(image, nid, &huge), 0);
+	assert_int_equal(erofs_map(image, &huge, 12345, &extent), 0);
+	assert_int_equal(extent.device, 0);
+	assert_int_equal(extent.length, (1ULL << 50) - 12345);
+	assert_int_equal(erofs_lookup(image, root, STR("wider"), &nid, &type), 0);
+	compare_xattrs(image, nid, &wide);
+	assert_int_equal(erofs_lookup(image, root, STR("many"), &root, &type), 0);
+	for (i = 0; i < NAMES; i++) {
+		snprintf(name, sizeof(name), "%u", i);
+		assert_int_equal(erofs_lookup(image, root, str_from(name), &nid, &type), 0);
+	}
+	if (geteuid() == 0) {
+		int tar_fds[TARS] = { make_tar(1), make_tar(2) };
+		char value[64], path[64];
+		int fd;
+
+		mount = kernel_mount(index, tar_fds, TARS);
+		fd = openat(mount, "huge", O_RDONLY);
+		assert_int_equal(io_pread(fd, value, 10, (1ULL << 50) - 5), 5);
+		close(fd);
+		for (i = 0; i < XATTRS; i++) {
+			snprintf(path, sizeof(path), "/proc/self/fd/%d/wider", mount);
+			assert_int_equal(getxattr(path, names[i], value, sizeof(value)),
+					 strlen(names[i]));
+		}
+		for (i = 0; i < NAMES; i += 97) {
+			snprintf(name, sizeof(name), "many/%u", i);
+			assert_int_equal(faccessat(mount, name, F_OK, 0), 0);
+		}
+		close(tar_fds[0]);
+		close(tar_fds[1]);
+	}
+}
+
 /* --- fsck.erofs --- */
 
 static const char *fsck_command(void)
@@ -903,10 +981,11 @@ static void test_refused_data(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_deterministic),
-		cmocka_unit_test(test_kernel),	      cmocka_unit_test(test_odd_directory),
-		cmocka_unit_test(test_fsck),	      cmocka_unit_test(test_refused_inodes),
-		cmocka_unit_test(test_refused_names), cmocka_unit_test(test_refused_data),
+		cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_deterministic),
+		cmocka_unit_test(test_kernel),	       cmocka_unit_test(test_odd_directory),
+		cmocka_unit_test(test_extremes),       cmocka_unit_test(test_fsck),
+		cmocka_unit_test(test_refused_inodes), cmocka_unit_test(test_refused_names),
+		cmocka_unit_test(test_refused_data),
 	};
 
 	if (argc > 1)

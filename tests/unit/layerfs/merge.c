@@ -12,7 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -313,10 +315,9 @@ static unsigned below(unsigned limit)
 	return (random_state >> 16) % limit;
 }
 
-/* Entries below 'path' with names a, b, c down to depth 3, in order. */
-static void random_layer(const char *path, unsigned depth, struct buf *text)
+/* Entries below 'path' with names a, b, c down to depth 3, in order, of nine 'kinds'. */
+static void random_layer(const char *kinds, const char *path, unsigned depth, struct buf *text)
 {
-	static const char kinds[] = "ffddioojw";
 	char name;
 
 	for (name = 'a'; name <= 'c'; name++) {
@@ -329,7 +330,7 @@ static void random_layer(const char *path, unsigned depth, struct buf *text)
 		snprintf(here, sizeof(here), "%.8s%s%c", path, *path ? "/" : "", name);
 		buf_printf(text, "%c:%s=%u ", kind, here, below(1000));
 		if (strchr("dioj", kind))
-			random_layer(here, depth + 1, text);
+			random_layer(kinds, here, depth + 1, text);
 	}
 }
 
@@ -415,7 +416,7 @@ static void test_random(void **state)
 		for (i = 0; i < 6; i++) {
 			auto_buf struct buf text = BUF_INIT(DUMP_MAX);
 
-			random_layer("", 1, &text);
+			random_layer("ffddioojw", "", 1, &text);
 			buf_putc(&text, ' ');
 			images[i] = make_layer(text.data, i);
 			count = apply_slowly(facts, count, text.data);
@@ -429,6 +430,131 @@ static void test_random(void **state)
 		assert_string_equal(out.data ? out.data : "", wanted.data ? wanted.data : "");
 		for (i = 0; i < 6; i++)
 			erofs_close(images[i]);
+	}
+}
+
+/* --- The kernel's opinion: overlayfs over the layer indexes shows what the merged index holds (FS-603) ---
+ * Without implicit directories: overlayfs takes the attributes of the topmost directory, whoever made it. */
+
+/* A detached mount of the image, or -1 where this kernel mounts none from files. */
+static int mount_image(const struct erofs_image *image)
+{
+	auto_close int context = (int)syscall(SYS_fsopen, "erofs", FSOPEN_CLOEXEC);
+	auto_close int file = open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	auto_close int tar = open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	char path[64];
+	struct stat st;
+	size_t i;
+
+	assert_int_equal(fstat(erofs_fd(image), &st), 0);
+	assert_int_equal(io_copy_range(erofs_fd(image), 0, file, 0, (uint64_t)st.st_size), 0);
+	assert_int_equal(ftruncate(tar, 10240), 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+	if (syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "source", path, 0) < 0)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", tar);
+	for (i = 0; i < erofs_device_count(image); i++)
+		if (syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "device", path, 0) < 0)
+			return -1;
+	if (syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+		return -1;
+	return (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, 0);
+}
+
+static int mount_overlay(const int *mounts, unsigned count)
+{
+	auto_close int context = (int)syscall(SYS_fsopen, "overlay", FSOPEN_CLOEXEC);
+
+	while (count--)
+		if (syscall(SYS_fsconfig, context, FSCONFIG_SET_FD, "lowerdir+", NULL,
+			    mounts[count]) < 0)
+			return -1;
+	if (syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+		return -1;
+	return (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, 0);
+}
+
+static int compare_entries(const struct dirent **a, const struct dirent **b)
+{
+	return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+/* As dump(). */
+static void dump_directory(int dir, const char *path, struct buf *out)
+{
+	struct dirent **entries;
+	int count = scandirat(dir, ".", &entries, NULL, compare_entries), i;
+
+	assert_true(count >= 0);
+	for (i = 0; i < count; i++) {
+		auto_free struct dirent *entry = entries[i];
+		char below_path[64];
+		struct stat st;
+		int child;
+
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		assert_int_equal(fstatat(dir, entry->d_name, &st, AT_SYMLINK_NOFOLLOW), 0);
+		snprintf(below_path, sizeof(below_path), "%.40s%s%.20s", path, *path ? "/" : "",
+			 entry->d_name);
+		buf_printf(out, "%s%s:%c%lld", out->len ? " " : "", below_path,
+			   S_ISDIR(st.st_mode)	 ? 'd'
+			   : S_ISREG(st.st_mode) ? 'f'
+						 : '?',
+			   (long long)st.st_mtime);
+		if (!S_ISDIR(st.st_mode))
+			continue;
+		child = openat(dir, entry->d_name, O_RDONLY | O_DIRECTORY);
+		assert_true(child >= 0);
+		dump_directory(child, below_path, out);
+		close(child);
+	}
+	free(entries);
+}
+
+static void compare_with_overlay(struct erofs_image *const *images, const int *mounts,
+				 unsigned count)
+{
+	auto_buf struct buf is = BUF_INIT(DUMP_MAX), shown = BUF_INIT(DUMP_MAX);
+	auto_close int overlay = mount_overlay(mounts, count);
+	auto_close int root = openat(overlay, ".", O_RDONLY | O_DIRECTORY);
+
+	if (overlay < 0) {
+		print_message("overlayfs takes no descriptors here (Linux 6.13)\n");
+		return;
+	}
+	merge_all_ways(images, count, &is);
+	dump_directory(root, "", &shown);
+	assert_string_equal(is.data ? is.data : "", shown.data ? shown.data : "");
+}
+
+static void test_overlay(void **state)
+{
+	unsigned seed, i;
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	for (seed = 100; seed < 115; seed++) {
+		struct erofs_image *images[4];
+		int mounts[4];
+
+		random_state = seed;
+		for (i = 0; i < 4; i++) {
+			auto_buf struct buf text = BUF_INIT(DUMP_MAX);
+
+			random_layer("ffddddoww", "", 1, &text);
+			buf_putc(&text, ' ');
+			images[i] = make_layer(text.data, i);
+			mounts[i] = mount_image(images[i]);
+			if (mounts[i] < 0)
+				skip();
+		}
+		compare_with_overlay(images, mounts, 4);
+		for (i = 0; i < 4; i++) {
+			close(mounts[i]);
+			erofs_close(images[i]);
+		}
 	}
 }
 
@@ -535,9 +661,9 @@ static void test_speed(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_cases),  cmocka_unit_test(test_loop),
-		cmocka_unit_test(test_random), cmocka_unit_test(test_damaged),
-		cmocka_unit_test(test_speed),
+		cmocka_unit_test(test_cases),	cmocka_unit_test(test_loop),
+		cmocka_unit_test(test_random),	cmocka_unit_test(test_overlay),
+		cmocka_unit_test(test_damaged), cmocka_unit_test(test_speed),
 	};
 
 	if (argc > 1)
