@@ -110,7 +110,7 @@ static int enter(struct resolution *resolution, struct str name, bool follow, st
 	struct tree_node *node;
 	int r;
 
-	if (resolution->missing) {
+	if (resolution->missing || !tree_node_is_dir(resolution->node)) {
 		resolution->missing++;
 		add_component(resolution->canonical, name);
 		return 0;
@@ -161,7 +161,7 @@ static int resolve(struct resolution *resolution, bool follow, struct err *err)
 	int r = walk_canonical(resolution, err);
 
 	while (r == 0 && next_component(resolution, &name, &last, &slash)) {
-		if (!resolution->missing && !tree_node_is_dir(resolution->node))
+		if (!resolution->was_missing && !tree_node_is_dir(resolution->node))
 			return err_sys(err, ENOTDIR, "'%.*s'", (int)resolution->canonical->len,
 				       resolution->canonical->data);
 		if (str_is(name, "."))
@@ -176,7 +176,7 @@ static int resolve(struct resolution *resolution, bool follow, struct err *err)
 	if (r < 0)
 		return r;
 	if (resolution->rest.len && resolution->rest.data[resolution->rest.len - 1] == '/' &&
-	    !resolution->missing && !tree_node_is_dir(resolution->node))
+	    !resolution->was_missing && !tree_node_is_dir(resolution->node))
 		return err_sys(err, ENOTDIR, "'%.*s'", (int)resolution->canonical->len,
 			       resolution->canonical->data);
 	return 0;

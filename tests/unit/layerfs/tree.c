@@ -1,0 +1,757 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tree against the kernel: seeded operations on overlayfs mounts with every feature on, stacked three deep; then the mounted
+ * stack and the tree over its elements are walked and must be the same, object by object (FS-101, FS-201 to FS-205, FS-702).
+ * Everything lies on a tmpfs in a mount namespace of its own. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "formats/base/io.h"
+#include "layerfs/tree.h"
+#include "tests/unit/layerfs/dir_index.h"
+
+static struct err err;
+
+#define ok(call)                                       \
+	do {                                           \
+		if ((call) < 0) {                      \
+			print_error("%s\n", err.text); \
+			fail_msg("%s", #call);         \
+		}                                      \
+	} while (0)
+#define sys(call)                                                   \
+	({                                                          \
+		long result_ = (long)(call);                        \
+		if (result_ < 0)                                    \
+			fail_msg("%s: %s", #call, strerror(errno)); \
+		result_;                                            \
+	})
+
+/* --- Seeded operations ------------------------------------------------------------------------------------------------ */
+
+static uint64_t state;
+
+static unsigned roll(unsigned sides)
+{
+	state = state * 6364136223846793005U + 1442695040888963407U;
+	return (unsigned)(state >> 33) % sides;
+}
+
+static void random_name(char *path)
+{
+	static const char *const names[] = { "a", "b", "c", "d", "e", "-", "A", "\xff\xfe" };
+
+	strcat(path, "/");
+	strcat(path, names[roll(8)]);
+}
+
+/* One to four components below 'root'. */
+static const char *random_path(const char *root, char path[128])
+{
+	unsigned depth = 1 + roll(4);
+
+	strcpy(path, root);
+	while (depth--)
+		random_name(path);
+	return path;
+}
+
+static void write_some(const char *path)
+{
+	char data[700];
+	int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | (roll(3) ? 0 : O_APPEND),
+		      0600 + roll(64));
+
+	memset(data, 'a' + (int)roll(26), sizeof(data));
+	if (fd < 0)
+		return;
+	(void)!write(fd, data, roll(sizeof(data)));
+	close(fd);
+}
+
+/* Failures are as good as successes: both kernel and chance decide. */
+static void random_operation(const char *root)
+{
+	char a[128], b[128];
+	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, { 1000 + roll(1000), roll(1000) } };
+
+	random_path(root, a);
+	random_path(root, b);
+	switch (roll(16)) {
+	case 0 ... 2:
+		(void)!mkdir(a, 0700 + roll(64));
+		break;
+	case 3 ... 4:
+		write_some(a);
+		break;
+	case 5:
+		(void)!unlink(a);
+		break;
+	case 6:
+		(void)!rmdir(a);
+		break;
+	case 7 ... 8:
+		(void)!rename(a, b);
+		break;
+	case 9:
+		(void)!renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
+		break;
+	case 10:
+		(void)!link(a, b);
+		break;
+	case 11:
+		(void)!symlink(roll(2) ? "../a/b" : "/c", a);
+		break;
+	case 12:
+		(void)!fchmodat(AT_FDCWD, a, roll(0777), 0);
+		(void)!lchown(a, roll(70000), roll(9));
+		break;
+	case 13:
+		(void)!mknod(a, roll(2) ? S_IFIFO | 0600 : S_IFCHR | 0600,
+			     makedev(251, 1 + roll(300)));
+		break;
+	case 14:
+		(void)!lsetxattr(a, roll(2) ? "trusted.x" : "user.\xfe", b, roll(9), 0);
+		if (strcmp(root, "mnt") == 0) /* stored escaped */
+			(void)!lsetxattr(a, "trusted.overlay.opaque", "y", 1, 0);
+		break;
+	default:
+		(void)!utimensat(AT_FDCWD, a, times, AT_SYMLINK_NOFOLLOW);
+	}
+}
+
+/* Removing all below a directory and making it anew is what gives opaque directories. */
+static void replace_directory(const char *root)
+{
+	char path[128];
+	int fd = open(root, O_PATH | O_DIRECTORY);
+
+	random_path(root, path);
+	(void)!io_remove_tree(fd, path + strlen(root) + 1, &err);
+	(void)!mkdir(path, 0755);
+	random_name(path);
+	write_some(path);
+	close(fd);
+}
+
+/* --- Two walks -------------------------------------------------------------------------------------------------------- */
+
+enum { DUMP_MAX = 16 << 20 };
+
+/* Identities as classes: the number of the first line that had one. */
+struct walk {
+	struct buf dump;
+	uint64_t identities[20000];
+	size_t count;
+};
+
+static size_t class_of(struct walk *walk, uint64_t identity)
+{
+	size_t i;
+
+	for (i = 0; i < walk->count && walk->identities[i] != identity;)
+		i++;
+	assert_true(i < sizeof(walk->identities) / sizeof(walk->identities[0]));
+	if (i == walk->count)
+		walk->identities[walk->count++] = identity;
+	return i;
+}
+
+static void dump_attr(struct walk *walk, const char *path, const struct tree_attr *attr)
+{
+	bool dir = S_ISDIR(attr->mode);
+
+	buf_printf(&walk->dump, "%s %o %u:%u links %u size %llu mtime %lld.%u rdev %u:%u class %zu",
+		   path, attr->mode, attr->uid, attr->gid, attr->nlink,
+		   dir ? 0 : (unsigned long long)attr->size_bytes, (long long)attr->mtime,
+		   attr->mtime_nsec, attr->rdev_major, attr->rdev_minor,
+		   class_of(walk, attr->identity));
+}
+
+static int dump_xattr(void *argument, struct str name, struct str value, struct err *unused)
+{
+	struct walk *walk = argument;
+
+	(void)unused;
+	buf_printf(&walk->dump, " %.*s=%.*s", (int)name.len, name.ptr, (int)value.len, value.ptr);
+	return 0;
+}
+
+static void walk_tree(struct walk *walk, struct tree *tree, struct tree_node *node,
+		      const char *path)
+{
+	auto_buf struct buf text = BUF_INIT(1 << 20);
+	auto_tree_dir struct tree_dir *dir = NULL;
+	struct str name;
+	int r;
+
+	dump_attr(walk, path, tree_attr(node));
+	ok(tree_xattrs(tree, node, dump_xattr, walk, &err));
+	if (S_ISLNK(tree_attr(node)->mode))
+		ok(tree_read_link(tree, node, &text, &err));
+	if (S_ISREG(tree_attr(node)->mode))
+		ok(tree_read_file(tree, node, &text, &err));
+	buf_printf(&walk->dump, " '%.*s'\n", (int)text.len, text.data ? text.data : "");
+	if (!S_ISDIR(tree_attr(node)->mode))
+		return;
+	ok(tree_open_dir(tree, node, &dir, &err));
+	for (;;) {
+		struct tree_node *child;
+		char below[4096];
+
+		r = tree_next(dir, &name, &child, &err);
+		ok(r);
+		if (r == 0)
+			break;
+		snprintf(below, sizeof(below), "%s/%.*s", path, (int)name.len, name.ptr);
+		walk_tree(walk, tree, child, below);
+		tree_node_free(child);
+	}
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static size_t read_names(int fd, char *names[256])
+{
+	DIR *dir = fdopendir(dup(fd));
+	struct dirent *entry;
+	size_t count = 0;
+
+	while ((entry = readdir(dir)))
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+			names[count++] = strdup(entry->d_name);
+	closedir(dir);
+	qsort(names, count, sizeof(names[0]), by_name);
+	return count;
+}
+
+static void dump_mounted_xattrs(struct walk *walk, int dirfd, const char *name)
+{
+	char path[512], list[4096], value[4096], *names[64];
+	size_t count = 0, i;
+	ssize_t len;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", dirfd, name);
+	len = sys(llistxattr(path, list, sizeof(list)));
+	for (char *at = list; at < list + len; at += strlen(at) + 1)
+		names[count++] = at;
+	qsort(names, count, sizeof(names[0]), by_name);
+	for (i = 0; i < count; i++) {
+		len = sys(lgetxattr(path, names[i], value, sizeof(value)));
+		dump_xattr(walk, str_from(names[i]), str_of(value, (size_t)len), &err);
+	}
+}
+
+static void walk_mounted(struct walk *walk, int dirfd, const char *name, const char *path)
+{
+	auto_buf struct buf text = BUF_INIT(1 << 20);
+	char target[4096], *names[256];
+	struct stat st;
+	size_t count, i;
+	int fd;
+
+	sys(fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW));
+	dump_attr(walk, path,
+		  &(struct tree_attr){
+			  .mode = st.st_mode,
+			  .uid = st.st_uid,
+			  .gid = st.st_gid,
+			  .nlink = (uint32_t)st.st_nlink,
+			  .size_bytes = (uint64_t)st.st_size,
+			  .mtime = st.st_mtim.tv_sec,
+			  .mtime_nsec = (uint32_t)st.st_mtim.tv_nsec,
+			  .rdev_major = major(st.st_rdev),
+			  .rdev_minor = minor(st.st_rdev),
+			  .identity = st.st_ino,
+		  });
+	dump_mounted_xattrs(walk, dirfd, name);
+	if (S_ISLNK(st.st_mode)) {
+		ssize_t len = sys(readlinkat(dirfd, name, target, sizeof(target)));
+
+		buf_append(&text, target, (size_t)len);
+	}
+	if (S_ISREG(st.st_mode))
+		ok(io_read_file(dirfd, name, &text, &err));
+	buf_printf(&walk->dump, " '%.*s'\n", (int)text.len, text.data ? text.data : "");
+	if (!S_ISDIR(st.st_mode))
+		return;
+	fd = (int)sys(openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+	count = read_names(fd, names);
+	for (i = 0; i < count; i++) {
+		char below[4096];
+
+		snprintf(below, sizeof(below), "%s/%s", path, names[i]);
+		walk_mounted(walk, fd, names[i], below);
+		free(names[i]);
+	}
+	close(fd);
+}
+
+static struct walk *walk_new(void)
+{
+	struct walk *walk = calloc(1, sizeof(*walk));
+
+	assert_non_null(walk);
+	buf_init(&walk->dump, DUMP_MAX);
+	return walk;
+}
+
+static void walk_free(struct walk *walk)
+{
+	buf_release(&walk->dump);
+	free(walk);
+}
+
+/* Fails with the first line that differs. */
+static void assert_same(const struct walk *expected, const struct walk *got, uint64_t seed)
+{
+	struct str a = buf_str(&expected->dump), b = buf_str(&got->dump), x, y;
+
+	assert_int_equal(expected->dump.failed, 0);
+	assert_int_equal(got->dump.failed, 0);
+	while (!str_eq(a, b)) {
+		str_cut(a, '\n', &x, &a);
+		str_cut(b, '\n', &y, &b);
+		if (!str_eq(x, y))
+			fail_msg("seed %llu\nmounted: %.*s\ntree:    %.*s",
+				 (unsigned long long)seed, (int)x.len, x.ptr, (int)y.len, y.ptr);
+	}
+}
+
+/* --- Stacks on a scratch file system ---------------------------------------------------------------------------------- */
+
+#define SCRATCH "/tmp/mica-tree-test"
+enum { UPPERS = 3 };
+
+static int private_tmpfs(void **unused)
+{
+	(void)unused;
+	if (geteuid() != 0)
+		return 0;
+	sys(unshare(CLONE_NEWNS));
+	sys(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	(void)!mkdir(SCRATCH, 0700);
+	sys(mount("tmpfs", SCRATCH, "tmpfs", 0, "mode=700"));
+	sys(chdir(SCRATCH));
+	return 0;
+}
+
+static int drop_tmpfs(void **unused)
+{
+	(void)unused;
+	if (geteuid() != 0)
+		return 0;
+	sys(chdir("/"));
+	sys(umount2(SCRATCH, MNT_DETACH));
+	sys(rmdir(SCRATCH));
+	return 0;
+}
+
+static void skip_unless_root(void)
+{
+	if (geteuid() != 0) {
+		print_message("needs root: trusted xattrs and overlayfs mounts\n");
+		skip();
+	}
+}
+
+static void clear_scratch(void)
+{
+	char *names[256];
+	int fd = (int)sys(open(".", O_RDONLY | O_DIRECTORY));
+	size_t count = read_names(fd, names), i;
+
+	for (i = 0; i < count; i++) {
+		ok(io_remove_tree(fd, names[i], &err));
+		free(names[i]);
+	}
+	close(fd);
+}
+
+/* "lowerdir=" of 'count' uppers, top first, and the base. */
+static void lower_option(char *options, unsigned count)
+{
+	strcpy(options, "lowerdir=");
+	while (count--)
+		sprintf(options + strlen(options), "u%u:", count);
+	strcat(options, "base");
+}
+
+/* A step: operations on overlayfs over everything so far; the upper is then sealed as far as a walk can tell, that is
+ * without index entries, which count as links (FS-112). */
+static void make_upper(unsigned number)
+{
+	char options[256], upper[16];
+	unsigned i;
+	int fd;
+
+	sprintf(upper, "u%u", number);
+	sys(mkdir(upper, 0755));
+	sys(mkdir("work", 0700));
+	lower_option(options, number);
+	sprintf(options + strlen(options),
+		",upperdir=%s,workdir=work,redirect_dir=on,index=on,metacopy=on,xino=on", upper);
+	sys(mount("overlay", "mnt", "overlay", 0, options));
+	for (i = 0; i < 150; i++)
+		random_operation("mnt");
+	for (i = 0; i < 4; i++)
+		replace_directory("mnt");
+	sys(umount("mnt"));
+	fd = (int)sys(open(".", O_PATH | O_DIRECTORY));
+	ok(io_remove_tree(fd, "work", &err));
+	close(fd);
+}
+
+static void make_stack(uint64_t seed)
+{
+	unsigned i;
+
+	state = seed;
+	clear_scratch();
+	sys(mkdir("mnt", 0755));
+	sys(mkdir("base", 0751));
+	for (i = 0; i < 300; i++)
+		random_operation("base");
+	for (i = 0; i < UPPERS; i++)
+		make_upper(i);
+}
+
+/* The base as an index, if 'base' is not NULL, or as a directory. */
+static void open_elements(struct stack *stack, struct stack_element elements[UPPERS + 1],
+			  struct index *base)
+{
+	unsigned i;
+
+	*stack = (struct stack){ .elements = elements, .count = UPPERS + 1 };
+	for (i = 0; i <= UPPERS; i++) {
+		char name[16];
+
+		if (i == 0 && base) {
+			elements[i] = (struct stack_element){ .index = base, .upper_fd = -1 };
+			continue;
+		}
+		sprintf(name, i ? "u%u" : "base", i - 1);
+		elements[i] = (struct stack_element){
+			.upper_fd = (int)sys(open(name, O_PATH | O_DIRECTORY)),
+			.marks = MARKS_TRUSTED,
+		};
+	}
+}
+
+static void close_elements(struct stack *stack)
+{
+	size_t i;
+
+	for (i = 0; i < stack->count; i++)
+		if (!stack->elements[i].index)
+			close(stack->elements[i].upper_fd);
+}
+
+static void mount_stack(void)
+{
+	char options[256];
+
+	lower_option(options, UPPERS);
+	strcat(options, ",redirect_dir=follow,metacopy=on,xino=on");
+	sys(mount("overlay", "mnt", "overlay", MS_RDONLY, options));
+}
+
+/* The mounted stack against the tree over the directories, and over an index in the place of the lowest. */
+static void compare_walks(uint64_t seed, struct index *base)
+{
+	struct walk *mounted = walk_new(), *walked = walk_new();
+	int here = (int)sys(open(".", O_PATH | O_DIRECTORY));
+	struct stack_element elements[UPPERS + 1];
+	struct stack stack;
+	struct tree *tree;
+	struct tree_node *root;
+
+	mount_stack();
+	walk_mounted(mounted, here, "mnt", "");
+	sys(umount("mnt"));
+	open_elements(&stack, elements, base);
+	ok(tree_new(&stack, &tree, &err));
+	ok(tree_root(tree, &root, &err));
+	walk_tree(walked, tree, root, "");
+	assert_same(mounted, walked, seed);
+	tree_node_free(root);
+	tree_free(tree);
+	close_elements(&stack);
+	walk_free(mounted);
+	walk_free(walked);
+	close(here);
+}
+
+static void test_same_as_overlayfs(void **unused)
+{
+	uint64_t seed;
+
+	(void)unused;
+	skip_unless_root();
+	for (seed = 1; seed <= 60; seed++) {
+		make_stack(seed);
+		compare_walks(seed, NULL);
+	}
+}
+
+static void test_same_over_index(void **unused)
+{
+	uint64_t seed;
+
+	(void)unused;
+	skip_unless_root();
+	for (seed = 101; seed <= 130; seed++) {
+		struct index *base;
+
+		make_stack(seed);
+		base = dir_index("base", ".");
+		compare_walks(seed, base);
+		index_unref(base);
+	}
+}
+
+/* Paths of all kinds against openat2(RESOLVE_IN_ROOT) on the mounted stack (SEC-001). */
+static void test_resolve_as_kernel(void **unused)
+{
+	static const char *const parts[] = { "a", "b",	"c",  "d", "e", "-", "A", "\xff\xfe",
+					     ".", "..", "..", "",  "",	"a", "c" };
+	struct stack_element elements[UPPERS + 1];
+	struct stack stack;
+	struct tree *tree;
+	uint64_t seed;
+	unsigned i, found = 0;
+	int mounted;
+
+	(void)unused;
+	skip_unless_root();
+	for (seed = 201; seed <= 205; seed++) {
+		make_stack(seed);
+		mount_stack();
+		mounted = (int)sys(open("mnt", O_PATH | O_DIRECTORY));
+		open_elements(&stack, elements, NULL);
+		ok(tree_new(&stack, &tree, &err));
+		for (i = 0; i < 4000; i++) {
+			auto_buf struct buf canonical = BUF_INIT(65536);
+			struct tree_node *node = NULL;
+			char path[128] = "";
+			unsigned count = roll(7);
+			bool follow = roll(2);
+			struct stat st, again;
+			int fd, r;
+
+			while (count--)
+				strcat(strcat(path, roll(8) ? "/" : ""), parts[roll(15)]);
+			fd = io_open_in_root(mounted, path, O_PATH | (follow ? 0 : O_NOFOLLOW), 0);
+			r = tree_resolve(tree, str_from(path), follow, &node, &canonical, &err);
+			if (r == -ELOOP && fd == -ENOENT)
+				continue; /* behind what is missing the tree goes on */
+			if (r != (fd < 0 ? fd : 0))
+				fail_msg("seed %llu '%s' follow %d: tree %d, kernel %d",
+					 (unsigned long long)seed, path, follow, r, fd);
+			if (r < 0)
+				continue;
+			sys(fstat(fd, &st));
+			close(fd);
+			assert_int_equal(st.st_mode, tree_attr(node)->mode);
+			assert_int_equal(st.st_mtim.tv_nsec, tree_attr(node)->mtime_nsec);
+			tree_node_free(node);
+			/* The canonical path has no links and names the same object. */
+			fd = (int)sys(openat(mounted, canonical.len ? canonical.data : ".",
+					     O_PATH | O_NOFOLLOW));
+			sys(fstat(fd, &again));
+			assert_int_equal(st.st_ino, again.st_ino);
+			close(fd);
+			found++;
+		}
+		tree_free(tree);
+		close_elements(&stack);
+		close(mounted);
+		sys(umount("mnt"));
+	}
+	assert_true(found > 1000);
+}
+
+/* --- Single cases, marks of both families, no root needed for those of users -------------------------------------------- */
+
+static struct tree *tree_over(struct stack *stack, struct stack_element elements[2],
+			      enum mark_family marks)
+{
+	struct tree *tree;
+	unsigned i;
+
+	*stack = (struct stack){ .elements = elements, .count = 2 };
+	for (i = 0; i < 2; i++)
+		elements[i] = (struct stack_element){
+			.upper_fd = (int)sys(open(i ? "upper" : "lower", O_PATH | O_DIRECTORY)),
+			.marks = marks,
+		};
+	ok(tree_new(stack, &tree, &err));
+	return tree;
+}
+
+static int lookup_code(struct tree *tree, const char *path)
+{
+	struct tree_node *node = NULL;
+	int r = tree_resolve(tree, str_from(path), true, &node, NULL, &err);
+
+	tree_node_free(node);
+	return r;
+}
+
+/* FS-202, FS-204, FS-205: the xattr whiteout counts in a directory marked for it, in the family of the element only. */
+static void test_marks_of_both_families(void **unused)
+{
+	static const char *const prefixes[] = {
+		[MARKS_TRUSTED] = "trusted.overlay.", [MARKS_USER] = "user.overlay."
+	};
+	int family, other;
+	char name[64];
+
+	(void)unused;
+	skip_unless_root();
+	for (family = MARKS_TRUSTED; family <= MARKS_USER; family++) {
+		for (other = 0; other < 2; other++) {
+			struct stack_element elements[2];
+			struct stack stack;
+			struct tree *tree;
+			int hidden = other ? 0 : -ENOENT;
+
+			clear_scratch();
+			sys(mkdir("lower", 0755));
+			sys(mkdir("lower/d", 0755));
+			sys(mkdir("lower/o", 0755));
+			write_some("lower/d/gone");
+			write_some("lower/d/kept");
+			write_some("lower/o/old");
+			sys(mkdir("upper", 0755));
+			sys(mkdir("upper/d", 0755));
+			sys(mkdir("upper/o", 0755));
+			sys(mknod("upper/d/gone", S_IFREG | 0600, 0));
+			sys(mknod("upper/d/kept", S_IFREG | 0600, 0));
+			sprintf(name, "%sopaque", prefixes[family]);
+			sys(setxattr("upper/d", name, "x", 1, 0));
+			sys(setxattr("upper/o", name, "y", 1, 0));
+			sprintf(name, "%swhiteout", prefixes[family]);
+			sys(setxattr("upper/d/gone", name, "y", 1, 0));
+			tree = tree_over(&stack, elements,
+					 (enum mark_family)(other ? !family : family));
+			assert_int_equal(lookup_code(tree, "/d/gone"), hidden);
+			assert_int_equal(lookup_code(tree, "d/kept"), 0);
+			assert_int_equal(lookup_code(tree, "o/old"), hidden);
+			tree_free(tree);
+			close_elements(&stack);
+		}
+	}
+}
+
+static void test_resolve_missing_and_loops(void **unused)
+{
+	static const struct {
+		const char *path, *canonical;
+		int code;
+	} cases[] = {
+		{ "", "", 0 },
+		{ "/../..", "", 0 },
+		{ "dir/./in//../new/x", "dir/new/x", -ENOENT },
+		{ "absent/../dir/in", "dir/in", -ENOENT },
+		{ "dangling", "dir/target/of/it", -ENOENT },
+		{ "dangling/more", "dir/target/of/it/more", -ENOENT },
+		{ "out/dir", "dir", 0 },
+		{ "file/", NULL, -ENOTDIR },
+		{ "file/x", NULL, -ENOTDIR },
+		{ "loop", NULL, -ELOOP },
+	};
+	struct stack_element elements[2];
+	struct stack stack;
+	struct tree *tree;
+	size_t i;
+
+	(void)unused;
+	skip_unless_root();
+	clear_scratch();
+	sys(mkdir("lower", 0755));
+	sys(mkdir("upper", 0755));
+	sys(mkdir("lower/dir", 0755));
+	sys(mkdir("lower/dir/in", 0755));
+	sys(mknod("lower/file", S_IFREG | 0600, 0));
+	sys(symlink("dir/target/of/it", "upper/dangling"));
+	sys(symlink("../../..", "upper/out"));
+	sys(symlink("loop", "upper/loop"));
+	tree = tree_over(&stack, elements, MARKS_TRUSTED);
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		auto_buf struct buf canonical = BUF_INIT(4096);
+		struct tree_node *node = NULL;
+		int r = tree_resolve(tree, str_from(cases[i].path), true, &node, &canonical, &err);
+
+		assert_int_equal(r, cases[i].code);
+		if (cases[i].canonical)
+			assert_true(str_is(buf_str(&canonical), cases[i].canonical));
+		tree_node_free(node);
+	}
+	assert_int_equal(lookup_code(tree, "loop"), -ELOOP);
+	assert_string_equal(err.text, "cannot resolve 'loop': more than 40 symlinks: "
+				      "Too many levels of symbolic links");
+	tree_free(tree);
+	close_elements(&stack);
+}
+
+/* A redirect that leaves its directory is damage, never a path (SEC-001). */
+static void test_damaged_redirect(void **unused)
+{
+	static const char *const bad[] = { "..", "a/b", "/a/../b", "/", "", "/a//b", "/a/" };
+	struct stack_element elements[2];
+	struct stack stack;
+	struct tree *tree;
+	size_t i;
+
+	(void)unused;
+	skip_unless_root();
+	clear_scratch();
+	sys(mkdir("lower", 0755));
+	sys(mkdir("upper", 0755));
+	sys(mkdir("upper/d", 0755));
+	tree = tree_over(&stack, elements, MARKS_TRUSTED);
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		char text[64];
+
+		sys(setxattr("upper/d", "trusted.overlay.redirect", bad[i], strlen(bad[i]), 0));
+		assert_int_equal(lookup_code(tree, "d"), -ERR_FORMAT);
+		sprintf(text, "cannot resolve 'd': damaged overlayfs redirect '%s'", bad[i]);
+		assert_string_equal(err.text, text);
+	}
+	tree_free(tree);
+	close_elements(&stack);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_same_as_overlayfs),
+		cmocka_unit_test(test_same_over_index),
+		cmocka_unit_test(test_resolve_as_kernel),
+		cmocka_unit_test(test_marks_of_both_families),
+		cmocka_unit_test(test_resolve_missing_and_loops),
+		cmocka_unit_test(test_damaged_redirect),
+	};
+
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return cmocka_run_group_tests(tests, private_tmpfs, drop_tmpfs);
+}
