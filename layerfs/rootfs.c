@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -380,19 +381,24 @@ int rootfs_umount_path(const char *path, struct err *err)
 	return umount_real(real, type, err);
 }
 
-/* A server that was killed leaves a mount that answers ENOTCONN: it makes room for the new one. */
+/* A server that was killed leaves a mount that answers ENOTCONN: it makes room for the new one. What the kernel cached still
+ * looks alive, only statfs is asked anew each time. */
 static int clear_dead_mount(const char *path, struct err *err)
 {
+	struct statfs about;
 	struct stat st;
 
-	if (stat(path, &st) == 0) {
-		if (!S_ISDIR(st.st_mode))
-			return err_sys(err, ENOTDIR, "cannot mount on '%s'", path);
-		return 0;
+	if (statfs(path, &about) < 0 && errno == ENOTCONN) {
+		int r = rootfs_umount_path(path, err);
+
+		if (r < 0)
+			return r;
 	}
-	if (errno != ENOTCONN)
+	if (stat(path, &st) < 0)
 		return err_sys(err, errno, "cannot mount on '%s'", path);
-	return rootfs_umount_path(path, err);
+	if (!S_ISDIR(st.st_mode))
+		return err_sys(err, ENOTDIR, "cannot mount on '%s'", path);
+	return 0;
 }
 
 int rootfs_mount_path(const struct stack *stack, const struct rootfs_options *options,

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rootfs_driver: what rootfs.c and the two drivers share. Private to them.
  *
- *	rootfs.c         the interface, choice of the driver, paths
- *	rootfs_kernel.c  EROFS mounts of indexes, overlayfs over anything
- *	rootfs_fuse.c    starts servers and mounts what they serve
- *	rootfs_fuse_serve.c   the server process; the only one that includes libfuse
- *	rootfs_cache.c   mounts of indexes, kept by this process */
+ *	rootfs.c             the interface, choice of the driver, paths
+ *	rootfs_kernel.c      EROFS mounts of indexes, overlayfs over anything
+ *	rootfs_fuse_mount.c  starts servers and mounts what they serve
+ *	rootfs_fuse.c        the server process; the only one that includes libfuse
+ *	rootfs_cache.c       mounts of indexes, kept by this process */
 #ifndef LAYERFS_ROOTFS_DRIVER_H
 #define LAYERFS_ROOTFS_DRIVER_H
 

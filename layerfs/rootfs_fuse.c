@@ -1,402 +1,723 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rootfs_fuse: starts FUSE servers and mounts what they serve.
+/* rootfs_fuse: the FUSE server of one merged index. The only file that includes libfuse.
  *
- * A server is a process of its own (rootfs_fuse_serve.c), started by executing the program again with descriptors inherited: the
- * index, its tars, the FUSE connection and a pipe. Over the pipe it says once that it answers, or why it does not; afterwards
- * the pipe only lives as long as the server, so its end tells of its death. The server is nobody's child: it ends when the
- * last user of the mount does.
+ * The index never changes, so everything the kernel is told stays true: node ids are inode numbers of the index, entries,
+ * attributes, negative entries, directory listings and link targets are cached for ever, opens are not even sent (FS-302).
+ * Nothing is kept per node, so FORGET is free and threads share no state: each request is a search in the map and one reply.
+ * Work that repeats costs no request at all (FS-309).
  *
- *	/dev/fuse ── fsopen("fuse"), fd=N ── detached mount ── clones, overlays
- *	    └─ inherited by the server
+ * libfuse below 3.17 cannot negotiate PARALLEL_DIROPS, so its INIT reply is patched on the way out (FS-310): requests enter
+ * through io->read, where the INIT request tells its number and the kernel's flags, replies leave through io->writev.
  *
- * Where we may not mount (no privilege, no namespace), the server mounts by itself at a path through fusermount3. */
+ * Reading: a range inside one tar goes from page cache to kernel by pread and writev up to SPLICE_FROM bytes, by splice above;
+ * measured, splicing pays only when the pages are many. Ranges with holes are put together in memory.
+ *
+ * Life: started by rootfs_fuse_mount.c with descriptors in its arguments, it leaves its parent, serves, says on the pipe that it
+ * does when the kernel has greeted it, and ends with the mount. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <spawn.h>
+#include <fuse_lowlevel.h>
+#include <limits.h>
+#include <linux/fuse.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "formats/base/arena.h"
 #include "formats/base/buf.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
-#include "formats/base/log.h"
-#include "layerfs/fs_context.h"
+#include "formats/base/pool.h"
 #include "layerfs/index.h"
-#include "layerfs/rootfs_driver.h"
+#include "layerfs/rootfs.h"
 
-extern char **environ;
+/* Below this a reply is copied: a splice costs several calls and a pipe per thread. */
+enum { SPLICE_FROM = 512 << 10, REPLY_MAX = 1 << 20 };
 
-/* Read-ahead of the mount in KiB: one request of the size the server takes (FS-302), where sysfs lets us set it. */
-#define READ_AHEAD_KIB "1024"
+/* Seconds that the kernel takes for ever; it clamps what does not fit. */
+#define FOR_EVER 1e9
 
-/* --- Starting a server --- */
+/* Counters of requests by opcode, for tests and benchmarks: a file of the caller, mapped. */
+enum { OPCODES = 64 };
 
 struct server {
-	struct arena arena;
-	char **argv;
-	size_t argc;
-	posix_spawn_file_actions_t actions;
-	int ready_fd; /* our end of the pipe */
+	struct index *index;
+	const struct erofs_image *image;
+	uint64_t root_nid;
+	bool escape_user_marks;
+	int ready_fd;
+	_Atomic uint64_t *counters; /* NULL: nobody counts */
+	uint64_t init_unique;	    /* of the INIT request; 0: not seen */
+	uint32_t kernel_flags;
 };
 
-static int append(struct server *server, char *text, struct err *err)
+static struct server *server_of(fuse_req_t req)
 {
-	char **grown = arena_grow(&server->arena, server->argv, server->argc, sizeof(*grown));
-
-	if (!grown)
-		return err_nomem(err);
-	server->argv = grown;
-	server->argv[server->argc++] = text;
-	return 0;
+	return fuse_req_userdata(req);
 }
 
-static int add_argument(struct server *server, char *text, struct err *err)
+/* The root has number 1 by protocol; no inode of an index has, for the superblock lies there (FS-304). */
+static uint64_t nid_of(const struct server *server, fuse_ino_t ino)
 {
-	return text ? append(server, text, err) : err_nomem(err);
+	return ino == FUSE_ROOT_ID ? server->root_nid : ino;
 }
 
-/* Lets the server inherit 'fd' under the same number: dup2 to itself drops close-on-exec (glibc 2.29). */
-static int inherit(struct server *server, int fd, struct err *err)
+static fuse_ino_t ino_of(const struct server *server, uint64_t nid)
 {
-	int code = posix_spawn_file_actions_adddup2(&server->actions, fd, fd);
-
-	return code ? err_sys(err, code, "cannot hand over a descriptor") : 0;
+	return nid == server->root_nid ? FUSE_ROOT_ID : nid;
 }
 
-static int add_descriptor(struct server *server, const char *name, int fd, struct err *err)
+/* --- Attributes and names --- */
+
+static void stat_of_inode(const struct server *server, const struct erofs_inode *inode,
+			  struct stat *st)
 {
-	int r = inherit(server, fd, err);
+	struct timespec mtime = { .tv_sec = inode->mtime, .tv_nsec = (long)inode->mtime_nsec };
+
+	*st = (struct stat){
+		.st_ino = ino_of(server, inode->nid),
+		.st_mode = inode->mode,
+		.st_nlink = inode->nlink,
+		.st_uid = inode->uid,
+		.st_gid = inode->gid,
+		.st_rdev = makedev(inode->rdev_major, inode->rdev_minor),
+		.st_size = (off_t)inode->size_bytes,
+		.st_blocks = (blkcnt_t)((inode->size_bytes + EROFS_BLOCK - 1) / EROFS_BLOCK),
+		.st_blksize = 4096,
+		.st_atim = mtime,
+		.st_mtim = mtime,
+		.st_ctim = mtime,
+	};
+}
+
+static int fill_entry(const struct server *server, uint64_t nid, struct fuse_entry_param *entry)
+{
+	struct erofs_inode inode;
+	int r = erofs_read_inode(server->image, nid, &inode);
 
 	if (r < 0)
 		return r;
-	return add_argument(server, arena_printf(&server->arena, "%s=%d", name, fd), err);
+	*entry = (struct fuse_entry_param){
+		.ino = ino_of(server, nid),
+		.attr_timeout = FOR_EVER,
+		.entry_timeout = FOR_EVER,
+	};
+	stat_of_inode(server, &inode, &entry->attr);
+	return 0;
 }
 
-static int add_tars(struct server *server, const struct index *index, struct err *err)
+static void reply_error(fuse_req_t req, int r)
 {
-	auto_buf struct buf list = BUF_INIT(MIB);
-	size_t device;
+	(void)fuse_reply_err(req, -r);
+}
+
+static void serve_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	const struct server *server = server_of(req);
+	struct fuse_entry_param entry = { .entry_timeout = FOR_EVER };
+	uint64_t nid;
+	uint8_t type;
+	int r = erofs_lookup(server->image, nid_of(server, parent), str_from(name), &nid, &type);
+
+	/* ".." and "." come for file handles of nodes that the kernel forgot (FS-225). */
+	if (r == 0)
+		r = fill_entry(server, nid, &entry);
+	if (r == -ENOENT)
+		r = 0; /* ino 0: the name stays absent for ever */
+	if (r < 0)
+		reply_error(req, r);
+	else
+		(void)fuse_reply_entry(req, &entry);
+}
+
+static void serve_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *unused)
+{
+	const struct server *server = server_of(req);
+	struct erofs_inode inode;
+	struct stat st;
+	int r = erofs_read_inode(server->image, nid_of(server, ino), &inode);
+
+	(void)unused;
+	if (r < 0) {
+		reply_error(req, r);
+		return;
+	}
+	stat_of_inode(server, &inode, &st);
+	(void)fuse_reply_attr(req, &st, FOR_EVER);
+}
+
+static void serve_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	char text[PATH_MAX];
+	struct str target;
+	int r = erofs_read_link(server_of(req)->image, ino, &target);
+
+	if (r == 0 && target.len >= sizeof(text))
+		r = -EUCLEAN;
+	if (r < 0) {
+		reply_error(req, r);
+		return;
+	}
+	memcpy(text, target.ptr, target.len);
+	text[target.len] = '\0';
+	(void)fuse_reply_readlink(req, text);
+}
+
+/* --- Listing --- */
+
+/* One entry of a listing at 'room'; its size, which is more than 'size' when it does not fit; -errno. */
+static ssize_t add_entry(fuse_req_t req, bool plus, char *room, size_t size,
+			 const struct erofs_dirent *dirent, uint64_t next)
+{
+	const struct server *server = server_of(req);
+	struct fuse_entry_param entry = { .ino = 0 };
+	char name[NAME_MAX + 1];
 	int r;
 
-	for (device = 1; device <= index_tar_count(index); device++) {
-		int fd = index_tar_fd(index, device);
-
-		r = inherit(server, fd, err);
+	if (dirent->name.len > NAME_MAX)
+		return -EUCLEAN;
+	memcpy(name, dirent->name.ptr, dirent->name.len);
+	name[dirent->name.len] = '\0';
+	if (!plus || str_is(dirent->name, ".") || str_is(dirent->name, "..")) {
+		/* No node: the kernel wants no attributes of these two. */
+		entry.attr.st_ino = ino_of(server, dirent->nid);
+		entry.attr.st_mode = (mode_t)DTTOIF(dirent->type);
+	} else {
+		r = fill_entry(server, dirent->nid, &entry);
 		if (r < 0)
 			return r;
-		buf_printf(&list, "%s%d", device > 1 ? "," : "tars=", fd);
 	}
-	r = buf_check(&list, "list of layers", err);
-	if (r < 0 || list.len == 0)
-		return r;
-	return add_argument(server, arena_strdup(&server->arena, buf_str(&list)), err);
+	return (ssize_t)(plus ? fuse_add_direntry_plus(req, room, size, name, &entry, (off_t)next)
+			      : fuse_add_direntry(req, room, size, name, &entry.attr, (off_t)next));
 }
 
-/* One line from the pipe: empty when the server answers, else its error. */
-static int await_server(int ready_fd, struct err *err)
+static void serve_listing(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, bool plus)
 {
-	char text[ERR_TEXT_MAX];
-	ssize_t len = io_read(ready_fd, text, 1);
+	const struct server *server = server_of(req);
+	uint64_t nid = nid_of(server, ino), position = (uint64_t)offset;
+	auto_free char *reply = NULL;
+	struct erofs_dirent dirent;
+	size_t used = 0;
+	int r;
 
-	if (len == 1 && text[0] == '\n')
-		return 0;
-	if (len <= 0)
-		return err_set(err, ERR_UNSUPPORTED, "the FUSE server ended before it answered");
-	len = io_read(ready_fd, text + 1, sizeof(text) - 1);
-	return err_set(err, ERR_UNSUPPORTED, "FUSE server: %.*s", (int)(len < 0 ? 1 : len + 1),
-		       text);
-}
+	size = size < REPLY_MAX ? size : REPLY_MAX;
+	reply = malloc(size);
+	if (!reply) {
+		reply_error(req, -ENOMEM);
+		return;
+	}
+	while ((r = erofs_read_dir(server->image, nid, &position, &dirent)) > 0) {
+		ssize_t len = add_entry(req, plus, reply + used, size - used, &dirent, position);
 
-/* Runs the server until it answers. It leaves its parent at once, so that we wait for its first process only. */
-static int run_server(struct server *server, struct err *err)
-{
-	int status, code;
-	pid_t pid;
-
-	code = posix_spawn(&pid, server->argv[0], &server->actions, NULL, server->argv, environ);
-	if (code)
-		return err_sys(err, code, "cannot execute '%s'", server->argv[0]);
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	return 0;
-}
-
-/* Starts a server of 'index' with the words of 'extra' (NULL-terminated), whose descriptor 'fuse_fd' (or -1) it inherits. On
- * success '*ret_alive_fd' is the pipe. */
-static int start_server(const struct index *index, const char *const *server_argv, int fuse_fd,
-			const char *const *extra, int *ret_alive_fd, struct err *err)
-{
-	struct server server = { .arena = ARENA_INIT(4 * MIB) };
-	auto_close int ready = -1, theirs = -1;
-	int pipe_fds[2], r = 0;
-
-	if (!server_argv || !server_argv[0])
-		return err_set(err, ERR_UNSUPPORTED, "no program is given that serves FUSE");
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-		return err_sys(err, errno, "cannot make a pipe");
-	ready = pipe_fds[0];
-	theirs = pipe_fds[1];
-	posix_spawn_file_actions_init(&server.actions);
-	for (; r == 0 && *server_argv; server_argv++)
-		r = add_argument(&server, arena_strdup(&server.arena, str_from(*server_argv)), err);
-	if (r == 0)
-		r = add_descriptor(&server, "ready", theirs, err);
-	if (r == 0)
-		r = add_descriptor(&server, "index", erofs_fd(index_image(index)), err);
-	if (r == 0)
-		r = add_tars(&server, index, err);
-	if (r == 0 && fuse_fd >= 0)
-		r = add_descriptor(&server, "fuse", fuse_fd, err);
-	for (; r == 0 && *extra; extra++)
-		r = add_argument(&server, arena_strdup(&server.arena, str_from(*extra)), err);
-	if (r == 0)
-		r = append(&server, NULL, err);
-	if (r == 0)
-		r = run_server(&server, err);
-	posix_spawn_file_actions_destroy(&server.actions);
-	arena_release(&server.arena);
-	close(take_fd(&theirs)); /* so that the end of the server is the end of the pipe */
-	if (r == 0)
-		r = await_server(ready, err);
-	if (r == 0)
-		*ret_alive_fd = take_fd(&ready);
-	return r;
-}
-
-/* --- Mounting --- */
-
-static int open_fuse(int *ret_fd, struct err *err)
-{
-	*ret_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-	if (*ret_fd >= 0)
-		return 0;
-	err_sys(err, errno, "cannot open '/dev/fuse'");
-	if (err->code == EACCES)
-		err_hint(err, "chmod 0666 /dev/fuse, as distributions have it");
+		if (len < 0)
+			r = (int)len;
+		if (len < 0 || (size_t)len > size - used)
+			break;
+		used += (size_t)len;
+	}
+	if (r < 0 && used == 0)
+		reply_error(req, r);
 	else
-		err_hint(err, "load the kernel module: modprobe fuse");
-	return -err->code;
+		(void)fuse_reply_buf(req, reply, used);
 }
 
-static int number_option(const struct fs_context *context, const char *key, unsigned value,
-			 const char *format, struct err *err)
+static void serve_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+			  struct fuse_file_info *unused)
 {
-	char text[16];
-
-	snprintf(text, sizeof(text), format[0] == 'o' ? "%o" : "%u", value);
-	return fs_context_string(context, key, text, err);
+	(void)unused;
+	serve_listing(req, ino, size, offset, false);
 }
 
-/* A detached mount of the connection 'fuse_fd'. The kernel does not wait for the server here. */
-static int mount_connection(int fuse_fd, int *ret_fd, struct err *err)
+static void serve_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+			      struct fuse_file_info *unused)
 {
-	auto_fs_context struct fs_context context = { .fd = -1 };
-	int r = fs_context_open(&context, "fuse", err);
-
-	if (r == 0)
-		r = fs_context_string(&context, "source", "mica", err);
-	if (r == 0)
-		r = fs_context_string(&context, "subtype", "mica", err);
-	if (r == 0)
-		r = number_option(&context, "fd", (unsigned)fuse_fd, "u", err);
-	if (r == 0)
-		r = number_option(&context, "rootmode", S_IFDIR, "o", err);
-	if (r == 0)
-		r = number_option(&context, "user_id", geteuid(), "u", err);
-	if (r == 0)
-		r = number_option(&context, "group_id", getegid(), "u", err);
-	if (r == 0)
-		r = fs_context_flag(&context, "default_permissions", err);
-	if (r == 0)
-		r = fs_context_flag(&context, "allow_other", err);
-	if (r == 0)
-		r = fs_context_flag(&context, "ro", err);
-	return r < 0 ? r : fs_context_mount(&context, MOUNT_ATTR_RDONLY, ret_fd, err);
+	(void)unused;
+	serve_listing(req, ino, size, offset, true);
 }
 
-/* Best effort: sysfs belongs to the initial namespaces, and 128 KiB, the default, is right too, only slower. */
-static void widen_read_ahead(int mount_fd)
+/* Answered once: the kernel then opens by itself and caches listings and data (NO_OPEN, NO_OPENDIR). */
+static void serve_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *unused)
 {
-	char path[64];
-	struct stat st;
-	int fd;
+	(void)ino;
+	(void)unused;
+	reply_error(req, -ENOSYS);
+}
 
-	if (fstat(mount_fd, &st) < 0)
+/* --- Data --- */
+
+static void reply_by_splice(fuse_req_t req, int tar_fd, uint64_t offset, size_t len)
+{
+	struct fuse_bufvec data = FUSE_BUFVEC_INIT(len);
+
+	data.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK | FUSE_BUF_FD_RETRY;
+	data.buf[0].fd = tar_fd;
+	data.buf[0].pos = (off_t)offset;
+	(void)fuse_reply_data(req, &data, 0);
+}
+
+static void reply_by_copy(fuse_req_t req, const struct erofs_inode *inode, uint64_t offset,
+			  size_t len)
+{
+	char small[16 << 10];
+	auto_free char *large = len > sizeof(small) ? malloc(len) : NULL;
+	char *data = large ? large : small;
+	ssize_t count;
+
+	if (len > sizeof(small) && !large) {
+		reply_error(req, -ENOMEM);
 		return;
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(st.st_dev),
-		 minor(st.st_dev));
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return;
-	if (io_write(fd, READ_AHEAD_KIB, strlen(READ_AHEAD_KIB)) < 0)
-		log_debug("read-ahead of the FUSE mount stays as it is");
-	close(fd);
+	}
+	count = index_read(server_of(req)->index, inode, data, len, offset);
+	if (count < 0)
+		reply_error(req, (int)count);
+	else
+		(void)fuse_reply_buf(req, data, (size_t)count);
 }
 
-static int mount_server(const struct index *index, const char *const *server_argv,
-			bool escape_user_marks, struct rootfs_kept *kept, struct err *err)
+static void serve_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t start,
+		       struct fuse_file_info *unused)
 {
-	const char *const extra[] = { escape_user_marks ? "escape-user-marks" : NULL, NULL };
-	auto_close int fuse_fd = -1;
-	int r = open_fuse(&fuse_fd, err);
+	const struct server *server = server_of(req);
+	uint64_t offset = (uint64_t)start;
+	struct erofs_inode inode;
+	struct erofs_extent extent;
+	int r = erofs_read_inode(server->image, nid_of(server, ino), &inode);
 
-	kept->mount_fd = kept->alive_fd = -1;
-	if (r == 0)
-		r = mount_connection(fuse_fd, &kept->mount_fd, err);
-	if (r == 0)
-		r = start_server(index, server_argv, fuse_fd, extra, &kept->alive_fd, err);
-	if (r < 0 && kept->mount_fd >= 0)
-		close(kept->mount_fd);
-	if (r == 0)
-		widen_read_ahead(kept->mount_fd);
+	(void)unused;
+	if (r == 0 && !S_ISREG(inode.mode))
+		r = -EISDIR;
+	if (r < 0) {
+		reply_error(req, r);
+		return;
+	}
+	if (offset >= inode.size_bytes)
+		size = 0;
+	else if (size > inode.size_bytes - offset)
+		size = (size_t)(inode.size_bytes - offset);
+	if (size > REPLY_MAX)
+		size = REPLY_MAX;
+	if (size >= SPLICE_FROM && erofs_map(server->image, &inode, offset, &extent) == 0 &&
+	    extent.device && extent.length >= size)
+		reply_by_splice(req, index_tar_fd(server->index, extent.device),
+				extent.device_offset, size);
+	else
+		reply_by_copy(req, &inode, offset, size);
+}
+
+static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t start, int whence,
+			struct fuse_file_info *unused)
+{
+	const struct server *server = server_of(req);
+	uint64_t offset = (uint64_t)start;
+	struct erofs_inode inode;
+	struct erofs_extent extent;
+	int r = erofs_read_inode(server->image, nid_of(server, ino), &inode);
+
+	(void)unused;
+	if (r == 0 && (start < 0 || offset >= inode.size_bytes))
+		r = -ENXIO;
+	while (r == 0 && offset < inode.size_bytes) {
+		r = erofs_map(server->image, &inode, offset, &extent);
+		if (r < 0 || (whence == SEEK_HOLE) == (extent.device == 0))
+			break;
+		offset += extent.length;
+	}
+	if (r == 0 && offset >= inode.size_bytes) {
+		offset = inode.size_bytes;
+		r = whence == SEEK_DATA ? -ENXIO : 0; /* the end is a hole */
+	}
+	if (r < 0)
+		reply_error(req, r);
+	else
+		(void)fuse_reply_lseek(req, (off_t)offset);
+}
+
+/* --- Xattrs --- */
+
+#define USER_MARKS	   "user.overlay."
+#define USER_MARKS_ESCAPED "user.overlay.overlay."
+
+/* Under an overlayfs with userxattr, an image's own user.overlay.* must not act as marks: they are shown escaped, and that
+ * overlayfs shows them as they are (FS-604). */
+static int value_of(const struct server *server, uint64_t nid, const char *name,
+		    struct str *ret_value)
+{
+	char stored[XATTR_NAME_MAX + 1];
+
+	if (server->escape_user_marks && str_starts(str_from(name), USER_MARKS)) {
+		if (!str_starts(str_from(name), USER_MARKS_ESCAPED))
+			return -ENODATA;
+		snprintf(stored, sizeof(stored), USER_MARKS "%s",
+			 name + strlen(USER_MARKS_ESCAPED));
+		name = stored;
+	}
+	return erofs_xattr(server->image, nid, name, ret_value);
+}
+
+static void reply_sized(fuse_req_t req, const char *data, size_t len, size_t size)
+{
+	if (size == 0)
+		(void)fuse_reply_xattr(req, len);
+	else if (len > size)
+		reply_error(req, -ERANGE);
+	else
+		(void)fuse_reply_buf(req, data, len);
+}
+
+static void serve_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	const struct server *server = server_of(req);
+	struct str value;
+	int r = value_of(server, nid_of(server, ino), name, &value);
+
+	if (r < 0)
+		reply_error(req, r);
+	else
+		reply_sized(req, value.ptr, value.len, size);
+}
+
+static void serve_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	const struct server *server = server_of(req);
+	auto_buf struct buf name = BUF_INIT(XATTR_NAME_MAX), list = BUF_INIT(XATTR_LIST_MAX);
+	struct str value, shown;
+	size_t position = 0;
+	int r;
+
+	while ((r = erofs_xattr_at(server->image, nid_of(server, ino), position, &name, &value)) >
+	       0) {
+		shown = buf_str(&name);
+		if (server->escape_user_marks && str_starts(shown, USER_MARKS)) {
+			buf_puts(&list, USER_MARKS_ESCAPED);
+			shown = str_from_index(shown, strlen(USER_MARKS));
+		}
+		buf_add(&list, shown);
+		buf_putc(&list, '\0');
+		position++;
+	}
+	if (r == 0 && list.failed)
+		r = list.failed == ENOMEM ? -ENOMEM : -E2BIG;
+	if (r < 0)
+		reply_error(req, r);
+	else
+		reply_sized(req, list.data ? list.data : "", list.len, size);
+}
+
+/* --- The file system --- */
+
+static void serve_statfs(fuse_req_t req, fuse_ino_t unused)
+{
+	const struct server *server = server_of(req);
+	uint64_t blocks = 0;
+	size_t device;
+	struct erofs_device about;
+
+	(void)unused;
+	for (device = 1; device <= erofs_device_count(server->image); device++)
+		if (erofs_device(server->image, device, &about) == 0)
+			blocks += about.size_bytes / EROFS_BLOCK;
+	(void)fuse_reply_statfs(req, &(struct statvfs){
+					     .f_bsize = EROFS_BLOCK,
+					     .f_frsize = EROFS_BLOCK,
+					     .f_blocks = blocks,
+					     .f_files = erofs_inode_count(server->image),
+					     .f_namemax = NAME_MAX,
+				     });
+}
+
+static void greet(void *userdata, struct fuse_conn_info *conn)
+{
+	struct server *server = userdata;
+	const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_EXPORT_SUPPORT |
+				FUSE_CAP_SPLICE_WRITE | FUSE_CAP_READDIRPLUS |
+				FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL |
+				FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_NO_OPEN_SUPPORT |
+				FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_EXPLICIT_INVAL_DATA;
+
+	conn->want = conn->capable & wanted;
+	conn->max_readahead = REPLY_MAX;
+	conn->max_background = 64;
+	if (server->ready_fd >= 0 && write(server->ready_fd, "\n", 1) != 1)
+		server->ready_fd = -1; /* nobody waits: the mount goes with him */
+}
+
+static const struct fuse_lowlevel_ops operations = {
+	.init = greet,
+	.lookup = serve_lookup,
+	.getattr = serve_getattr,
+	.readlink = serve_readlink,
+	.open = serve_open,
+	.read = serve_read,
+	.opendir = serve_open,
+	.readdir = serve_readdir,
+	.readdirplus = serve_readdirplus,
+	.statfs = serve_statfs,
+	.getxattr = serve_getxattr,
+	.listxattr = serve_listxattr,
+	.lseek = serve_lseek,
+};
+
+/* --- Requests and replies as bytes (FS-310 to FS-312) --- */
+
+_Static_assert(sizeof(struct fuse_in_header) == 40, "FS-312");
+_Static_assert(sizeof(struct fuse_out_header) == 16, "FS-312");
+_Static_assert(sizeof(struct fuse_init_out) == 64, "FS-312");
+
+static ssize_t read_request(int fd, void *buf, size_t size, void *userdata)
+{
+	struct server *server = userdata;
+	ssize_t len = read(fd, buf, size);
+	const struct fuse_in_header *header = buf;
+	const struct fuse_init_in *init = (const void *)(header + 1);
+
+	if (len < (ssize_t)sizeof(*header))
+		return len;
+	if (server->counters && header->opcode < OPCODES)
+		server->counters[header->opcode]++;
+	/* INIT comes first and alone, so no other thread looks at this. */
+	if (header->opcode == FUSE_INIT &&
+	    len >= (ssize_t)(sizeof(*header) + offsetof(struct fuse_init_in, flags) + 4)) {
+		server->init_unique = header->unique;
+		server->kernel_flags = init->flags;
+	}
+	return len;
+}
+
+static ssize_t write_reply(int fd, struct iovec *parts, int count, void *userdata)
+{
+	struct server *server = userdata;
+	const struct fuse_out_header *header = parts[0].iov_base;
+
+	if (server->init_unique && header->unique == server->init_unique && count > 1 &&
+	    parts[1].iov_len >= sizeof(struct fuse_init_out)) {
+		struct fuse_init_out *init = parts[1].iov_base;
+
+		init->flags |= FUSE_PARALLEL_DIROPS & server->kernel_flags;
+		server->init_unique = 0;
+	}
+	return writev(fd, parts, count);
+}
+
+static ssize_t splice_reply(int from, off_t *from_offset, int to, off_t *to_offset, size_t len,
+			    unsigned flags, void *unused)
+{
+	(void)unused;
+	return splice(from, from_offset, to, to_offset, len, flags);
+}
+
+/* --- The process --- */
+
+struct arguments {
+	int ready_fd, index_fd, fuse_fd;
+	int *tar_fds;
+	size_t tar_count;
+	const char *mount_path, *counters_path;
+	bool escape_user_marks;
+};
+
+static int parse_fd(struct str text, int *ret_fd, struct err *err)
+{
+	uint64_t value;
+
+	if (str_to_u64(text, INT_MAX, &value) < 0 || fcntl((int)value, F_GETFD) < 0)
+		return err_set(err, EINVAL, "'%.*s' is no open descriptor", (int)text.len,
+			       text.ptr);
+	*ret_fd = (int)value;
+	return 0;
+}
+
+static int parse_tars(struct str list, struct arguments *arguments, struct err *err)
+{
+	struct str word;
+	int r = 0;
+
+	while (r == 0 && list.len) {
+		int *grown = realloc(arguments->tar_fds,
+				     (arguments->tar_count + 1) * sizeof(*grown));
+
+		if (!grown)
+			return err_nomem(err);
+		arguments->tar_fds = grown;
+		str_cut(list, ',', &word, &list);
+		r = parse_fd(word, &arguments->tar_fds[arguments->tar_count], err);
+		arguments->tar_count += r == 0;
+	}
 	return r;
 }
 
-int rootfs_fuse_index(struct index *index, const char *const *server_argv, bool escape_user_marks,
-		      int *ret_fd, struct err *err)
+static int parse_arguments(int argc, char **argv, struct arguments *arguments, struct err *err)
 {
-	struct rootfs_kept kept = { .driver = ROOTFS_FUSE, .escape_user_marks = escape_user_marks };
-	int r;
+	int i, r = 0;
 
-	if (rootfs_cache_find(index, ROOTFS_FUSE, escape_user_marks, ret_fd))
+	for (i = 0; r == 0 && i < argc; i++) {
+		struct str name, value;
+
+		str_cut(str_from(argv[i]), '=', &name, &value);
+		if (str_is(name, "ready"))
+			r = parse_fd(value, &arguments->ready_fd, err);
+		else if (str_is(name, "index"))
+			r = parse_fd(value, &arguments->index_fd, err);
+		else if (str_is(name, "fuse"))
+			r = parse_fd(value, &arguments->fuse_fd, err);
+		else if (str_is(name, "tars"))
+			r = parse_tars(value, arguments, err);
+		else if (str_is(name, "mount"))
+			arguments->mount_path = value.ptr;
+		else if (str_is(name, "counters"))
+			arguments->counters_path = value.ptr;
+		else if (str_is(name, "escape-user-marks"))
+			arguments->escape_user_marks = true;
+		else
+			r = err_set(err, EINVAL, "unknown argument '%s'", argv[i]);
+	}
+	if (r == 0 && (arguments->index_fd < 0 ||
+		       (arguments->fuse_fd < 0) == (arguments->mount_path == NULL)))
+		r = err_set(err, EINVAL, "an index and either a connection or a path is needed");
+	return r;
+}
+
+static int map_counters(const char *path, struct server *server, struct err *err)
+{
+	auto_close int fd = -1;
+	void *map;
+
+	if (!path)
 		return 0;
-	r = mount_server(index, server_argv, escape_user_marks, &kept, err);
-	if (r < 0)
-		return r;
-	*ret_fd = fcntl(kept.mount_fd, F_DUPFD_CLOEXEC, 0);
-	if (*ret_fd < 0)
-		r = err_sys(err, errno, "cannot duplicate a descriptor");
-	rootfs_cache_keep(index, &kept);
-	return r;
-}
-
-/* --- A stack --- */
-
-/* The server shows one merged index: what lies above it has to be directories, for overlayfs. */
-static int check_stack(const struct stack *stack, struct err *err)
-{
-	size_t i;
-
-	if (!stack->elements[0].index || stack->elements[0].is_layer)
-		return err_set(err, ERR_UNSUPPORTED,
-			       "the lowest element of the stack is no merged index");
-	for (i = 1; i < stack->count; i++)
-		if (stack->elements[i].index)
-			return err_set(err, ERR_UNSUPPORTED,
-				       "the indexes of the stack have to be merged first");
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "cannot open '%s'", path);
+	map = mmap(NULL, OPCODES * sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return err_sys(err, errno, "cannot map '%s'", path);
+	server->counters = map;
 	return 0;
 }
 
-/* The index alone, read-only, under attributes of its own. */
-static int mount_alone(const struct stack *stack, const struct rootfs_options *options, int fuse_fd,
-		       unsigned attributes, int *ret_fd, struct err *err)
+/* Out of the parent's session, directory and standard streams; the first process ends, so that nobody has to reap the
+ * second. */
+static int leave_parent(struct err *err)
 {
-	struct mount_attr attr = { .attr_set = attributes };
-	struct rootfs_kept own;
-	int r = fs_clone_mount(fuse_fd, attributes, ret_fd, err);
+	int null_fd, fd;
+	pid_t pid = fork();
 
-	if (r != -EINVAL)
-		return r;
-	/* This kernel cannot clone a detached mount: a server of its own. */
-	r = mount_server(stack->elements[0].index, options->server_argv, false, &own, err);
-	if (r < 0)
-		return r;
-	close(own.alive_fd);
-	if (mount_setattr(own.mount_fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0) {
-		r = err_sys(err, errno, "mount_setattr");
-		close(own.mount_fd);
-		return r;
-	}
-	*ret_fd = own.mount_fd;
+	if (pid < 0)
+		return err_sys(err, errno, "cannot fork");
+	if (pid > 0)
+		_exit(0);
+	(void)setsid();
+	(void)signal(SIGPIPE, SIG_IGN);
+	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (fd = 0; null_fd >= 0 && fd <= 2; fd++)
+		(void)dup2(null_fd, fd);
+	if (null_fd > 2)
+		close(null_fd);
 	return 0;
 }
 
-static int mount_overlay(const struct stack *stack, const struct rootfs_options *options,
-			 int fuse_fd, unsigned attributes, enum mark_family marks, int *ret_fd,
-			 struct err *err)
+static int open_session(struct server *server, const struct arguments *arguments,
+			struct fuse_session **ret_session, struct err *err)
 {
-	auto_free int *lowers = calloc(stack->count, sizeof(*lowers));
-	struct overlay_plan plan = {
-		.lowers = lowers,
-		.lower_count = stack->count,
-		.upper_fd = options->writable ? options->upper_fd : -1,
-		.work_fd = options->writable ? options->work_fd : -1,
-		.marks = marks,
-		.attributes = attributes,
+	static const struct fuse_custom_io io = {
+		.read = read_request,
+		.writev = write_reply,
+		.splice_send = splice_reply,
 	};
-	size_t i;
+	char program[] = "mica", option[] = "-o";
+	char options[] = "ro,default_permissions,fsname=mica,subtype=mica";
+	char *argv[] = { program, option, options, NULL };
+	struct fuse_args args = FUSE_ARGS_INIT(arguments->mount_path ? 3 : 1, argv);
+	struct fuse_session *session;
+	char connection[32];
 	int r;
 
-	if (!lowers)
-		return err_nomem(err);
-	for (i = 1; i < stack->count; i++)
-		lowers[stack->count - 1 - i] = stack->elements[i].upper_fd;
-	lowers[stack->count - 1] = fuse_fd;
-	r = rootfs_overlay(&plan, OVERLAY_BY_FD, ret_fd, err);
-	if (r < 0 && options->writable)
-		err_hint(err,
-			 "writes over the FUSE mount need overlayfs, which this kernel or file "
-			 "system refuses here");
+	session = fuse_session_new(&args, &operations, sizeof(operations), server);
+	fuse_opt_free_args(&args);
+	if (!session)
+		return err_set(err, ERR_UNSUPPORTED, "libfuse refuses a session");
+	snprintf(connection, sizeof(connection), "/dev/fd/%d", arguments->fuse_fd);
+	if (fuse_session_mount(session,
+			       arguments->mount_path ? arguments->mount_path : connection) != 0) {
+		fuse_session_destroy(session);
+		err_set(err, ERR_UNSUPPORTED, "cannot mount with fusermount3");
+		return err_hint(err, "install the package fuse3 and see that '/dev/fuse' has mode "
+				     "0666");
+	}
+	/* After mounting: it replaces what read and writes, nothing else (FS-310). */
+	r = fuse_session_custom_io(session, &io, fuse_session_fd(session));
+	if (r < 0) {
+		fuse_session_unmount(session);
+		fuse_session_destroy(session);
+		return err_sys(err, -r, "libfuse refuses custom requests");
+	}
+	*ret_session = session;
+	return 0;
+}
+
+static int serve(struct fuse_session *session, bool clone_connections)
+{
+	struct fuse_loop_config *config = fuse_loop_cfg_create();
+	unsigned workers = pool_cpu_count();
+	int r;
+
+	if (!config)
+		return -ENOMEM;
+	workers = workers < 2 ? 2 : workers;
+	fuse_loop_cfg_set_clone_fd(config, clone_connections);
+	fuse_loop_cfg_set_max_threads(config, workers);
+	fuse_loop_cfg_set_idle_threads(config, workers);
+	r = fuse_session_loop_mt(session, config);
+	fuse_loop_cfg_destroy(config);
 	return r;
 }
 
-int rootfs_fuse_mount(const struct stack *stack, const struct rootfs_options *options,
-		      unsigned attributes, int *ret_fd, enum mark_family *ret_marks,
-		      struct err *err)
+static int run(const struct arguments *arguments, struct server *server, struct err *err)
 {
-	bool alone = stack->count == 1 && !options->writable;
-	enum mark_family marks = rootfs_own_marks();
-	auto_close int fuse_fd = -1;
-	int r = check_stack(stack, err);
+	struct fuse_session *session = NULL;
+	int r = index_open_fds(arguments->index_fd, arguments->tar_fds, arguments->tar_count,
+			       &server->index, err);
 
+	if (r < 0)
+		return r;
+	server->image = index_image(server->index);
+	server->root_nid = erofs_root_nid(server->image);
+	server->escape_user_marks = arguments->escape_user_marks;
+	r = map_counters(arguments->counters_path, server, err);
 	if (r == 0)
-		r = rootfs_fuse_index(stack->elements[0].index, options->server_argv,
-				      !alone && marks == MARKS_USER, &fuse_fd, err);
+		r = leave_parent(err);
+	if (r == 0)
+		r = open_session(server, arguments, &session, err);
 	if (r < 0)
 		return r;
-	*ret_marks = marks;
-	return alone ? mount_alone(stack, options, fuse_fd, attributes, ret_fd, err)
-		     : mount_overlay(stack, options, fuse_fd, attributes, marks, ret_fd, err);
+	if (chdir("/") < 0)
+		return err_sys(err, errno, "cannot change to '/'");
+	/* Cloned connections need the device to be opened again, which a changed root or mode may forbid. */
+	(void)serve(session, access("/dev/fuse", R_OK | W_OK) == 0);
+	fuse_session_unmount(session);
+	fuse_session_destroy(session);
+	return 0;
 }
 
-int rootfs_fuse_mount_path(const struct stack *stack, const struct rootfs_options *options,
-			   const char *path, struct err *err)
+int rootfs_serve(int argc, char **argv)
 {
-	auto_free char *where = NULL;
-	const char *extra[2] = { NULL, NULL };
-	auto_close int alive = -1;
-	int r = check_stack(stack, err);
+	struct arguments arguments = { .ready_fd = -1, .index_fd = -1, .fuse_fd = -1 };
+	struct server server = { .ready_fd = -1 };
+	struct err err;
+	int r = parse_arguments(argc, argv, &arguments, &err);
 
-	if (r < 0)
-		return r;
-	if (stack->count > 1)
-		return err_set(err, ERR_UNSUPPORTED,
-			       "layer directories need overlayfs, which needs privileges");
-	if (asprintf(&where, "mount=%s", path) < 0) {
-		where = NULL;
-		return err_nomem(err);
-	}
-	extra[0] = where;
-	return start_server(stack->elements[0].index, options->server_argv, -1, extra, &alive, err);
-}
-
-int rootfs_fuse_probe(struct err *err)
-{
-	auto_fs_context struct fs_context context = { .fd = -1 };
-	auto_close int fuse_fd = -1;
-	int r = open_fuse(&fuse_fd, err);
-
-	if (r == 0 && geteuid() == 0) /* else fusermount3 mounts */
-		r = fs_context_open(&context, "fuse", err);
-	if (r < 0)
-		err->code = ERR_UNSUPPORTED;
-	return r < 0 ? -ERR_UNSUPPORTED : 0;
+	server.ready_fd = arguments.ready_fd;
+	if (r == 0)
+		r = run(&arguments, &server, &err);
+	if (r < 0 && arguments.ready_fd >= 0)
+		(void)!io_write(arguments.ready_fd, err.text, strlen(err.text));
+	index_unref(server.index);
+	free(arguments.tar_fds);
+	return r < 0;
 }

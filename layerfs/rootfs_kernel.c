@@ -20,6 +20,8 @@
 #include <unistd.h>
 
 #include "formats/base/buf.h"
+#include "formats/base/io.h"
+#include "formats/base/log.h"
 #include "layerfs/fs_context.h"
 #include "layerfs/index.h"
 #include "layerfs/merge.h"
@@ -187,15 +189,31 @@ static int mount_overlay(const struct overlay_plan *plan, enum overlay_form form
 	return r < 0 ? r : fs_context_mount(&context, plan->attributes, ret_fd, err);
 }
 
+/* One attempt. The kernel may fail after it has marked the work directory as that of a volatile mount, and then refuses the
+ * next attempt for the mark: ours is taken away again, one that was there before is somebody's. */
+static int try_overlay(const struct overlay_plan *plan, enum overlay_form form, int *ret_fd,
+		       struct err *err)
+{
+	struct err ignored;
+	bool marked = plan->work_fd >= 0 &&
+		      faccessat(plan->work_fd, "work/incompat", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	int r = mount_overlay(plan, form, ret_fd, err);
+
+	if (r < 0 && plan->work_fd >= 0 && !marked &&
+	    io_remove_tree(plan->work_fd, "work/incompat", &ignored) < 0)
+		log_debug("%s", ignored.text);
+	return r;
+}
+
 int rootfs_overlay(const struct overlay_plan *plan, enum overlay_form form, int *ret_fd,
 		   struct err *err)
 {
 	struct err newest;
-	int r = mount_overlay(plan, form, ret_fd, &newest);
+	int r = try_overlay(plan, form, ret_fd, &newest);
 
 	/* Whatever is wrong, the newest form that was tried tells it best. */
 	while (r < 0 && (r == -EINVAL || r == -EBADF) && ++form < OVERLAY_FORMS)
-		if (mount_overlay(plan, form, ret_fd, err) == 0)
+		if (try_overlay(plan, form, ret_fd, err) == 0)
 			return 0;
 	if (r < 0)
 		*err = newest;

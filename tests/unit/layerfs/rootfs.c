@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -18,6 +19,8 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -355,6 +358,208 @@ static void test_mount_is_quick(void **unused)
 	print_message("writable mount: %llu us\n", (unsigned long long)best / 1000);
 }
 
+/* --- Paths ------------------------------------------------------------------------------------------------------------ */
+
+static struct rootfs_options path_options(enum rootfs_driver driver)
+{
+	return (struct rootfs_options){ .driver = driver, .server_argv = server_argv() };
+}
+
+static const char *mount_point(void)
+{
+	static char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/mnt", scratch);
+	return path;
+}
+
+static void test_paths(void **unused)
+{
+	auto_stack struct stack stack = { NULL, 0 };
+	char text[PATH_MAX + 64];
+
+	(void)unused;
+	skip_unless_root();
+	ok(stack_push_index(&stack, odd, false, &err));
+	run("%s/dumpdir odd >should; ls -1 odd | wc -l >count", tools);
+	for_each_driver(driver)
+	{
+		struct rootfs_options options = path_options(*driver);
+
+		ok(rootfs_mount_path(&stack, &options, mount_point(), &err));
+		run("ls -1 mnt | wc -l | cmp - count");
+		run("grep -q ' %s/mnt ro,nosuid,nodev.* - %s ' /proc/self/mountinfo", scratch,
+		    *driver == ROOTFS_FUSE ? "fuse.mica mica" : "erofs");
+		ok(rootfs_umount_path(mount_point(), &err));
+		assert_int_equal(rootfs_umount_path(mount_point(), &err), -EINVAL);
+		snprintf(text, sizeof(text), "nothing is mounted at '%s'", mount_point());
+		assert_string_equal(err.text, text);
+	}
+	sys(mount("tmpfs", mount_point(), "tmpfs", 0, NULL));
+	assert_int_equal(rootfs_umount_path(mount_point(), &err), -EINVAL);
+	snprintf(text, sizeof(text), "'%s' is a mount of type tmpfs, not one of mica",
+		 mount_point());
+	assert_string_equal(err.text, text);
+	sys(umount(mount_point()));
+}
+
+/* A server that was killed leaves ENOTCONN behind (FS-231): the next mount and an unmount both cope. */
+static bool is_server(const char *pid)
+{
+	auto_buf struct buf cmdline = BUF_INIT(1 << 20);
+	char path[300];
+	struct str program, verb, where, rest;
+
+	snprintf(path, sizeof(path), "/proc/%s/cmdline", pid);
+	if (io_read_file(AT_FDCWD, path, &cmdline, &err) < 0)
+		return false;
+	str_cut(buf_str(&cmdline), '\0', &program, &rest);
+	str_cut(rest, '\0', &verb, &rest);
+	str_cut(rest, '\0', &where, &rest);
+	return str_is(verb, "serve") && str_is(where, counters);
+}
+
+static void kill_server(void)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+
+	assert_non_null(proc);
+	while ((entry = readdir(proc))) {
+		struct pollfd end = { .events = POLLIN };
+		pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
+
+		if (pid <= 0 || !is_server(entry->d_name))
+			continue;
+		end.fd = (int)sys(syscall(SYS_pidfd_open, pid, 0));
+		sys(kill(pid, SIGKILL));
+		sys(poll(&end, 1, -1));
+		close(end.fd);
+	}
+	closedir(proc);
+}
+
+static void test_dead_server(void **unused)
+{
+	auto_stack struct stack stack = { NULL, 0 };
+	struct rootfs_options options = path_options(ROOTFS_FUSE);
+	struct rootfs *rootfs;
+	struct statfs about;
+	struct stat st;
+
+	(void)unused;
+	skip_unless_root();
+	ok(stack_push_index(&stack, odd, false, &err));
+	ok(rootfs_mount_path(&stack, &options, mount_point(), &err));
+	kill_server();
+	assert_int_equal(statfs(mount_point(), &about), -1);
+	assert_int_equal(errno, ENOTCONN);
+	/* The kept mount is dead too and is not used again. */
+	rootfs = mount_stack(&stack, ROOTFS_FUSE, NULL, NULL);
+	sys(fstatat(rootfs_fd(rootfs), ".", &st, 0));
+	rootfs_close(rootfs);
+	ok(rootfs_mount_path(&stack, &options, mount_point(), &err));
+	run("ls mnt >/dev/null");
+	kill_server();
+	ok(rootfs_umount_path(mount_point(), &err));
+}
+
+/* --- Privileges and refusals ------------------------------------------------------------------------------------------ */
+
+/* In a child with a user namespace of its own: auto comes to FUSE under overlayfs with user marks. */
+static int in_user_namespace(void)
+{
+	auto_stack struct stack stack = { NULL, 0 };
+	struct rootfs_options options = { .writable = true, .server_argv = server_argv() };
+	struct rootfs *rootfs;
+	char reason[256];
+	enum rootfs_driver driver;
+	int fd;
+
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0)
+		return 77;
+	fd = open("/proc/self/uid_map", O_WRONLY);
+	if (write(fd, "0 0 1", 5) != 5)
+		return 77;
+	close(fd);
+	fd = open("/proc/self/setgroups", O_WRONLY);
+	(void)!write(fd, "deny", 4);
+	close(fd);
+	fd = open("/proc/self/gid_map", O_WRONLY);
+	if (write(fd, "0 0 1", 5) != 5)
+		return 77;
+	close(fd);
+	options.upper_fd = open_dir("up/u5");
+	options.work_fd = open_dir("up/w5");
+	if (stack_push_index(&stack, odd, false, &err) < 0 ||
+	    rootfs_probe(true, &driver, reason, sizeof(reason), &err) < 0 ||
+	    rootfs_mount(&stack, &options, &rootfs, &err) < 0) {
+		fprintf(stderr, "%s\n", err.text);
+		return 1;
+	}
+	if (driver != ROOTFS_FUSE || strcmp(rootfs_driver_name(rootfs), "fuse") != 0 ||
+	    rootfs_marks(rootfs) != MARKS_USER)
+		return 2;
+	fd = openat(rootfs_fd(rootfs), "plain-new", O_CREAT | O_WRONLY | O_EXCL, 0600);
+	if (fd < 0 || mkdirat(rootfs_fd(rootfs), "made", 0755) < 0)
+		return 3;
+	close(fd);
+	rootfs_close(rootfs);
+	return 0;
+}
+
+static void test_user_namespace(void **unused)
+{
+	int status;
+	pid_t pid;
+
+	(void)unused;
+	skip_unless_root();
+	run("cd up; mkdir u5 w5");
+	pid = fork();
+	if (pid == 0)
+		_exit(in_user_namespace());
+	sys(waitpid(pid, &status, 0));
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+		print_message("user namespaces are not allowed here\n");
+		skip();
+	}
+	assert_int_equal(status, 0);
+	run("cd up/u5; test -d made; test -f plain-new");
+}
+
+static void test_refusals(void **unused)
+{
+	auto_stack struct stack stack = { NULL, 0 };
+	struct rootfs_options options = path_options(ROOTFS_FUSE);
+	char path[PATH_MAX];
+	struct rootfs *rootfs;
+	struct index *on_tmpfs;
+
+	(void)unused;
+	skip_unless_root();
+	ok(stack_push_index(&stack, odd, false, &err));
+	ok(stack_push_index(&stack, odd, true, &err));
+	assert_int_equal(rootfs_mount(&stack, &options, &rootfs, &err), -ERR_UNSUPPORTED);
+	assert_string_equal(err.text,
+			    "fuse driver: the indexes of the stack have to be merged first");
+	stack_release(&stack);
+	ok(stack_push_index(&stack, odd, false, &err));
+	options.server_argv = (const char *const[]){ "/bin/false", NULL };
+	/* The kept server of the tests before would do: another index. */
+	snprintf(path, sizeof(path), "%s/up", scratch);
+	on_tmpfs = dir_index(path, path);
+	stack_release(&stack);
+	ok(stack_push_index(&stack, on_tmpfs, false, &err));
+	assert_int_equal(rootfs_mount(&stack, &options, &rootfs, &err), -ERR_UNSUPPORTED);
+	assert_string_equal(err.text, "fuse driver: the FUSE server ended before it answered");
+	options.driver = ROOTFS_KERNEL;
+	assert_int_equal(rootfs_mount(&stack, &options, &rootfs, &err), -ERR_UNSUPPORTED);
+	assert_true(str_starts(str_from(err.text), "kernel driver: fsconfig(erofs, create): "));
+	assert_true(err.hint[0]);
+	index_unref(on_tmpfs);
+}
+
 static void on_alarm(int signal)
 {
 	(void)signal;
@@ -364,9 +569,15 @@ static void on_alarm(int signal)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_same_tree),	    cmocka_unit_test(test_writes),
-		cmocka_unit_test(test_warm_walk_is_silent), cmocka_unit_test(test_overlay_forms),
+		cmocka_unit_test(test_same_tree),
+		cmocka_unit_test(test_writes),
+		cmocka_unit_test(test_warm_walk_is_silent),
+		cmocka_unit_test(test_overlay_forms),
 		cmocka_unit_test(test_mount_is_quick),
+		cmocka_unit_test(test_paths),
+		cmocka_unit_test(test_dead_server),
+		cmocka_unit_test(test_user_namespace),
+		cmocka_unit_test(test_refusals),
 	};
 
 	if (argc > 1 && strcmp(argv[1], "serve") == 0)

@@ -337,7 +337,7 @@ static void assert_same(const struct walk *expected, const struct walk *got, uin
 
 /* --- Stacks on a scratch file system ---------------------------------------------------------------------------------- */
 
-#define SCRATCH "/tmp/mica-tree-test"
+static char scratch[] = "/tmp/mica-tree-XXXXXX";
 enum { UPPERS = 3 };
 
 static int private_tmpfs(void **unused)
@@ -347,9 +347,9 @@ static int private_tmpfs(void **unused)
 		return 0;
 	sys(unshare(CLONE_NEWNS));
 	sys(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
-	(void)!mkdir(SCRATCH, 0700);
-	sys(mount("tmpfs", SCRATCH, "tmpfs", 0, "mode=700"));
-	sys(chdir(SCRATCH));
+	assert_non_null(mkdtemp(scratch));
+	sys(mount("tmpfs", scratch, "tmpfs", 0, "mode=700"));
+	sys(chdir(scratch));
 	return 0;
 }
 
@@ -359,8 +359,8 @@ static int drop_tmpfs(void **unused)
 	if (geteuid() != 0)
 		return 0;
 	sys(chdir("/"));
-	sys(umount2(SCRATCH, MNT_DETACH));
-	sys(rmdir(SCRATCH));
+	sys(umount2(scratch, MNT_DETACH));
+	sys(rmdir(scratch));
 	return 0;
 }
 
