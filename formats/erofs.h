@@ -52,7 +52,7 @@ struct erofs_inode {
 };
 
 struct erofs_device {
-	struct digest diff_id; /* written as the tag */
+	struct digest diff_id; /* written as the tag: its first 64 digits, and read as sha256 */
 	uint64_t size_bytes;   /* of the tar; as read: rounded up to whole blocks */
 };
 

@@ -14,14 +14,15 @@
 #define CHUNKS_MAX (1U << 20)
 /* Bytes of xattrs an inode can count: 16 bits in units of 4, the first of which is the header. */
 #define XATTR_BYTES_MAX (sizeof(struct disk_xattr_header) + 4 * 65534ULL)
+
 struct node {
 	uint64_t size;
 	int64_t mtime;
 	uint32_t mtime_nsec, uid, gid;
 	uint32_t nlink;	 /* counted by the layout; 0: not reached */
 	uint32_t xattrs; /* 1 + position in sets[], 0: none */
-	uint32_t
-		data; /* directory: dirs[]; symlink: texts; device: rdev; file: its block, or runs[] */
+	/* dirs[] of a directory, texts of a symlink, rdev of a device; of a file its block, or runs[] */
+	uint32_t data;
 	uint32_t slot; /* nid, given by the layout */
 	uint16_t mode;
 	uint16_t device; /* file that is one range: of which device; 0: see runs[] */

@@ -8,8 +8,8 @@
  *	pairs[]  { space, name, value }		each different xattr once; sets[] lists those of an inode
  *	texts    names, targets, values		all bytes, behind each other
  *
- * Everything refers by number, nothing is allocated or freed for one node: a million entries take some 80 MB beside their
- * names. A name belongs to a record of dirs[], not to the directory's node: giving the node a new record empties the
+ * Everything refers by number, nothing is allocated or freed for one node: a million entries take 72 MB beside their
+ * names, and some 28 more while they are written. A name belongs to a record of dirs[], not to the directory's node: giving the node a new record empties the
  * directory, and unlinking it forgets the subtree, both in constant time. What is no longer reached stays in the arrays and
  * is never written.
  *

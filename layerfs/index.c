@@ -175,9 +175,35 @@ static struct digests *open_digests(struct store *store, const struct digest *di
 	return digests;
 }
 
-/* The index in the file 'path', which must be one of exactly these layers. */
-static int open_published(struct store *store, const char *path, const struct digest *diff_ids,
-			  size_t count, struct index **ret_index, struct err *err)
+/* Whether an image is the index with this chain id of these layers. */
+static int check_identity(const struct erofs_image *image, const char *path,
+			  const struct digest *chain_id, const struct digest *diff_ids,
+			  size_t count, struct err *err)
+{
+	uint8_t uuid[EROFS_UUID_BYTES];
+	int r = erofs_uuid(chain_id, uuid, err);
+	size_t i;
+
+	if (r < 0)
+		return r;
+	if (erofs_device_count(image) != count)
+		return err_set(err, ERR_FORMAT, "'%s' is an index of %zu layers instead of %zu",
+			       path, erofs_device_count(image), count);
+	if (memcmp(uuid, erofs_image_uuid(image), sizeof(uuid)) != 0)
+		return err_set(err, ERR_FORMAT, "'%s' is an index of other layers", path);
+	for (i = 0; i < count; i++) {
+		struct erofs_device slot;
+
+		if (erofs_device(image, i + 1, &slot) < 0 ||
+		    memcmp(slot.diff_id.bytes, diff_ids[i].bytes, SHA256_BYTES) != 0)
+			return err_set(err, ERR_FORMAT, "'%s' is an index of other layers", path);
+	}
+	return 0;
+}
+
+static int open_published(struct store *store, const char *path, const struct digest *chain_id,
+			  const struct digest *diff_ids, size_t count, struct index **ret_index,
+			  struct err *err)
 {
 	auto_index struct index *index = NULL;
 	struct erofs_image *image = NULL;
@@ -190,18 +216,13 @@ static int open_published(struct store *store, const char *path, const struct di
 	if (r < 0)
 		return err_wrap(err, "'%s'", path);
 	r = new_index(image, &index, err);
+	if (r == 0)
+		r = check_identity(image, path, chain_id, diff_ids, count, err);
 	if (r < 0)
 		return r;
-	if (index->tar_count != count)
-		return err_set(err, ERR_FORMAT, "'%s' is an index of %zu layers instead of %zu",
-			       path, index->tar_count, count);
 	for (i = 0; i < count; i++) {
 		char tar[PATH_BYTES];
-		struct erofs_device slot;
 
-		if (erofs_device(image, i + 1, &slot) < 0 ||
-		    !digest_equal(&slot.diff_id, &diff_ids[i]))
-			return err_set(err, ERR_FORMAT, "'%s' is an index of other layers", path);
 		index->tars[i].diff_id = diff_ids[i];
 		r = open_file(store, layer_path(tar, &diff_ids[i], "tar"), &index->tars[i].fd, err);
 		if (r == 0)
@@ -219,7 +240,7 @@ int index_open_layer(struct store *store, const struct digest *diff_id, struct i
 {
 	char path[PATH_BYTES];
 
-	return open_published(store, layer_path(path, diff_id, "index.erofs"), diff_id, 1,
+	return open_published(store, layer_path(path, diff_id, "index.erofs"), diff_id, diff_id, 1,
 			      ret_index, err);
 }
 
@@ -282,8 +303,8 @@ static int find_parts(struct store *store, const struct digest *diff_ids,
 	if (!parts->indexes || !parts->inputs)
 		return err_nomem(err);
 	for (prefix = count ? count - 1 : 0; prefix > 0; prefix--)
-		if (open_published(store, store_image_name(&chains[prefix], path), diff_ids, prefix,
-				   &index, &ignored) == 0) {
+		if (open_published(store, store_image_name(&chains[prefix], path), &chains[prefix],
+				   diff_ids, prefix, &index, &ignored) == 0) {
 			add_part(parts, index, true);
 			break;
 		}
@@ -335,11 +356,12 @@ int index_open_chain(struct store *store, const struct digest *diff_ids, size_t 
 		return r;
 	store_image_name(&chains[count], path);
 	store_touch(store, path);
-	r = open_published(store, path, diff_ids, count, ret_index, err);
+	r = open_published(store, path, &chains[count], diff_ids, count, ret_index, err);
 	if (r != -ENOENT && r != -ERR_FORMAT && r != -ERR_UNSUPPORTED)
 		return r;
 	r = merge_chain(store, diff_ids, chains, count, err);
-	return r < 0 ? r : open_published(store, path, diff_ids, count, ret_index, err);
+	return r < 0 ? r
+		     : open_published(store, path, &chains[count], diff_ids, count, ret_index, err);
 }
 
 /* --- Content --- */
