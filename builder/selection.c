@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Source words to items, and the digests of what they select.
+/* Source words to items.
  *
  * A word is cleaned lexically and cut into components; one component is matched at a time, against the name itself or
  * against the sorted names of the directory reached so far. Links on the way and at the end are followed inside the origin
  * (RCP-310), so each step continues at a path that has none. A component with a wildcard may match nothing; a word without
- * one that finds nothing is an error which says why (UX-42).
- *
- * Digests. One record an entry, depth first by name: fixed-width fields, among them the lengths of what follows, so that no
- * two selections give the same bytes. Depth and name stand for the path. The shape is the same stream without what costs
- * reading: content and xattrs (RCP-607). */
+ * one that finds nothing is an error which says why (UX-42). */
 #include "builder/selection.h"
 
 #include <assert.h>
@@ -23,9 +19,6 @@
 
 /* Components of one word, '**' levels included while matching. */
 enum { LEVELS_MAX = LIMIT_TAR_DEPTH };
-
-/* Bytes gathered before they are hashed: the call into the library costs more than a record. */
-enum { DIGEST_CHUNK = 64 << 10 };
 
 /* All nodes of one worker. */
 #define NODES_BYTES_MAX (64 * GIB)
@@ -140,247 +133,12 @@ static int resolve(struct selection *selection, struct str path, struct found *r
 	return r;
 }
 
-static void node_from_attr(struct node *node, const struct tree_attr *attr)
-{
-	node->mode = attr->mode;
-	node->uid = attr->uid;
-	node->gid = attr->gid;
-	node->nlink = attr->nlink;
-	node->mtime = attr->mtime;
-	node->mtime_nsec = attr->mtime_nsec;
-	node->size_bytes = S_ISREG(attr->mode) ? attr->size_bytes : 0;
-	node->rdev_major = attr->rdev_major;
-	node->rdev_minor = attr->rdev_minor;
-	node->facts = (struct stat_facts){ .ino = attr->identity, .mode = attr->mode };
-	if (S_ISSOCK(attr->mode)) { /* RCP-312 */
-		node->mode = S_IFREG | (attr->mode & 07777);
-		node_set_empty(node);
-	}
-}
-
 static void node_from_found(struct node *node, const struct found *found)
 {
 	if (found->tree)
 		node_from_attr(node, tree_attr(found->tree));
 	else
 		node_from_stat(node, &found->st);
-}
-
-/* --- Walking a tree --- */
-
-struct xattr_list {
-	struct selection *selection;
-	struct xattrs *xattrs;
-};
-
-static int see_xattr(void *argument, struct str name, struct str value, struct err *err)
-{
-	struct xattr_list *list = argument;
-	struct arena *arena = &list->selection->arena;
-	size_t count = list->xattrs ? list->xattrs->count : 0;
-	struct xattrs *larger;
-	char *name_copy, *value_copy;
-
-	if (!xattr_is_kept(name))
-		return 0;
-	larger = arena_alloc(arena, sizeof(*larger) + (count + 1) * sizeof(larger->list[0]));
-	name_copy = arena_strdup(arena, name);
-	value_copy = arena_strdup(arena, value);
-	if (!larger || !name_copy || !value_copy)
-		return err_nomem(err);
-	if (count)
-		memcpy(larger->list, list->xattrs->list, count * sizeof(larger->list[0]));
-	larger->list[count] = (struct tar_xattr){ .name = str_of(name_copy, name.len),
-						  .value = str_of(value_copy, value.len) };
-	larger->count = count + 1;
-	list->xattrs = larger;
-	return 0;
-}
-
-/* What a tree knows beyond the attributes; keeps the tree's node where content is to be read later. */
-static int complete_from_tree(struct selection *selection, struct node *node,
-			      struct tree_node **tree_node, struct err *err)
-{
-	struct xattr_list list = { .selection = selection };
-	auto_buf struct buf target = BUF_INIT(SOURCE_PATH_MAX);
-	char *copy;
-	int r = tree_xattrs(selection->tree, *tree_node, see_xattr, &list, err);
-
-	if (r < 0)
-		return r;
-	node->xattrs = list.xattrs;
-	node->flags |= NODE_XATTRS;
-	if (S_ISLNK(node->mode)) {
-		r = tree_read_link(selection->tree, *tree_node, &target, err);
-		copy = r < 0 ? NULL : arena_strdup(&selection->arena, buf_str(&target));
-		if (r == 0 && !copy)
-			return err_nomem(err);
-		node->target = str_of(copy, target.len);
-	}
-	if (S_ISREG(node->mode) && S_ISREG(node->facts.mode))
-		node->tree = take(*tree_node);
-	return r;
-}
-
-struct children {
-	struct node *nodes;
-	size_t count, capacity;
-};
-
-static struct node *add_child(struct children *children)
-{
-	if (children->count == children->capacity) {
-		size_t capacity = children->capacity ? children->capacity * 2 : 16;
-		struct node *larger = reallocarray(children->nodes, capacity, sizeof(*larger));
-
-		if (!larger)
-			return NULL;
-		children->nodes = larger;
-		children->capacity = capacity;
-	}
-	children->nodes[children->count] = (struct node){ .zero = 0 };
-	return &children->nodes[children->count++];
-}
-
-static int walk_tree(struct selection *selection, struct node *top, struct tree_node *dir,
-		     struct buf *exclude_path, unsigned depth, bool excluded, struct err *err);
-
-/* One name of a directory of a tree; directories keep their tree node in 'tree' until they are walked. */
-static int take_child(struct selection *selection, struct children *children, struct str name,
-		      struct tree_node **tree_node, const struct buf *exclude_path, bool excluded,
-		      struct err *err)
-{
-	bool is_dir = S_ISDIR(tree_attr(*tree_node)->mode), descend = true;
-	bool dropped = selection->exclude &&
-		       ignore_match_child(selection->exclude, buf_str(exclude_path), excluded,
-					  &descend, NULL);
-	struct node *node;
-	char *copy;
-	int r;
-
-	if (dropped && !(is_dir && descend))
-		return 0;
-	if (!dropped && str_starts(name, ".wh."))
-		return err_set(
-			err, EINVAL,
-			"cannot copy '%.*s': names starting with '.wh.' mark deletions in layers",
-			(int)name.len, name.ptr);
-	node = add_child(children);
-	copy = arena_strdup(&selection->arena, name);
-	if (!node || !copy)
-		return err_nomem(err);
-	node->name = copy;
-	node->name_len = (uint16_t)name.len;
-	node->flags = dropped ? NODE_EXCLUDED : 0;
-	node_from_attr(node, tree_attr(*tree_node));
-	r = complete_from_tree(selection, node, tree_node, err);
-	if (r < 0)
-		return r;
-	if (is_dir)
-		node->tree = take(*tree_node);
-	else
-		selection->file_count++;
-	selection->has_links |= node->nlink > 1 && !is_dir;
-	return 0;
-}
-
-static int read_tree_dir(struct selection *selection, struct tree_node *dir,
-			 struct children *children, struct buf *exclude_path, bool excluded,
-			 struct err *err)
-{
-	auto_tree_dir struct tree_dir *reader = NULL;
-	size_t base = exclude_path->len;
-	int r = tree_open_dir(selection->tree, dir, &reader, err);
-
-	while (r == 0) {
-		auto_tree_node struct tree_node *tree_node = NULL;
-		struct str name;
-
-		r = tree_next(reader, &name, &tree_node, err);
-		if (r <= 0)
-			return r;
-		buf_truncate(exclude_path, base);
-		if (base)
-			buf_putc(exclude_path, '/');
-		buf_add(exclude_path, name);
-		r = buf_check(exclude_path, "path", err);
-		if (r == 0)
-			r = take_child(selection, children, name, &tree_node, exclude_path,
-				       excluded, err);
-	}
-	return r;
-}
-
-static void drop_children(struct children *children)
-{
-	size_t i;
-
-	for (i = 0; i < children->count; i++)
-		tree_node_free(children->nodes[i].tree);
-	free(children->nodes);
-}
-
-/* Walks the directories among the children of 'top' and drops those that were kept for an inside that is empty. */
-static int walk_subtrees(struct selection *selection, struct node *top, struct buf *exclude_path,
-			 size_t base, unsigned depth, struct err *err)
-{
-	uint32_t i, kept = 0, below;
-	int r = 0;
-
-	for (i = 0; i < top->child_count; i++) {
-		struct node *child = &top->children[i];
-
-		child->parent = top;
-		if (S_ISDIR(child->mode) && r == 0) {
-			buf_truncate(exclude_path, base);
-			if (base)
-				buf_putc(exclude_path, '/');
-			buf_append(exclude_path, child->name, child->name_len);
-			r = walk_tree(selection, child, child->tree, exclude_path, depth + 1,
-				      child->flags & NODE_EXCLUDED, err);
-		}
-		if (S_ISDIR(child->mode)) {
-			tree_node_free(child->tree);
-			child->tree = NULL;
-		}
-		if ((child->flags & NODE_DROPPED) && child->child_count == 0)
-			continue;
-		top->children[kept] = *child;
-		for (below = 0; below < child->child_count; below++)
-			child->children[below].parent = &top->children[kept];
-		kept++;
-	}
-	top->child_count = kept;
-	return r;
-}
-
-static int walk_tree(struct selection *selection, struct node *top, struct tree_node *dir,
-		     struct buf *exclude_path, unsigned depth, bool excluded, struct err *err)
-{
-	struct children children = { .nodes = NULL };
-	size_t base = exclude_path->len;
-	int r;
-
-	if (depth > LIMIT_TAR_DEPTH)
-		return err_set(err, ERR_LIMIT, "'%s' is nested deeper than %u directories",
-			       top->name, LIMIT_TAR_DEPTH);
-	r = read_tree_dir(selection, dir, &children, exclude_path, excluded, err);
-	if (r == 0 && children.count) {
-		top->children = arena_array(&selection->arena, children.count, sizeof(struct node));
-		if (!top->children)
-			r = err_nomem(err);
-	}
-	if (r < 0) {
-		drop_children(&children);
-		return r;
-	}
-	if (children.count)
-		memcpy(top->children, children.nodes, children.count * sizeof(struct node));
-	free(children.nodes);
-	top->child_count = (uint32_t)children.count;
-	r = walk_subtrees(selection, top, exclude_path, base, depth, err);
-	buf_truncate(exclude_path, base);
-	return r;
 }
 
 /* --- Matching --- */
@@ -631,18 +389,19 @@ static int fill_item(struct selection *selection, struct node *node, struct foun
 		selection->file_count++;
 		selection->has_links |= node->nlink > 1;
 		if (found->tree)
-			return complete_from_tree(selection, node, &found->tree, err);
+			return tree_complete(selection, node, &found->tree, err);
 		return context_complete(selection, node, err);
 	}
 	if (!found->tree)
 		return context_walk(selection, node, buf_str(exclude_path), err);
-	r = complete_from_tree(selection, node, &found->tree, err);
+	r = tree_complete(selection, node, &found->tree, err);
 	if (r < 0)
 		return r;
-	return walk_tree(selection, node, found->tree, exclude_path, 0,
-			 selection->exclude && exclude_path->len &&
-				 ignore_match(selection->exclude, buf_str(exclude_path), NULL),
-			 err);
+	return selection_walk_tree(
+		selection, node, found->tree, exclude_path, 0,
+		selection->exclude && exclude_path->len &&
+			ignore_match(selection->exclude, buf_str(exclude_path), NULL),
+		err);
 }
 
 /* All components matched: 'path' is what they lead to. */
@@ -1046,158 +805,4 @@ void selection_free(struct selection *selection)
 uint64_t selection_file_count(const struct selection *selection)
 {
 	return selection->file_count;
-}
-
-/* --- Digests --- */
-
-struct digester {
-	struct hasher *hasher;
-	struct buf chunk;
-	bool content; /* with content and xattrs: the digest, else the shape */
-};
-
-struct entry_record {
-	uint32_t mode, uid, gid, depth, name_len, target_len, xattr_count, group;
-	uint32_t rdev_major, rdev_minor;
-	uint64_t size_bytes;
-};
-_Static_assert(sizeof(struct entry_record) == 48, "no padding: it is hashed as it is");
-
-struct item_record {
-	uint32_t heredoc, nested, is_dir, name_len;
-	uint64_t parent_count;
-};
-_Static_assert(sizeof(struct item_record) == 24, "no padding: it is hashed as it is");
-
-static void feed(struct digester *digester, const void *data, size_t len)
-{
-	buf_append(&digester->chunk, data, len);
-	if (digester->chunk.len < DIGEST_CHUNK)
-		return;
-	hasher_update(digester->hasher, digester->chunk.data, digester->chunk.len);
-	buf_truncate(&digester->chunk, 0);
-}
-
-static void feed_text(struct digester *digester, struct str text)
-{
-	uint64_t len = text.len;
-
-	feed(digester, &len, sizeof(len));
-	feed(digester, text.ptr, text.len);
-}
-
-static void digest_xattrs(struct digester *digester, const struct xattrs *xattrs)
-{
-	size_t i;
-
-	for (i = 0; xattrs && i < xattrs->count; i++) {
-		feed_text(digester, xattrs->list[i].name);
-		feed_text(digester, xattrs->list[i].value);
-	}
-}
-
-static void digest_entry(struct digester *digester, const struct node *node, struct str name,
-			 uint32_t depth)
-{
-	bool is_link = S_ISLNK(node->mode);
-	struct entry_record record = {
-		.mode = node->mode,
-		.uid = node->uid,
-		.gid = node->gid,
-		.depth = depth,
-		.name_len = (uint32_t)name.len,
-		.target_len = is_link ? (uint32_t)node->target.len : 0,
-		.group = node->group,
-		.rdev_major = node->rdev_major,
-		.rdev_minor = node->rdev_minor,
-		.size_bytes = node->size_bytes,
-	};
-
-	if (digester->content && node->xattrs)
-		record.xattr_count = (uint32_t)node->xattrs->count;
-	feed(digester, &record, sizeof(record));
-	feed(digester, name.ptr, name.len);
-	if (is_link)
-		feed(digester, node->target.ptr, node->target.len);
-	if (!digester->content)
-		return;
-	if (S_ISREG(node->mode)) {
-		assert(node->flags & NODE_HASHED);
-		feed(digester, node->sha256, SHA256_BYTES);
-	}
-	digest_xattrs(digester, node->xattrs);
-}
-
-static void digest_children(struct digester *digester, const struct node *dir, uint32_t depth)
-{
-	uint32_t i;
-
-	for (i = 0; i < dir->child_count; i++) {
-		const struct node *child = &dir->children[i];
-
-		digest_entry(digester, child, str_of(child->name, child->name_len), depth);
-		digest_children(digester, child, depth + 1);
-	}
-}
-
-/* The name of a directory whose contents are copied does not matter, nor do its own attributes (RCP-308, RCP-606). */
-static void digest_item(struct digester *digester, const struct item *item)
-{
-	bool is_dir = S_ISDIR(item->node->mode), anonymous = is_dir && !item->nested;
-	struct str name = anonymous ? str_of("", 0) : str_from(item->name);
-	struct item_record record = {
-		.heredoc = item->heredoc,
-		.nested = item->nested,
-		.is_dir = is_dir,
-		.name_len = (uint32_t)name.len,
-		.parent_count = item->parent_count,
-	};
-	size_t i;
-
-	feed(digester, &record, sizeof(record));
-	for (i = 0; i < item->parent_count; i++)
-		digest_entry(digester, &item->parents[i],
-			     str_of(item->parents[i].name, item->parents[i].name_len), 0);
-	if (!anonymous)
-		digest_entry(digester, item->node, name, 0);
-	digest_children(digester, item->node, 1);
-}
-
-static int digest_selection(const struct selection *selection, bool content,
-			    uint8_t ret_digest[SHA256_BYTES], struct err *err)
-{
-	auto_hasher struct hasher *hasher = NULL;
-	struct digester digester = { .chunk = BUF_INIT(16 * MIB), .content = content };
-	uint64_t count = selection->item_count;
-	struct digest digest;
-	size_t i;
-	int r = hasher_new(DIGEST_SHA256, &hasher, err);
-
-	if (r < 0)
-		return r;
-	digester.hasher = hasher;
-	feed_text(&digester, content ? STR("mica-tree-1") : STR("mica-shape-1"));
-	feed(&digester, &count, sizeof(count));
-	for (i = 0; i < selection->item_count; i++)
-		digest_item(&digester, &selection->items[i]);
-	r = buf_check(&digester.chunk, "selection", err);
-	hasher_update(hasher, digester.chunk.data, digester.chunk.len);
-	buf_release(&digester.chunk);
-	if (r == 0)
-		r = hasher_finish(hasher, &digest, err);
-	if (r == 0)
-		memcpy(ret_digest, digest.bytes, SHA256_BYTES);
-	return r;
-}
-
-int selection_shape(struct selection *selection, uint8_t ret_digest[SHA256_BYTES], struct err *err)
-{
-	return digest_selection(selection, false, ret_digest, err);
-}
-
-int selection_digest(struct selection *selection, uint8_t ret_digest[SHA256_BYTES], struct err *err)
-{
-	int r = selection_hash(selection, err);
-
-	return r < 0 ? r : digest_selection(selection, true, ret_digest, err);
 }

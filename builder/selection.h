@@ -13,6 +13,7 @@
 #include "builder/context.h"
 #include "builder/stat_cache.h"
 #include "formats/base/arena.h"
+#include "formats/base/limits.h"
 #include "formats/base/pool.h"
 #include "formats/tar.h"
 
@@ -20,6 +21,9 @@ struct xattrs {
 	size_t count;
 	struct tar_xattr list[]; /* sorted by name */
 };
+
+/* Paths inside a context may be longer than PATH_MAX (RCP-375); what a layer takes is judged by its writer. */
+#define CONTEXT_PATH_MAX (LIMIT_TAR_DEPTH * 256ULL)
 
 enum node_flags {
 	NODE_HASHED = 1,  /* sha256 is known */
@@ -104,8 +108,20 @@ const struct ignore *context_ignore(const struct context *context);
 struct pool *context_pool(const struct context *context); /* NULL: none */
 const char *context_ignore_name(const struct context *context);
 
+/* What is stored about the files of this context; a view that lives as long as the context. */
+struct str context_cache(struct context *context);
+
 /* Opens 'path' (canonical, any length, "" is the context itself) without following anything; -errno. */
 int context_open_path(int rootfd, const char *path, int flags) must_check;
+
+/* Attributes of a tree's node; the rest of what a tree knows, which takes the tree node of a regular file over; and
+ * everything below a directory, filtered by --exclude with 'exclude_path' (kept as it is) in front. */
+void node_from_attr(struct node *node, const struct tree_attr *attr);
+int tree_complete(struct selection *selection, struct node *node, struct tree_node **tree_node,
+		  struct err *err) must_check;
+int selection_walk_tree(struct selection *selection, struct node *top, struct tree_node *dir,
+			struct buf *exclude_path, unsigned depth, bool excluded,
+			struct err *err) must_check;
 
 /* Fills a node of a context from 'st'; xattrs, target and digest come later. */
 void node_from_stat(struct node *node, const struct stat *st);
@@ -144,6 +160,9 @@ bool xattr_is_kept(struct str name);
 
 /* Digest and xattrs of each regular file that has none yet (RCP-607), in parallel. */
 int selection_hash(struct selection *selection, struct err *err) must_check;
+
+/* Directory and name of a path without links; "" is the origin itself. */
+struct str path_parent(struct str path, struct str *ret_name);
 
 /* Path of a node in its origin, for messages and opening; appended. */
 void node_path(const struct node *node, struct buf *path);
