@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Collection: mark what is reachable, move the rest out of the way, delete it.
+/* Collection: mark what is reachable, forget the rest, move it out of the way, delete it.
  *
- * Marking and moving happen inside one write transaction of state.db. Leases are rows of it, so none appears between the two;
- * objects that a live process made or asked for are younger than that process (live.h) and stay whether marked or not.
- * Moving is a rename into '.tmp-gc-*', so the transaction is short and what is gone is gone at once and whole; the deletion
- * of what was moved needs no lock, and when it is cut short, the next gc finds the leftover by its name.
+ * First a transaction removes the rows about what will go; when it is committed, a second one marks again and moves. So a
+ * crash at any instant leaves objects without a row, never a row without its object. Leases are rows, too, so none appears
+ * between marking and moving; objects that a live process made or asked for are younger than that process (live.h) and
+ * stay whether marked or not. Moving is a rename into '.tmp-gc-*': the transaction is short, and what is gone is gone at
+ * once and whole; deleting what was moved needs no lock, and the next gc finds by its name what a crash left of it.
  *
  * Objects are blobs, layers, merged indexes, uppers of steps, and temporary files that a crash left. Of builds only the sizes
  * are counted here: they are kept and removed by their own rules.
@@ -30,8 +31,9 @@
 struct collection {
 	struct store *store;
 	const struct gc_options *options;
-	struct map *marked; /* names below the root */
-	int64_t since_ns;   /* of the oldest live user */
+	struct map *marked;    /* names below the root */
+	struct map *forgotten; /* blobs whose rows went, by name */
+	int64_t since_ns;      /* of the oldest live user */
 	char trash[sizeof(IO_TEMP_PREFIX "gc-") + 16];
 	bool has_trash;
 	uint64_t trashed; /* objects, as their names in the trash */
@@ -311,28 +313,32 @@ static int drop_tar(void *argument, const char *directory, const char *name, str
 	return discard(gc, path, err);
 }
 
-static int drop_blob(void *argument, const struct digest *diff_id, const struct state_blob *blob,
-		     struct err *err)
+static int drop_blob(struct collection *gc, struct str name, struct err *err)
 {
-	struct collection *gc = argument;
-	char layer[STORE_NAME_MAX], name[STORE_BLOB_NAME_MAX];
+	auto_free char *path = str_dup(name);
 	struct stat st;
-	int root = store_dirfd(gc->store);
 
-	if (fstatat(root, store_layer_name(diff_id, layer), &st, 0) < 0 ||
-	    fstatat(root, store_blob_name(&blob->digest, name), &st, 0) < 0 || is_young(gc, &st))
+	if (!path)
+		return err_nomem(err);
+	if (fstatat(store_dirfd(gc->store), path, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    is_young(gc, &st))
 		return 0;
-	return discard(gc, name, err);
+	return discard(gc, path, err);
 }
 
 static int drop_forms(struct collection *gc, struct err *err)
 {
-	int r;
+	struct str name;
+	void *value;
+	size_t at = 0;
+	int r = 0;
 
-	if (gc->options->keep == GC_KEEP_TARS)
-		return state_blobs(store_state(gc->store), drop_blob, gc, err);
-	if (gc->options->keep != GC_KEEP_BLOBS)
-		return 0;
+	while (gc->options->keep == GC_KEEP_TARS && r == 0 &&
+	       map_next(gc->forgotten, &at, &name, &value))
+		if (map_has(gc->marked, name))
+			r = drop_blob(gc, name, err);
+	if (r < 0 || gc->options->keep != GC_KEEP_BLOBS)
+		return r;
 	r = reach_names(gc->store, "layers", drop_tar, gc, err);
 	/* Merged indexes point into tars that are gone now. */
 	map_free(gc->marked);
@@ -342,17 +348,44 @@ static int drop_forms(struct collection *gc, struct err *err)
 	return r < 0 ? r : reach_names(gc->store, "images", sweep_name, gc, err);
 }
 
-/* Rows about blobs that were removed. */
+/* --- Rows ------------------------------------------------------------------------------------------------------------ */
+
+/* A blob that nothing reaches, or that its layer stands for from now on. */
 static int forget_blob(void *argument, const struct digest *diff_id, const struct state_blob *blob,
 		       struct err *err)
 {
 	struct collection *gc = argument;
+	char layer[STORE_NAME_MAX], name[STORE_BLOB_NAME_MAX];
+	int root = store_dirfd(gc->store);
+	struct stat st;
+	bool goes;
 
-	(void)diff_id;
-	if (store_has_blob(gc->store, &blob->digest))
+	store_blob_name(&blob->digest, name);
+	goes = !map_has(gc->marked, str_from(name)) ||
+	       (gc->options->keep == GC_KEEP_TARS &&
+		fstatat(root, store_layer_name(diff_id, layer), &st, AT_SYMLINK_NOFOLLOW) == 0);
+	if (!goes || (fstatat(root, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_young(gc, &st)))
 		return 0;
-	return state_blob_remove(store_state(gc->store), &blob->digest, err);
+	if (map_put(gc->forgotten, str_from(name), gc) < 0)
+		return err_nomem(err);
+	return gc->options->dry_run ? 0
+				    : state_blob_remove(store_state(gc->store), &blob->digest, err);
 }
+
+static int forget(struct collection *gc, struct err *err)
+{
+	struct state *state = store_state(gc->store);
+	int r;
+
+	if (gc->options->leftovers_only)
+		return 0;
+	r = mark_all(gc, err);
+	if (r == 0 && gc->options->drop_cache && !gc->options->dry_run)
+		r = state_cache_clear(state, err);
+	return r < 0 ? r : state_blobs(state, forget_blob, gc, err);
+}
+
+/* --- All ------------------------------------------------------------------------------------------------------------- */
 
 static int sweep_leftovers(struct collection *gc, struct err *err)
 {
@@ -376,47 +409,53 @@ static int sweep_all(struct collection *gc, struct err *err)
 	return r < 0 ? r : drop_forms(gc, err);
 }
 
-static int collect(struct collection *gc, struct err *err)
+static int sweep(struct collection *gc, struct err *err)
 {
-	struct state *state = store_state(gc->store);
-	int r = state_oldest_user(state, &gc->since_ns, err);
+	int r = sweep_leftovers(gc, err);
 
-	if (r == 0)
-		r = sweep_leftovers(gc, err);
 	if (r < 0 || gc->options->leftovers_only)
 		return r;
 	r = mark_all(gc, err);
-	if (r == 0 && gc->options->drop_cache && !gc->options->dry_run)
-		r = state_cache_clear(state, err);
+	return r < 0 ? r : sweep_all(gc, err);
+}
+
+/* One step in a transaction of its own, starting without marks. */
+static int transact(struct collection *gc, int (*step)(struct collection *gc, struct err *err),
+		    struct err *err)
+{
+	struct state *state = store_state(gc->store);
+	int r = state_begin(state, err);
+
+	if (r < 0)
+		return r;
+	map_free(gc->marked);
+	gc->marked = map_new();
+	r = gc->marked ? state_oldest_user(state, &gc->since_ns, err) : err_nomem(err);
 	if (r == 0)
-		r = sweep_all(gc, err);
-	if (r == 0 && !gc->options->dry_run)
-		r = state_blobs(state, forget_blob, gc, err);
+		r = step(gc, err);
+	if (r == 0)
+		return state_commit(state, err);
+	state_rollback(state);
 	return r;
 }
 
 int gc_run(struct store *store, const struct gc_options *options, struct gc_result *ret_result,
 	   struct err *err)
 {
-	struct collection gc = { .store = store, .options = options, .marked = map_new() };
-	struct state *state = store_state(store);
+	struct collection gc = { .store = store, .options = options, .forgotten = map_new() };
 	struct err removing;
 	int r, removed = 0;
 
-	if (!gc.marked)
+	if (!gc.forgotten)
 		return err_nomem(err);
-	r = state_begin(state, err);
-	if (r == 0) {
-		r = collect(&gc, err);
-		if (r < 0)
-			state_rollback(state);
-		else
-			r = state_commit(state, err);
-	}
+	r = transact(&gc, forget, err);
+	if (r == 0)
+		r = transact(&gc, sweep, err);
 	/* What was moved is gone from the store in any case. */
 	if (gc.has_trash)
 		removed = io_remove_tree(store_dirfd(store), gc.trash, &removing);
 	map_free(gc.marked);
+	map_free(gc.forgotten);
 	if (r == 0 && removed < 0) {
 		*err = removing;
 		r = removed;

@@ -37,6 +37,7 @@ struct check {
 	const struct fsck_options *options;
 	uint64_t faults;	/* that remain */
 	struct map *referenced; /* names below the root that tags lead to */
+	struct map *missing;	/* digests of blobs not here -> name of a tag, malloced */
 	const char *tag;	/* where the walk is */
 };
 
@@ -93,21 +94,24 @@ static int check_reference(void *argument, const struct digest *digest, uint64_t
 			   struct err *err)
 {
 	struct check *check = argument;
-	char name[STORE_BLOB_NAME_MAX], shown[DIGEST_TEXT_MAX];
+	char name[STORE_BLOB_NAME_MAX], text[DIGEST_TEXT_MAX];
+	struct str shown = str_from(digest_text(digest, text));
 	auto_close int fd = -1;
 	uint64_t has_bytes;
 	struct err why;
-	struct digest diff_id;
 
-	if (store_open_blob(check->store, digest, &fd, &has_bytes, &why) < 0) {
-		/* Dropped by 'mica gc --keep tars': the layer is the form that stays. */
-		if (why.code == ENOENT &&
-		    state_layer_of_blob(store_state(check->store), digest, &diff_id, &why) == 0 &&
-		    has_layer(check, &diff_id))
-			return 0;
-		report_in_tag(check, digest_text(digest, shown), "a blob is missing");
-	} else if (has_bytes != size_bytes) {
-		report_in_tag(check, digest_text(digest, shown), "a blob has the wrong size");
+	if (store_open_blob(check->store, digest, &fd, &has_bytes, &why) == 0) {
+		if (has_bytes != size_bytes)
+			report_in_tag(check, text, "a blob has the wrong size");
+	} else if (why.code != ENOENT) {
+		report_in_tag(check, text, why.text);
+	} else if (!map_has(check->missing, shown)) {
+		char *tag = strdup(check->tag);
+
+		if (!tag || map_put(check->missing, shown, tag) < 0) {
+			free(tag);
+			return err_nomem(err);
+		}
 	}
 	return note_reference(check, store_blob_name(digest, name), err);
 }
@@ -116,12 +120,35 @@ static int check_layer_reference(void *argument, const struct digest *diff_id,
 				 const struct digest *blob, struct err *err)
 {
 	struct check *check = argument;
-	char name[STORE_NAME_MAX], shown[DIGEST_TEXT_MAX];
+	char name[STORE_NAME_MAX], text[DIGEST_TEXT_MAX];
 
-	if (!has_layer(check, diff_id) && !has_blob_of(check, diff_id) &&
-	    !(blob && store_has_blob(check->store, blob)))
-		report_in_tag(check, digest_text(diff_id, shown), "a layer is missing");
+	if (has_layer(check, diff_id)) {
+		/* Dropped by 'mica gc --keep tars': the layer is the form that stays. */
+		struct str shown = blob ? str_from(digest_text(blob, text)) : STR("");
+
+		free(map_get(check->missing, shown));
+		map_remove(check->missing, shown);
+	} else if (!has_blob_of(check, diff_id) && !(blob && store_has_blob(check->store, blob))) {
+		report_in_tag(check, digest_text(diff_id, text), "a layer is missing");
+	}
 	return note_reference(check, store_layer_name(diff_id, name), err);
+}
+
+/* What no layer stands for. Frees the names of the tags. */
+static void report_missing(struct check *check)
+{
+	struct str shown;
+	size_t at = 0;
+	void *tag;
+
+	while (map_next(check->missing, &at, &shown, &tag)) {
+		char text[DIGEST_TEXT_MAX];
+
+		snprintf(text, sizeof(text), "%.*s", (int)shown.len, shown.ptr);
+		check->tag = tag;
+		report_in_tag(check, text, "a blob is missing");
+		free(tag);
+	}
 }
 
 static int check_chain(void *argument, const struct digest *chain_id, struct err *err)
@@ -153,8 +180,10 @@ static int check_tags(struct check *check, struct err *err)
 		.chain = check_chain,
 		.broken = report_broken,
 	};
+	int r = reach_tags(check->store, &visitor, at_tag, err);
 
-	return reach_tags(check->store, &visitor, at_tag, err);
+	report_missing(check);
+	return r;
 }
 
 static int check_index(struct check *check, struct err *err)
@@ -400,12 +429,17 @@ static int remove_leftovers(struct check *check, struct err *err)
 int gc_fsck(struct store *store, const struct fsck_options *options, uint64_t *ret_faults,
 	    struct err *err)
 {
-	struct check check = { .store = store, .options = options, .referenced = map_new() };
+	struct check check = {
+		.store = store, .options = options, .referenced = map_new(), .missing = map_new()
+	};
 	struct err why;
 	int r = 0;
 
-	if (!check.referenced)
+	if (!check.referenced || !check.missing) {
+		map_free(check.referenced);
+		map_free(check.missing);
 		return err_nomem(err);
+	}
 	if (state_check(store_state(store), &why) < 0)
 		report(&check, "state.db", why.text, false);
 	r = check_tags(&check, err);
@@ -419,6 +453,7 @@ int gc_fsck(struct store *store, const struct fsck_options *options, uint64_t *r
 	if (r == 0 && options->repair)
 		r = remove_leftovers(&check, err);
 	map_free(check.referenced);
+	map_free(check.missing);
 	if (r < 0)
 		return r;
 	*ret_faults = check.faults;
