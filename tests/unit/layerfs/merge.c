@@ -97,8 +97,9 @@ static struct erofs_image *write_layer(struct erofs_writer *writer, unsigned num
 	};
 	int fd = memfd_create("layer", MFD_CLOEXEC);
 	struct erofs_image *image;
-	uint8_t uuid[EROFS_UUID_BYTES] = { 1 };
+	uint8_t uuid[EROFS_UUID_BYTES];
 
+	assert_ok(erofs_uuid(&device.diff_id, uuid, &err));
 	assert_ok(erofs_write(writer, fd, &device, 1, uuid, NULL, &err));
 	assert_ok(erofs_open(fd, &image, &err));
 	return image;
@@ -630,6 +631,20 @@ static struct erofs_image *many_files(unsigned layer, unsigned dirs, unsigned fi
 	return write_layer(writer, layer);
 }
 
+/* A layer without marks is its own merged index, byte for byte (FS-517, FS-607). */
+static void test_one_layer(void **state)
+{
+	const struct digest diff_id = { .algorithm = DIGEST_SHA256, .bytes = { 7 } };
+	auto_erofs_image struct erofs_image *layer = many_files(7, 30, 40), *merged = NULL;
+	const struct merge_input input = { layer, false };
+	int fd = memfd_create("merged", MFD_CLOEXEC);
+
+	(void)state;
+	assert_ok(merge_indexes(&input, 1, &diff_id, fd, &err));
+	assert_ok(erofs_open(fd, &merged, &err));
+	assert_same_bytes(layer, merged);
+}
+
 static void test_speed(void **state)
 {
 	struct erofs_image *images[10], *pair[2];
@@ -661,9 +676,10 @@ static void test_speed(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_cases),	cmocka_unit_test(test_loop),
-		cmocka_unit_test(test_random),	cmocka_unit_test(test_overlay),
-		cmocka_unit_test(test_damaged), cmocka_unit_test(test_speed),
+		cmocka_unit_test(test_cases),	  cmocka_unit_test(test_loop),
+		cmocka_unit_test(test_random),	  cmocka_unit_test(test_overlay),
+		cmocka_unit_test(test_one_layer), cmocka_unit_test(test_damaged),
+		cmocka_unit_test(test_speed),
 	};
 
 	if (argc > 1)
