@@ -13,6 +13,9 @@
 
 #define LAYOUT_FILE_TEXT "{\"imageLayoutVersion\":\"1.0.0\"}"
 
+/* What containerd calls an image, with domain and tag; docker's archives have it beside the ref name, which is the tag. */
+#define ANNOTATION_CONTAINERD_NAME "io.containerd.image.name"
+
 /* One image of a layout or archive. */
 struct layout_image {
 	const char *ref_name;		/* or NULL */
@@ -21,6 +24,7 @@ struct layout_image {
 
 struct layout_list {
 	struct arena arena;
+	struct manifest index;		/* owns the text of descriptors that were read */
 	struct layout_image *images;
 	size_t image_count;
 };
@@ -28,6 +32,14 @@ void layout_list_release(struct layout_list *list);
 
 /* index.json of the layout at 'dirfd'. */
 int layout_read(int dirfd, struct layout_list *ret_list, struct err *err) must_check;
+/* The same from the text of an index.json. */
+int layout_parse_index(struct str text, struct layout_list *ret_list, struct err *err) must_check;
+/* Refuses the text of an oci-layout file that is not of version 1. */
+int layout_check_version(struct str text, struct err *err) must_check;
+/* The one image named 'ref_name', numbered "@N", or, for "", the only one there is. ENOENT, ERR_USAGE (several): the text
+ * lists the candidates (REG-110). */
+int layout_find(const struct layout_list *list, struct str ref_name, size_t *ret_image,
+		struct err *err) must_check;
 /* Text of an index.json with these images, in this order. */
 int layout_index_write(const struct layout_image *images, size_t image_count, struct buf *buf,
 		       struct err *err) must_check;
@@ -56,7 +68,8 @@ int image_archive_write(const struct image_archive_options *options,
 			const struct layout_image *images, size_t image_count, struct err *err)
 	must_check;
 
-/* Calls 'see' for each blob 'root' refers to, children before parents, itself last; each once. */
+/* Calls 'see' for each blob 'root' refers to, children before parents, itself last; each once. Foreign layers that 'blobs'
+ * does not have are left out (REG-412). */
 int manifest_walk(const struct blob_source *blobs, const struct descriptor *root,
 		  int (*see)(void *argument, const struct descriptor *descriptor, struct err *err),
 		  void *argument, struct err *err) must_check;

@@ -13,10 +13,13 @@
 #include "formats/base/auto.h"
 #include "formats/base/buf.h"
 #include "formats/base/err.h"
+#include "formats/base/str.h"
 
 struct http_options {
+	/* What applies to one host alone, "HOST[:PORT]" as in the reference; NULL: to none. */
+	const char *host;
 	bool insecure;			/* certificate errors ignored, http allowed */
-	const char *cert_dir;		/* or NULL: REG-701 */
+	const char *cert_dir;		/* before the directories of REG-701, or NULL */
 	unsigned retries;		/* per request; default 8 when 0 and !no_retries */
 	bool no_retries;
 	bool (*canceled)(void *self);	/* may be NULL */
@@ -39,7 +42,8 @@ struct http_request {
 	size_t max_body;
 	int (*sink)(void *argument, const void *data, size_t len, struct err *err);
 	void *argument;
-	void (*sent)(void *argument, uint64_t bytes);	/* progress of an upload; may be NULL */
+	void (*sent)(void *argument, uint64_t bytes);	/* body bytes sent so far; may be NULL */
+	bool once;			/* no retry here: the caller has to begin elsewhere (uploads) */
 };
 
 struct http_reply {
@@ -50,9 +54,33 @@ struct http_reply {
 };
 void http_reply_release(struct http_reply *reply);
 
-/* ERR_HTTP: no answer (the text has host, cause and remedy); ERR_CANCELED. Any status is success here. */
+/* Any status is success here, after the retries of REG-651 where the request allows them (nothing is repeated once the sink
+ * was given bytes). ERR_HTTP: no answer, or one that broke off (the text has host, cause and remedy; '*ret_reply' is set);
+ * ERR_LIMIT, ERR_FORMAT: an answer we refuse; ERR_CANCELED; what the sink returned. */
 int http_send(struct http *http, const struct http_request *request, struct http_reply *ret_reply,
 	      struct err *err) must_check;
+
+/* Why the last http_send() gave ERR_HTTP. */
+enum http_failure {
+	HTTP_FAILURE_NONE,
+	HTTP_FAILURE_RESOLVE,
+	HTTP_FAILURE_CONNECT,
+	HTTP_FAILURE_TLS,		/* the peer does not speak TLS, or not ours */
+	HTTP_FAILURE_CERTIFICATE,
+	HTTP_FAILURE_PROXY,
+	HTTP_FAILURE_TRANSFER,		/* broke off; trying again may help */
+	HTTP_FAILURE_OTHER,
+};
+enum http_failure http_last_failure(const struct http *http);
+
+/* Waits before try number 'tries' + 1: back-off with jitter, or what Retry-After of 'reply' (may be NULL) asks for.
+ * 1: waited; 0: no try is left, or the wait exceeds the budget; ERR_CANCELED. */
+int http_wait(struct http *http, unsigned tries, const struct http_reply *reply, struct err *err)
+	must_check;
+/* 408, 429, 5xx and the like of REG-651. */
+bool http_may_retry(long status);
+/* Seconds that Retry-After asks for, -1: absent or malformed (REG-653). */
+int64_t http_retry_after_s(const struct http_reply *reply, int64_t now_s);
 
 /* Value of the n-th header 'name' (any case), trimmed; false when there are fewer. */
 bool http_header(const struct http_reply *reply, const char *name, size_t n, struct str *ret_value);
@@ -60,6 +88,10 @@ bool http_header(const struct http_reply *reply, const char *name, size_t n, str
 /* Joins 'location' (absolute, scheme-less, path-absolute or relative) to 'base'. ERR_HTTP: malformed or with userinfo. */
 int http_resolve_url(const char *base, struct str location, struct buf *url, struct err *err)
 	must_check;
+/* Appends the text percent-encoded as the value of a query parameter. */
+void http_encode(struct buf *url, struct str text);
+/* localhost, *.localhost, 127.0.0.0/8 or ::1, with or without port. */
+bool http_host_is_loopback(struct str host);
 /* scheme://host:port with the default port filled in. */
 int http_origin(const char *url, struct buf *origin, struct err *err) must_check;
 

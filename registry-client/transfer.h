@@ -32,7 +32,7 @@ int transfer_pull(const struct transfer_options *options, const struct reference
 		  struct blob_sink *sink, struct arena *arena, struct descriptor *ret_manifest,
 		  struct err *err) must_check;
 
-/* 'tags' may be NULL: the reference's own tag. */
+/* Under the tag of the reference, or by digest when it has none. */
 int transfer_push(const struct transfer_options *options, const struct reference *reference,
 		  const struct blob_source *source, const struct descriptor *manifest,
 		  struct err *err) must_check;
