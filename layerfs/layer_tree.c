@@ -591,24 +591,29 @@ static int add_other(struct layer_tree *tree, erofs_node parent, struct str name
 	return r < 0 ? r : erofs_add(tree->writer, parent, name, inode, ret_node, err);
 }
 
-/* SEC-X03: the target is looked for in this layer alone, from its root. */
+/* What the cleaned path in tree->link leads to, looked for in this layer alone (SEC-X03). EROFS_NO_NODE: nothing that a hard
+ * link can mean. */
+static erofs_node link_target(struct layer_tree *tree, erofs_node *ret_parent, struct str *ret_name)
+{
+	erofs_node node = EROFS_NO_NODE;
+	struct err ignored;
+
+	if (tree->link.len &&
+	    find_parent(tree, buf_str(&tree->link), false, ret_parent, ret_name, &ignored) == 0)
+		node = erofs_find(tree->writer, *ret_parent, *ret_name);
+	return node != EROFS_NO_NODE && is_whiteout(tree, node) ? EROFS_NO_NODE : node;
+}
+
 static int add_link(struct layer_tree *tree, const struct tar_entry *entry, erofs_node parent,
 		    struct str name, struct err *err)
 {
-	erofs_node target_parent, target = EROFS_NO_NODE, node;
+	erofs_node target_parent, target, node;
 	struct str target_name;
-	int r = tar_clean_path(entry->link, &tree->link);
 
-	if (r < 0)
+	if (tar_clean_path(entry->link, &tree->link) < 0)
 		return bad(err, entry, ERR_FORMAT, "its link target is malformed");
-	if (tree->link.len) {
-		struct err ignored;
-
-		if (find_parent(tree, buf_str(&tree->link), false, &target_parent, &target_name,
-				&ignored) == 0)
-			target = erofs_find(tree->writer, target_parent, target_name);
-	}
-	if (target == EROFS_NO_NODE || is_whiteout(tree, target))
+	target = link_target(tree, &target_parent, &target_name);
+	if (target == EROFS_NO_NODE)
 		return err_set(
 			err, ERR_FORMAT,
 			"entry '%.*s': it is a hard link to '%.*s', which is not in the layer",
@@ -623,11 +628,12 @@ static int add_link(struct layer_tree *tree, const struct tar_entry *entry, erof
 		return 0;
 	}
 	if (node != EROFS_NO_NODE) {
-		r = drop_name(tree, parent, name, node, err);
+		int r = drop_name(tree, parent, name, node, err);
+
 		if (r < 0)
 			return r;
 		/* The directory that made way may have held the target. */
-		if (erofs_find(tree->writer, target_parent, target_name) != target)
+		if (link_target(tree, &target_parent, &target_name) != target)
 			return bad(err, entry, ERR_FORMAT, "it replaces its own link target");
 	}
 	return erofs_link(tree->writer, parent, name, target, err);

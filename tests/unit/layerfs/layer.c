@@ -427,7 +427,7 @@ static void writer_and_gnu_tar_agree(void **at)
 	    "diff -r --no-dereference $TOP/src $TOP/out;"
 	    "cd $TOP/src; find . -printf '%P %M %s %TY%Tm%Td%TH%TM%.2TS\\n' | sort >$TOP/l1;"
 	    "cd $TOP/out; find . -printf '%P %M %s %TY%Tm%Td%TH%TM%.2TS\\n' | sort >$TOP/l2;"
-	    "grep -v '^ ' $TOP/l1 >$TOP/m1; grep -v '^ ' $TOP/l2 >$TOP/m2; cmp $TOP/m1 $TOP/m2");
+	    "grep -av '^ ' $TOP/l1 >$TOP/m1; grep -av '^ ' $TOP/l2 >$TOP/m2; cmp $TOP/m1 $TOP/m2");
 	run(place, &result.blob,
 	    "zstd -dcq $ROOT/oci/blobs/sha256/$HEX | cmp - $ROOT/layers/*/tar");
 	text = dump(place, &result.diff_id);
