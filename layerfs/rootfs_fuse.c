@@ -9,8 +9,8 @@
  * libfuse below 3.17 cannot negotiate PARALLEL_DIROPS, so its INIT reply is patched on the way out (FS-310): requests enter
  * through io->read, where the INIT request tells its number and the kernel's flags, replies leave through io->writev.
  *
- * Reading: a range inside one tar goes from page cache to kernel by pread and writev up to SPLICE_FROM bytes, by splice above;
- * measured, splicing pays only when the pages are many. Ranges with holes are put together in memory.
+ * Reading: pread and writev, no splice. Measured on 1 GiB with the tar in the page cache: 3.3 GB/s copied, 0.9 to 1.3 GB/s
+ * spliced in requests of 1 MiB; a page that is moved costs more than its bytes.
  *
  * Life: started by rootfs_fuse_mount.c with descriptors in its arguments, it leaves its parent, serves, says on the pipe that it
  * does when the kernel has greeted it, and ends with the mount. */
@@ -20,6 +20,7 @@
 #include <fuse_lowlevel.h>
 #include <limits.h>
 #include <linux/fuse.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,8 +40,8 @@
 #include "layerfs/index.h"
 #include "layerfs/rootfs.h"
 
-/* Below this a reply is copied: a splice costs several calls and a pipe per thread. */
-enum { SPLICE_FROM = 512 << 10, REPLY_MAX = 1 << 20 };
+/* One request, one reply: 256 pages, the most that the library asks for (FS-302). */
+enum { REPLY_MAX = 1 << 20 };
 
 /* Seconds that the kernel takes for ever; it clamps what does not fit. */
 #define FOR_EVER 1e9
@@ -253,18 +254,7 @@ static void serve_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *un
 
 /* --- Data --- */
 
-static void reply_by_splice(fuse_req_t req, int tar_fd, uint64_t offset, size_t len)
-{
-	struct fuse_bufvec data = FUSE_BUFVEC_INIT(len);
-
-	data.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK | FUSE_BUF_FD_RETRY;
-	data.buf[0].fd = tar_fd;
-	data.buf[0].pos = (off_t)offset;
-	(void)fuse_reply_data(req, &data, 0);
-}
-
-static void reply_by_copy(fuse_req_t req, const struct erofs_inode *inode, uint64_t offset,
-			  size_t len)
+static void reply_data(fuse_req_t req, const struct erofs_inode *inode, uint64_t offset, size_t len)
 {
 	char small[16 << 10];
 	auto_free char *large = len > sizeof(small) ? malloc(len) : NULL;
@@ -288,7 +278,6 @@ static void serve_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t start,
 	const struct server *server = server_of(req);
 	uint64_t offset = (uint64_t)start;
 	struct erofs_inode inode;
-	struct erofs_extent extent;
 	int r = erofs_read_inode(server->image, nid_of(server, ino), &inode);
 
 	(void)unused;
@@ -302,14 +291,7 @@ static void serve_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t start,
 		size = 0;
 	else if (size > inode.size_bytes - offset)
 		size = (size_t)(inode.size_bytes - offset);
-	if (size > REPLY_MAX)
-		size = REPLY_MAX;
-	if (size >= SPLICE_FROM && erofs_map(server->image, &inode, offset, &extent) == 0 &&
-	    extent.device && extent.length >= size)
-		reply_by_splice(req, index_tar_fd(server->index, extent.device),
-				extent.device_offset, size);
-	else
-		reply_by_copy(req, &inode, offset, size);
+	reply_data(req, &inode, offset, size < REPLY_MAX ? size : REPLY_MAX);
 }
 
 static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t start, int whence,
@@ -437,10 +419,10 @@ static void greet(void *userdata, struct fuse_conn_info *conn)
 {
 	struct server *server = userdata;
 	const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_EXPORT_SUPPORT |
-				FUSE_CAP_SPLICE_WRITE | FUSE_CAP_READDIRPLUS |
-				FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL |
-				FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_NO_OPEN_SUPPORT |
-				FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_EXPLICIT_INVAL_DATA;
+				FUSE_CAP_READDIRPLUS | FUSE_CAP_PARALLEL_DIROPS |
+				FUSE_CAP_POSIX_ACL | FUSE_CAP_CACHE_SYMLINKS |
+				FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT |
+				FUSE_CAP_EXPLICIT_INVAL_DATA;
 
 	conn->want = conn->capable & wanted;
 	conn->max_readahead = REPLY_MAX;
@@ -504,13 +486,6 @@ static ssize_t write_reply(int fd, struct iovec *parts, int count, void *userdat
 		server->init_unique = 0;
 	}
 	return writev(fd, parts, count);
-}
-
-static ssize_t splice_reply(int from, off_t *from_offset, int to, off_t *to_offset, size_t len,
-			    unsigned flags, void *unused)
-{
-	(void)unused;
-	return splice(from, from_offset, to, to_offset, len, flags);
 }
 
 /* --- The process --- */
@@ -628,7 +603,6 @@ static int open_session(struct server *server, const struct arguments *arguments
 	static const struct fuse_custom_io io = {
 		.read = read_request,
 		.writev = write_reply,
-		.splice_send = splice_reply,
 	};
 	char program[] = "mica", option[] = "-o";
 	char options[] = "ro,default_permissions,fsname=mica,subtype=mica";
@@ -661,6 +635,13 @@ static int open_session(struct server *server, const struct arguments *arguments
 	return 0;
 }
 
+/* Replies are allocated one by one: the allocator keeps their memory instead of mapping it anew for each. */
+static void keep_memory(void)
+{
+	(void)mallopt(M_MMAP_THRESHOLD, 4 * REPLY_MAX);
+	(void)mallopt(M_TRIM_THRESHOLD, 8 * REPLY_MAX);
+}
+
 static int serve(struct fuse_session *session, bool clone_connections)
 {
 	struct fuse_loop_config *config = fuse_loop_cfg_create();
@@ -670,6 +651,7 @@ static int serve(struct fuse_session *session, bool clone_connections)
 	if (!config)
 		return -ENOMEM;
 	workers = workers < 2 ? 2 : workers;
+	keep_memory();
 	fuse_loop_cfg_set_clone_fd(config, clone_connections);
 	fuse_loop_cfg_set_max_threads(config, workers);
 	fuse_loop_cfg_set_idle_threads(config, workers);
