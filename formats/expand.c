@@ -26,6 +26,7 @@ struct expander {
 	struct str text;
 	size_t at;
 	unsigned depth, mute;
+	uint64_t pattern_steps;
 	struct err *err;
 };
 
@@ -202,7 +203,7 @@ static int trim_form(struct expander *e, struct str name, struct buf *result)
 	r = nested(e, '}', true, &pattern);
 	if (r == 0)
 		r = pattern_remove(buf_str(&pattern), e->options->escape, use_value(e, name),
-				   operation == '%', longest, result, e->err);
+				   operation == '%', longest, &e->pattern_steps, result, e->err);
 	buf_release(&pattern);
 	return r;
 }
@@ -223,7 +224,7 @@ static int replace_form(struct expander *e, struct str name, struct buf *result)
 		r = nested(e, '}', true, &replacement);
 	if (r == 0)
 		r = pattern_replace(buf_str(&pattern), e->options->escape, use_value(e, name),
-				    buf_str(&replacement), all, result, e->err);
+				    buf_str(&replacement), all, &e->pattern_steps, result, e->err);
 	buf_release(&pattern);
 	buf_release(&replacement);
 	return r;

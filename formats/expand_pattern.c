@@ -194,7 +194,7 @@ static void release_work(struct work *work)
 }
 
 static int prepare(struct work *work, struct str pattern, char escape, struct str value,
-		   struct err *err)
+		   uint64_t *steps, struct err *err)
 {
 	int r = decode(pattern, &work->pattern, err);
 
@@ -204,15 +204,19 @@ static int prepare(struct work *work, struct str pattern, char escape, struct st
 		r = decode(value, &work->value, err);
 	if (r < 0)
 		return r;
+	*steps += (work->pattern.count + 1) * (uint64_t)(work->value.count + 1);
+	if (*steps > PATTERN_STEPS_MAX)
+		return err_set(err, ERR_LIMIT,
+			       "patterns and values of this size take too long to match");
 	work->starts = calloc(work->pattern.count + 1, sizeof(*work->starts));
 	return work->starts ? 0 : err_nomem(err);
 }
 
 int pattern_remove(struct str pattern, char escape, struct str value, bool suffix, bool longest,
-		   struct buf *result, struct err *err)
+		   uint64_t *steps, struct buf *result, struct err *err)
 {
 	struct work work = { 0 };
-	int r = prepare(&work, pattern, escape, value, err);
+	int r = prepare(&work, pattern, escape, value, steps, err);
 
 	if (r == 0) {
 		size_t count = work.value.count;
@@ -235,10 +239,10 @@ int pattern_remove(struct str pattern, char escape, struct str value, bool suffi
 }
 
 int pattern_replace(struct str pattern, char escape, struct str value, struct str replacement,
-		    bool all, struct buf *result, struct err *err)
+		    bool all, uint64_t *steps, struct buf *result, struct err *err)
 {
 	struct work work = { 0 };
-	int r = prepare(&work, pattern, escape, value, err);
+	int r = prepare(&work, pattern, escape, value, steps, err);
 
 	if (r == 0)
 		replace(&work.pattern, &work.value, value, replacement, all, work.starts, result);

@@ -9,12 +9,18 @@
 #include "formats/base/err.h"
 #include "formats/base/str.h"
 
+/* Matching costs pattern x value steps. One expansion may take this many, about a second, over all its patterns: far above
+ * any use (a value of 16 MiB against 64 characters) and far below what a recipe could ask for (RCP-4). */
+#define PATTERN_STEPS_MAX (1ULL << 30)
+
+/* '*steps' counts up to PATTERN_STEPS_MAX; ERR_LIMIT above. */
+
 /* Appends 'value' without its shortest or longest prefix (suffix) that matches. ERR_FORMAT: malformed pattern. */
 int pattern_remove(struct str pattern, char escape, struct str value, bool suffix, bool longest,
-		   struct buf *result, struct err *err) must_check;
+		   uint64_t *steps, struct buf *result, struct err *err) must_check;
 
 /* Appends 'value' with the first or all leftmost longest matches replaced. */
 int pattern_replace(struct str pattern, char escape, struct str value, struct str replacement,
-		    bool all, struct buf *result, struct err *err) must_check;
+		    bool all, uint64_t *steps, struct buf *result, struct err *err) must_check;
 
 #endif

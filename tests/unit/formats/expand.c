@@ -308,6 +308,27 @@ static void test_slow_patterns(void **state)
 	assert_string_equal(result.data, "aaaaaaaaab");
 }
 
+static bool get_large(void *argument, struct str name, struct str *ret_value)
+{
+	(void)name;
+	*ret_value = buf_str(argument);
+	return true;
+}
+
+static void test_pattern_steps(void **state)
+{
+	auto_buf struct buf large = BUF_INIT(1 << 20), result = BUF_INIT(1 << 20);
+	struct expand_options options = backslash;
+	struct err err = { 0 };
+
+	(void)state;
+	buf_fill(&large, 'a', 1 << 16);
+	options.get = get_large;
+	options.argument = &large;
+	assert_int_equal(expand_word(STR("${x#$x}"), &options, &result, &err), -ERR_LIMIT);
+	assert_non_null(strstr(err.text, "too long to match"));
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -315,7 +336,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_quoting),	      cmocka_unit_test(test_escape_and_bodies),
 		cmocka_unit_test(test_messages),      cmocka_unit_test(test_unset_names),
 		cmocka_unit_test(test_depth),	      cmocka_unit_test(test_words),
-		cmocka_unit_test(test_slow_patterns),
+		cmocka_unit_test(test_slow_patterns), cmocka_unit_test(test_pattern_steps),
 	};
 
 	if (argc > 1)
