@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "formats/base/arena.h"
 #include "formats/base/map.h"
 #include "formats/erofs_view.h"
 
@@ -27,7 +28,8 @@ struct check {
 	size_t depth, room;
 	uint8_t *met; /* a bit for each slot */
 	uint64_t inodes;
-	struct map *names; /* nid -> names met, for nlink > 1 */
+	struct map *names; /* nid -> names met (uint32_t in 'arena'), for nlink > 1 */
+	struct arena arena;
 };
 
 #define fault(err, nid, text)                                                                   \
@@ -118,16 +120,19 @@ static int push(struct check *check, uint64_t nid, struct err *err)
 static int count_name(struct check *check, uint64_t nid, uint32_t nlink, bool before,
 		      struct err *err)
 {
-	uintptr_t names;
+	uint32_t *names;
 
 	if (nlink == 0 || (nlink == 1 && before))
 		return fault(err, nid, "link count is wrong");
 	if (nlink == 1)
 		return 0;
-	names = (uintptr_t)map_get_u64(check->names, nid) + 1;
-	if (names > nlink)
-		return fault(err, nid, "link count is wrong");
-	return map_put_u64(check->names, nid, (void *)names) < 0 ? err_nomem(err) : 0;
+	names = map_get_u64(check->names, nid);
+	if (!names) {
+		names = arena_alloc(&check->arena, sizeof(*names));
+		if (!names || map_put_u64(check->names, nid, names) < 0)
+			return err_nomem(err);
+	}
+	return ++*names > nlink ? fault(err, nid, "link count is wrong") : 0;
 }
 
 static int check_entry(struct check *check, struct str name, uint64_t nid, uint8_t type,
@@ -212,7 +217,8 @@ static int check_names(const struct check *check, struct err *err)
 		uint64_t nid;
 
 		memcpy(&nid, key.ptr, sizeof(nid));
-		if (view_inode(check->image, nid, &view) < 0 || view.nlink != (uintptr_t)names)
+		if (view_inode(check->image, nid, &view) < 0 ||
+		    view.nlink != *(const uint32_t *)names)
 			return fault(err, nid, "link count is wrong");
 	}
 	return 0;
@@ -263,6 +269,7 @@ int erofs_check(const struct erofs_image *image, struct err *err)
 {
 	struct check check = { .image = image,
 			       .names = map_new(),
+			       .arena = ARENA_INIT(SIZE_MAX),
 			       .met = calloc(image->size / DISK_SLOT / 8 + 1, 1) };
 	int r = check.names && check.met ? check_devices(image, err) : err_nomem(err);
 
@@ -271,5 +278,6 @@ int erofs_check(const struct erofs_image *image, struct err *err)
 	free(check.levels);
 	free(check.met);
 	map_free(check.names);
+	arena_release(&check.arena);
 	return r;
 }

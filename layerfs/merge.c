@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "formats/base/arena.h"
 #include "formats/base/limits.h"
 #include "formats/base/map.h"
 
@@ -78,7 +79,8 @@ struct layer {
 	struct frame *stack;
 	size_t depth, stack_room;
 	uint64_t dirs_seen;
-	struct map *links; /* nid of an inode with several names -> its node + 1 */
+	struct map *links; /* nid of an inode with several names -> its node, in 'arena' */
+	struct arena arena;
 	struct erofs_extent *extents;
 	size_t extent_room;
 	struct erofs_xattr *xattrs; /* with names in name_bufs of the same position */
@@ -97,6 +99,7 @@ static void layer_release(struct layer *layer)
 	free(layer->extents);
 	free(layer->stack);
 	map_free(layer->links);
+	arena_release(&layer->arena);
 }
 
 static int damaged(struct err *err)
@@ -372,9 +375,23 @@ static int bring_dir(struct layer *layer, const struct frame *dir,
 /* An inode with several names: its node once the layer brought it, else EROFS_NO_NODE. */
 static erofs_node linked_node(const struct layer *layer, const struct erofs_inode *inode)
 {
-	void *value = inode->nlink > 1 ? map_get_u64(layer->links, inode->nid) : NULL;
+	const erofs_node *node = inode->nlink > 1 ? map_get_u64(layer->links, inode->nid) : NULL;
 
-	return value ? (erofs_node)((uintptr_t)value - 1) : EROFS_NO_NODE;
+	return node ? *node : EROFS_NO_NODE;
+}
+
+static int remember_link(struct layer *layer, const struct erofs_inode *inode, erofs_node node,
+			 struct err *err)
+{
+	erofs_node *kept;
+
+	if (inode->nlink == 1)
+		return 0;
+	kept = arena_alloc(&layer->arena, sizeof(*kept));
+	if (!kept)
+		return err_nomem(err);
+	*kept = node;
+	return map_put_u64(layer->links, inode->nid, kept) < 0 ? err_nomem(err) : 0;
 }
 
 static int bring(struct layer *layer, const struct frame *dir, const struct erofs_dirent *dirent,
@@ -402,10 +419,7 @@ static int bring(struct layer *layer, const struct frame *dir, const struct erof
 	if (node != EROFS_NO_NODE)
 		return erofs_link(layer->writer, dir->node, dirent->name, node, err);
 	r = erofs_add(layer->writer, dir->node, dirent->name, &inode, &node, err);
-	if (r == 0 && inode.nlink > 1 &&
-	    map_put_u64(layer->links, inode.nid, (void *)((uintptr_t)node + 1)) < 0)
-		return err_nomem(err);
-	return r;
+	return r < 0 ? r : remember_link(layer, &inode, node, err);
 }
 
 /* --- The chain --- */
@@ -432,7 +446,8 @@ static int apply(struct erofs_writer *writer, const struct merge_input *input, u
 			       .image = input->image,
 			       .has_marks = !input->merged,
 			       .device_base = device_base,
-			       .links = map_new() };
+			       .links = map_new(),
+			       .arena = ARENA_INIT(SIZE_MAX) };
 	int r = layer.links ? erofs_expect(writer, erofs_inode_count(input->image), err)
 			    : err_nomem(err);
 
