@@ -19,7 +19,9 @@ enum rootfs_driver { ROOTFS_AUTO, ROOTFS_KERNEL, ROOTFS_FUSE };
 struct rootfs_options {
 	enum rootfs_driver driver;
 	bool writable;
-	int upper_fd, work_fd;		/* when writable: on one file system, borrowed */
+	/* When writable: on one file system, borrowed. An empty upper takes the attributes of the root below it, since it
+	 * is shown as the root. */
+	int upper_fd, work_fd;
 	bool allow_dev, allow_suid;	/* else nodev, nosuid */
 	/* The program that serves FUSE: executed as argv[0] argv[1]... with descriptors appended (rootfs_serve()).
 	 * Usually { "/proc/self/exe", "fuse-serve", NULL }. */

@@ -46,8 +46,9 @@ enum { REPLY_MAX = 1 << 20 };
 /* Seconds that the kernel takes for ever; it clamps what does not fit. */
 #define FOR_EVER 1e9
 
-/* Counters of requests by opcode, for tests and benchmarks: a file of the caller, mapped. */
-enum { OPCODES = 64 };
+/* Counters of requests by opcode, for tests and benchmarks: a file of the caller, mapped. Behind the opcodes stand the flags
+ * of INIT, as the kernel offered them and as they were answered (FS-303). */
+enum { OPCODES = 62, FLAGS_OFFERED = OPCODES, FLAGS_ANSWERED, COUNTERS };
 
 struct server {
 	struct index *index;
@@ -483,6 +484,10 @@ static ssize_t write_reply(int fd, struct iovec *parts, int count, void *userdat
 		struct fuse_init_out *init = parts[1].iov_base;
 
 		init->flags |= FUSE_PARALLEL_DIROPS & server->kernel_flags;
+		if (server->counters) {
+			server->counters[FLAGS_OFFERED] = server->kernel_flags;
+			server->counters[FLAGS_ANSWERED] = init->flags;
+		}
 		server->init_unique = 0;
 	}
 	return writev(fd, parts, count);
@@ -569,7 +574,7 @@ static int map_counters(const char *path, struct server *server, struct err *err
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return err_sys(err, errno, "cannot open '%s'", path);
-	map = mmap(NULL, OPCODES * sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	map = mmap(NULL, COUNTERS * sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		return err_sys(err, errno, "cannot map '%s'", path);
 	server->counters = map;

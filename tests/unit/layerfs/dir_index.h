@@ -28,6 +28,7 @@ struct dir_index {
 	struct map *links; /* inode number -> node + 1 */
 	int tar_fd;
 	uint64_t tar_bytes;
+	bool keep_marks;
 };
 
 #define dir_index_ok(call)                                                                 \
@@ -38,7 +39,7 @@ struct dir_index {
 		}                                                                          \
 	} while (0)
 
-/* Escaped as an import does it (FS-604): a tree may have xattrs that look like marks. */
+/* Marks are escaped as an import does it (FS-604), or are what makes this the index of a layer (FS-603). */
 static void dir_index_xattrs(struct dir_index *made, const char *path, struct erofs_inode *inode)
 {
 	struct erofs_xattr *xattrs = NULL;
@@ -47,7 +48,7 @@ static void dir_index_xattrs(struct dir_index *made, const char *path, struct er
 
 	for (name = list; name < list + len; name += strlen(name) + 1) {
 		const char *rest = name + strlen("trusted.overlay.");
-		bool mark = str_starts(str_from(name), "trusted.overlay.");
+		bool mark = !made->keep_marks && str_starts(str_from(name), "trusted.overlay.");
 
 		size = lgetxattr(path, name, value, sizeof(value));
 		xattrs = arena_grow(&made->arena, xattrs, inode->xattr_count, sizeof(*xattrs));
@@ -144,26 +145,33 @@ static void dir_index_add(struct dir_index *made, int dirfd, const char *name, e
 		abort();
 }
 
-/* The caller unrefs it. */
-static struct index *dir_index(const char *path, const char *scratch)
+/* The caller unrefs it. 'layer': whiteouts and marks are taken as they are. */
+static struct index *dir_index(const char *path, const char *scratch, bool layer)
 {
-	static const uint8_t uuid[EROFS_UUID_BYTES] = { 'd', 'i', 'r', 1, 2, 3, 0x80, 5, 0x80, 7 };
-	struct dir_index made = { .arena = ARENA_INIT(GIB), .links = map_new() };
+	static uint8_t uuid[EROFS_UUID_BYTES] = { 'd', 'i', 'r', 0, 2, 3, 0x80, 5, 0x80, 7 };
+	struct dir_index made = { .arena = ARENA_INIT(GIB),
+				  .links = map_new(),
+				  .keep_marks = layer };
 	struct erofs_device device = { .diff_id = { .algorithm = DIGEST_SHA256, .bytes = { 1 } } };
 	int index_fd = open(scratch, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	int dirfd = open(path, O_PATH | O_DIRECTORY);
 	struct index *index;
+	size_t device_count;
 	struct err err;
 
+	uuid[3]++; /* overlayfs wants to tell them apart */
 	made.tar_fd = open(scratch, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (index_fd < 0 || made.tar_fd < 0 || dirfd < 0)
 		abort();
 	dir_index_ok(erofs_writer_new(&made.writer, &err));
 	dir_index_add(&made, dirfd, ".", EROFS_ROOT);
+	device_count = made.tar_bytes > 0;
 	dir_index_ok(ftruncate(made.tar_fd, (off_t)made.tar_bytes));
 	device.size_bytes = made.tar_bytes;
-	dir_index_ok(erofs_write(made.writer, index_fd, &device, 1, uuid, NULL, &err));
-	dir_index_ok(index_open_fds(index_fd, &made.tar_fd, 1, &index, &err));
+	dir_index_ok(erofs_write(made.writer, index_fd, &device, device_count, uuid, NULL, &err));
+	dir_index_ok(index_open_fds(index_fd, &made.tar_fd, device_count, &index, &err));
+	if (device_count == 0)
+		close(made.tar_fd);
 	erofs_writer_free(made.writer);
 	arena_release(&made.arena);
 	map_free(made.links);

@@ -4,6 +4,7 @@
  * its own with a time limit; this program is its own FUSE server. */
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/fuse.h>
 #include <poll.h>
 #include <sched.h>
@@ -97,7 +98,7 @@ static int set_up(void **unused)
 	sys(mount("tmpfs", path, "tmpfs", 0, "mode=700"));
 	run("%s/gendir --seed 7 --entries 1500 odd 2>/dev/null", tools);
 	snprintf(path, sizeof(path), "%s/odd", scratch);
-	odd = dir_index(path, scratch);
+	odd = dir_index(path, scratch, false);
 	return 0;
 }
 
@@ -256,6 +257,9 @@ static void test_writes(void **unused)
 	run("cmp should is");
 }
 
+/* Places behind the opcodes, see rootfs_fuse.c. */
+enum { FLAGS_OFFERED = 62, FLAGS_ANSWERED };
+
 static uint64_t *map_counters(void)
 {
 	char path[PATH_MAX];
@@ -276,7 +280,7 @@ static uint64_t count_requests(const uint64_t *counted)
 	uint64_t sum = 0;
 	unsigned i;
 
-	for (i = 0; i < 64; i++)
+	for (i = 0; i < FLAGS_OFFERED; i++)
 		if (i != FUSE_STATFS)
 			sum += counted[i];
 	return sum;
@@ -297,6 +301,10 @@ static void test_warm_walk_is_silent(void **unused)
 	run("find mnt -ls >first; find mnt -type f -exec cat {} + >/dev/null");
 	before = count_requests(counted);
 	assert_true(before > 10);
+	/* FS-303. */
+	assert_true(counted[FLAGS_OFFERED] & FUSE_PARALLEL_DIROPS);
+	assert_true(counted[FLAGS_ANSWERED] & FUSE_PARALLEL_DIROPS);
+	assert_false(counted[FLAGS_ANSWERED] & FUSE_WRITEBACK_CACHE);
 	run("find mnt -ls >second; cmp first second; find mnt -type f -exec cat {} + >/dev/null");
 	if (count_requests(counted) != before)
 		for (unsigned i = 0; i < 64; i++)
@@ -305,6 +313,68 @@ static void test_warm_walk_is_silent(void **unused)
 	assert_int_equal(count_requests(counted), before);
 	detach(rootfs);
 	munmap(counted, 512);
+}
+
+/* Layer indexes between and above directories act by their marks; a single one needs overlayfs for them (FS-603). */
+static void test_layer_indexes(void **unused)
+{
+	auto_stack struct stack stack = { NULL, 0 };
+	struct index *layer, *below;
+	struct rootfs *rootfs;
+	char path[PATH_MAX];
+
+	(void)unused;
+	skip_unless_root();
+	run("mkdir below below/d below/o layer layer/d layer/o; echo 1 >below/d/kept; "
+	    "echo 1 >below/d/gone; echo 1 >below/o/old; mknod layer/d/gone c 0 0; "
+	    "setfattr -n trusted.overlay.origin layer/d; "
+	    "setfattr -n trusted.overlay.opaque -v y layer/o; echo 2 >layer/o/new");
+	snprintf(path, sizeof(path), "%s/below", scratch);
+	below = dir_index(path, scratch, false);
+	snprintf(path, sizeof(path), "%s/layer", scratch);
+	layer = dir_index(path, scratch, true);
+	ok(stack_push_index(&stack, below, false, &err));
+	ok(stack_push_index(&stack, layer, true, &err));
+	rootfs = mount_stack(&stack, ROOTFS_KERNEL, NULL, NULL);
+	attach(rootfs);
+	run("cd mnt; test \"$(echo *) $(echo d/*) $(echo o/*)\" = 'd o d/kept o/new'");
+	detach(rootfs);
+	stack_release(&stack);
+	ok(stack_push_index(&stack, layer, true, &err));
+	rootfs = mount_stack(&stack, ROOTFS_KERNEL, NULL, NULL);
+	attach(rootfs);
+	run("cd mnt; test \"$(echo *) $(echo d/*) $(echo o/*)\" = 'd o d/* o/new'");
+	detach(rootfs);
+	index_unref(below);
+	index_unref(layer);
+}
+
+/* No tars at all: the empty root that a stage from scratch starts with. */
+static void test_empty_root(void **unused)
+{
+	auto_stack struct stack stack = { NULL, 0 };
+	struct index *nothing;
+	char path[PATH_MAX];
+
+	(void)unused;
+	skip_unless_root();
+	run("mkdir -m 751 nothing");
+	snprintf(path, sizeof(path), "%s/nothing", scratch);
+	nothing = dir_index(path, scratch, false);
+	assert_int_equal(index_tar_count(nothing), 0);
+	ok(stack_push_index(&stack, nothing, false, &err));
+	for_each_driver(driver)
+	{
+		struct rootfs *rootfs;
+
+		run("cd up; rm -rf u6 w6; mkdir u6 w6");
+		rootfs = mount_stack(&stack, *driver, "up/u6", "up/w6");
+		attach(rootfs);
+		run("test \"$(stat -c %%a mnt) $(ls -A mnt)\" = '751 '; echo 1 >mnt/f; cmp mnt/f "
+		    "up/u6/f");
+		detach(rootfs);
+	}
+	index_unref(nothing);
 }
 
 /* Each older way of naming layers gives the same mount (FS-105). */
@@ -464,6 +534,59 @@ static void test_dead_server(void **unused)
 	ok(rootfs_umount_path(mount_point(), &err));
 }
 
+/* As a user without any namespace: fusermount3 mounts. The device node of this machine may be closed to users, so one of
+ * our own is put over it. */
+static void test_as_user(void **unused)
+{
+	enum { USER = 65534 };
+	auto_stack struct stack stack = { NULL, 0 };
+	struct rootfs_options options = path_options(ROOTFS_FUSE);
+	struct stat st;
+	int status;
+	pid_t pid;
+
+	(void)unused;
+	skip_unless_root();
+	if (stat("/usr/bin/fusermount3", &st) < 0 || !(st.st_mode & S_ISUID)) {
+		print_message("fusermount3 is not installed setuid\n");
+		skip();
+	}
+	run("chmod 711 . && mkdir mine && chown %d mine && truncate -s 512 counters && "
+	    "chmod 666 counters && mknod -m 666 fuse c 10 229 && mount --bind fuse /dev/fuse",
+	    USER);
+	ok(stack_push_index(&stack, odd, false, &err));
+	pid = fork();
+	if (pid == 0) {
+		char path[PATH_MAX];
+		struct dirent *entry;
+		unsigned names = 0;
+		DIR *dir;
+
+		snprintf(path, sizeof(path), "%s/mine", scratch);
+		if (setgroups(0, NULL) < 0 || setresgid(USER, USER, USER) < 0 ||
+		    setresuid(USER, USER, USER) < 0)
+			_exit(2);
+		if (rootfs_mount_path(&stack, &options, path, &err) < 0) {
+			fprintf(stderr, "%s\n", err.text);
+			_exit(3);
+		}
+		dir = opendir(path);
+		while (dir && (entry = readdir(dir)))
+			names++;
+		if (!dir || names < 10)
+			_exit(4);
+		closedir(dir);
+		if (rootfs_umount_path(path, &err) < 0) {
+			fprintf(stderr, "%s\n", err.text);
+			_exit(5);
+		}
+		_exit(0);
+	}
+	sys(waitpid(pid, &status, 0));
+	sys(umount("/dev/fuse"));
+	assert_int_equal(status, 0);
+}
+
 /* --- Privileges and refusals ------------------------------------------------------------------------------------------ */
 
 /* In a child with a user namespace of its own: auto comes to FUSE under overlayfs with user marks. */
@@ -548,7 +671,7 @@ static void test_refusals(void **unused)
 	options.server_argv = (const char *const[]){ "/bin/false", NULL };
 	/* The kept server of the tests before would do: another index. */
 	snprintf(path, sizeof(path), "%s/up", scratch);
-	on_tmpfs = dir_index(path, path);
+	on_tmpfs = dir_index(path, path, false);
 	stack_release(&stack);
 	ok(stack_push_index(&stack, on_tmpfs, false, &err));
 	assert_int_equal(rootfs_mount(&stack, &options, &rootfs, &err), -ERR_UNSUPPORTED);
@@ -569,15 +692,12 @@ static void on_alarm(int signal)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_same_tree),
-		cmocka_unit_test(test_writes),
-		cmocka_unit_test(test_warm_walk_is_silent),
-		cmocka_unit_test(test_overlay_forms),
-		cmocka_unit_test(test_mount_is_quick),
-		cmocka_unit_test(test_paths),
-		cmocka_unit_test(test_dead_server),
-		cmocka_unit_test(test_user_namespace),
-		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_same_tree),	    cmocka_unit_test(test_writes),
+		cmocka_unit_test(test_warm_walk_is_silent), cmocka_unit_test(test_layer_indexes),
+		cmocka_unit_test(test_empty_root),	    cmocka_unit_test(test_overlay_forms),
+		cmocka_unit_test(test_mount_is_quick),	    cmocka_unit_test(test_paths),
+		cmocka_unit_test(test_dead_server),	    cmocka_unit_test(test_as_user),
+		cmocka_unit_test(test_user_namespace),	    cmocka_unit_test(test_refusals),
 	};
 
 	if (argc > 1 && strcmp(argv[1], "serve") == 0)

@@ -396,7 +396,7 @@ static void lower_option(char *options, unsigned count)
 
 /* A step: operations on overlayfs over everything so far; the upper is then sealed as far as a walk can tell, that is
  * without index entries, which count as links (FS-112). */
-static void make_upper(unsigned number)
+static void make_upper(unsigned number, const char *features)
 {
 	char options[256], upper[16];
 	unsigned i;
@@ -406,8 +406,7 @@ static void make_upper(unsigned number)
 	sys(mkdir(upper, 0755));
 	sys(mkdir("work", 0700));
 	lower_option(options, number);
-	sprintf(options + strlen(options),
-		",upperdir=%s,workdir=work,redirect_dir=on,index=on,metacopy=on,xino=on", upper);
+	sprintf(options + strlen(options), ",upperdir=%s,workdir=work,xino=on,%s", upper, features);
 	sys(mount("overlay", "mnt", "overlay", 0, options));
 	for (i = 0; i < 150; i++)
 		random_operation("mnt");
@@ -419,7 +418,10 @@ static void make_upper(unsigned number)
 	close(fd);
 }
 
-static void make_stack(uint64_t seed)
+#define ALL_FEATURES   "redirect_dir=on,index=on,metacopy=on"
+#define WHITEOUTS_ONLY "redirect_dir=nofollow,index=off,metacopy=off"
+
+static void make_stack(uint64_t seed, const char *features)
 {
 	unsigned i;
 
@@ -430,12 +432,12 @@ static void make_stack(uint64_t seed)
 	for (i = 0; i < 300; i++)
 		random_operation("base");
 	for (i = 0; i < UPPERS; i++)
-		make_upper(i);
+		make_upper(i, features);
 }
 
-/* The base as an index, if 'base' is not NULL, or as a directory. */
+/* Elements are directories, but for those of which there is an index: the lowest is merged, others are layers. */
 static void open_elements(struct stack *stack, struct stack_element elements[UPPERS + 1],
-			  struct index *base)
+			  struct index *const indexes[UPPERS + 1])
 {
 	unsigned i;
 
@@ -443,8 +445,10 @@ static void open_elements(struct stack *stack, struct stack_element elements[UPP
 	for (i = 0; i <= UPPERS; i++) {
 		char name[16];
 
-		if (i == 0 && base) {
-			elements[i] = (struct stack_element){ .index = base, .upper_fd = -1 };
+		if (indexes[i]) {
+			elements[i] = (struct stack_element){ .index = indexes[i],
+							      .is_layer = i > 0,
+							      .upper_fd = -1 };
 			continue;
 		}
 		sprintf(name, i ? "u%u" : "base", i - 1);
@@ -473,8 +477,8 @@ static void mount_stack(void)
 	sys(mount("overlay", "mnt", "overlay", MS_RDONLY, options));
 }
 
-/* The mounted stack against the tree over the directories, and over an index in the place of the lowest. */
-static void compare_walks(uint64_t seed, struct index *base)
+/* The mounted stack against the tree over its directories, some of them as indexes. */
+static void compare_walks(uint64_t seed, struct index *const indexes[UPPERS + 1])
 {
 	struct walk *mounted = walk_new(), *walked = walk_new();
 	int here = (int)sys(open(".", O_PATH | O_DIRECTORY));
@@ -486,7 +490,7 @@ static void compare_walks(uint64_t seed, struct index *base)
 	mount_stack();
 	walk_mounted(mounted, here, "mnt", "");
 	sys(umount("mnt"));
-	open_elements(&stack, elements, base);
+	open_elements(&stack, elements, indexes);
 	ok(tree_new(&stack, &tree, &err));
 	ok(tree_root(tree, &root, &err));
 	walk_tree(walked, tree, root, "");
@@ -499,6 +503,8 @@ static void compare_walks(uint64_t seed, struct index *base)
 	close(here);
 }
 
+static struct index *const no_indexes[UPPERS + 1] = { NULL };
+
 static void test_same_as_overlayfs(void **unused)
 {
 	uint64_t seed;
@@ -506,8 +512,8 @@ static void test_same_as_overlayfs(void **unused)
 	(void)unused;
 	skip_unless_root();
 	for (seed = 1; seed <= 60; seed++) {
-		make_stack(seed);
-		compare_walks(seed, NULL);
+		make_stack(seed, ALL_FEATURES);
+		compare_walks(seed, no_indexes);
 	}
 }
 
@@ -518,13 +524,83 @@ static void test_same_over_index(void **unused)
 	(void)unused;
 	skip_unless_root();
 	for (seed = 101; seed <= 130; seed++) {
-		struct index *base;
+		struct index *indexes[UPPERS + 1] = { NULL };
 
-		make_stack(seed);
-		base = dir_index("base", ".");
-		compare_walks(seed, base);
-		index_unref(base);
+		make_stack(seed, ALL_FEATURES);
+		indexes[0] = dir_index("base", ".", false);
+		compare_walks(seed, indexes);
+		index_unref(indexes[0]);
 	}
+}
+
+/* Layer indexes carry the marks of overlayfs (FS-603): as layers they mean what the upper did. One upper stays a directory
+ * between them, as a RUN between two COPYs does. */
+static void test_same_over_layer_indexes(void **unused)
+{
+	uint64_t seed;
+	unsigned i;
+
+	(void)unused;
+	skip_unless_root();
+	for (seed = 301; seed <= 330; seed++) {
+		struct index *indexes[UPPERS + 1] = { NULL };
+
+		make_stack(seed, WHITEOUTS_ONLY);
+		indexes[0] = dir_index("base", ".", false);
+		indexes[1] = dir_index("u0", ".", true);
+		indexes[3] = dir_index("u2", ".", true);
+		compare_walks(seed, indexes);
+		for (i = 0; i <= UPPERS; i++)
+			index_unref(indexes[i]);
+	}
+}
+
+/* A directory that its layer only implies has the attributes and xattrs of the one below (FS-605). */
+static void test_implicit_directories(void **unused)
+{
+	struct stack_element elements[2];
+	struct stack stack = { .elements = elements, .count = 2 };
+	struct walk *walk = walk_new();
+	struct tree_node *node;
+	struct tree *tree;
+	unsigned i;
+
+	(void)unused;
+	skip_unless_root();
+	clear_scratch();
+	sys(mkdir("lower", 0755));
+	sys(mkdir("lower/d", 0700));
+	sys(lchown("lower/d", 7, 8));
+	sys(setxattr("lower/d", "trusted.x", "1", 1, 0));
+	sys(mkdir("upper", 0755));
+	sys(mkdir("upper/d", 0755));
+	sys(mkdir("upper/d/new", 0711));
+	sys(mkdir("upper/d/new/deep", 0711));
+	sys(setxattr("upper/d", "trusted.mica.implicit", "y", 1, 0));
+	sys(setxattr("upper/d/new", "trusted.mica.implicit", "y", 1, 0));
+	for (i = 0; i < 2; i++)
+		elements[i] = (struct stack_element){
+			.index = dir_index(i ? "upper" : "lower", ".", i),
+			.is_layer = i,
+			.upper_fd = -1,
+		};
+	ok(tree_new(&stack, &tree, &err));
+	ok(tree_resolve(tree, STR("d"), true, &node, NULL, &err));
+	assert_int_equal(tree_attr(node)->mode, S_IFDIR | 0700);
+	assert_int_equal(tree_attr(node)->uid, 7);
+	ok(tree_xattrs(tree, node, dump_xattr, walk, &err));
+	assert_true(str_is(buf_str(&walk->dump), " trusted.x=1"));
+	tree_node_free(node);
+	ok(tree_resolve(tree, STR("d/new"), true, &node, NULL, &err));
+	assert_int_equal(tree_attr(node)->mode, S_IFDIR | 0755);
+	tree_node_free(node);
+	ok(tree_resolve(tree, STR("d/new/deep"), true, &node, NULL, &err));
+	assert_int_equal(tree_attr(node)->mode, S_IFDIR | 0711);
+	tree_node_free(node);
+	tree_free(tree);
+	for (i = 0; i < 2; i++)
+		index_unref(elements[i].index);
+	walk_free(walk);
 }
 
 /* Paths of all kinds against openat2(RESOLVE_IN_ROOT) on the mounted stack (SEC-001). */
@@ -542,10 +618,10 @@ static void test_resolve_as_kernel(void **unused)
 	(void)unused;
 	skip_unless_root();
 	for (seed = 201; seed <= 205; seed++) {
-		make_stack(seed);
+		make_stack(seed, ALL_FEATURES);
 		mount_stack();
 		mounted = (int)sys(open("mnt", O_PATH | O_DIRECTORY));
-		open_elements(&stack, elements, NULL);
+		open_elements(&stack, elements, no_indexes);
 		ok(tree_new(&stack, &tree, &err));
 		for (i = 0; i < 4000; i++) {
 			auto_buf struct buf canonical = BUF_INIT(65536);
@@ -745,6 +821,8 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_same_as_overlayfs),
 		cmocka_unit_test(test_same_over_index),
+		cmocka_unit_test(test_same_over_layer_indexes),
+		cmocka_unit_test(test_implicit_directories),
 		cmocka_unit_test(test_resolve_as_kernel),
 		cmocka_unit_test(test_marks_of_both_families),
 		cmocka_unit_test(test_resolve_missing_and_loops),
