@@ -297,6 +297,35 @@ static bool drop(struct check *check, const char *path)
 	       io_remove_tree(store_dirfd(check->store), path, &ignored) == 0;
 }
 
+/* A blob that mica itself made of a layer comes out the same once more: the compressor's output depends on its input alone.
+ * Another tool's blob does not, then the damaged one stays. */
+static bool remake_blob(struct check *check, const struct digest *digest, const char *path)
+{
+	char aside[sizeof(IO_TEMP_PREFIX "fsck-") + 16], random[17];
+	int root = store_dirfd(check->store);
+	struct layer_result made;
+	struct state_blob blob;
+	struct digest diff_id;
+	struct err ignored;
+	bool same;
+
+	if (state_layer_of_blob(store_state(check->store), digest, &diff_id, &ignored) < 0 ||
+	    state_blob_of_digest(store_state(check->store), digest, &blob, &ignored) < 0 ||
+	    !has_layer(check, &diff_id))
+		return false;
+	io_random_hex(random, sizeof(random) - 1);
+	snprintf(aside, sizeof(aside), IO_TEMP_PREFIX "fsck-%s", random);
+	if (renameat(root, path, root, aside) < 0)
+		return false;
+	same = layer_blob(check->store, &diff_id, blob.compression, &made, &ignored) == 0 &&
+	       digest_equal(&made.blob, digest);
+	if (same)
+		(void)!unlinkat(root, aside, 0);
+	else
+		(void)!renameat(root, aside, root, path);
+	return same;
+}
+
 static int check_blob(void *argument, const char *directory, const char *name, struct err *err)
 {
 	struct check *check = argument;
@@ -319,7 +348,9 @@ static int check_blob(void *argument, const char *directory, const char *name, s
 	if (r == -ENOMEM)
 		return err_nomem(err);
 	if (r < 0)
-		report(check, path, why.text, drop(check, path));
+		report(check, path, why.text,
+		       check->options->repair &&
+			       (remake_blob(check, &digest, path) || drop(check, path)));
 	return 0;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A layer at rest: how it is published, found, made again and verified. Writer and ingest stand in files of their own.
+/* A layer at rest: how it is published, found and made again. Writer, ingest and verification stand in files of their own.
  *
  * A layer's directory appears by one rename when tar, index and digests are complete, so a directory that exists is whole.
  * Two processes may make the same layer: the first rename wins, the second one finds the name taken, marks the winner as
@@ -17,9 +17,6 @@
 #include "formats/base/limits.h"
 #include "layerfs/digests.h"
 #include "layerfs/state.h"
-
-/* What verification reads at a time. */
-enum { VERIFY_CHUNK = 1 << 20 };
 
 /* --- Stages ---------------------------------------------------------------------------------------------------------- */
 
@@ -214,8 +211,8 @@ int layer_publish_tar_as_blob(struct store *store, const struct digest *diff_id,
 
 /* --- Finding and opening --------------------------------------------------------------------------------------------- */
 
-static int open_file(struct store *store, const struct digest *diff_id, const char *file,
-		     int *ret_fd, struct err *err)
+int layer_open_file(struct store *store, const struct digest *diff_id, const char *file,
+		    int *ret_fd, struct err *err)
 {
 	char name[STORE_NAME_MAX + 16], shown[DIGEST_TEXT_MAX];
 	char layer[STORE_NAME_MAX];
@@ -248,7 +245,7 @@ int layer_open_tar(struct store *store, const struct digest *diff_id, int *ret_f
 {
 	auto_close int fd = -1;
 	struct stat st;
-	int r = open_file(store, diff_id, LAYER_TAR, &fd, err);
+	int r = layer_open_file(store, diff_id, LAYER_TAR, &fd, err);
 
 	if (r < 0)
 		return r;
@@ -358,82 +355,4 @@ int layer_restore(struct store *store, const struct digest *diff_id, struct err 
 	if (r == 0)
 		r = source_decompress(source, NULL, &source, err);
 	return r < 0 ? r : layer_ingest(store, source, diff_id, &options, false, &result, err);
-}
-
-/* --- Verification ---------------------------------------------------------------------------------------------------- */
-
-static int verify_tar_digest(int tar, const struct digest *diff_id, struct err *err)
-{
-	auto_hasher struct hasher *hasher = NULL;
-	auto_free void *chunk = malloc(VERIFY_CHUNK);
-	struct digest found;
-	uint64_t at = 0;
-	ssize_t count;
-	int r;
-
-	if (!chunk)
-		return err_nomem(err);
-	r = hasher_new(diff_id->algorithm, &hasher, err);
-	if (r < 0)
-		return r;
-	while ((count = io_pread(tar, chunk, VERIFY_CHUNK, at)) > 0) {
-		hasher_update(hasher, chunk, (size_t)count);
-		at += (uint64_t)count;
-	}
-	if (count < 0)
-		return err_sys(err, (int)-count, "cannot read the tar");
-	r = hasher_finish(hasher, &found, err);
-	if (r < 0)
-		return r;
-	return digest_equal(&found, diff_id) ? 0 : err_set(err, ERR_DIGEST, "the tar is damaged");
-}
-
-/* The index names this layer and its size, and is whole. */
-static int verify_index(struct erofs_image *image, const struct digest *diff_id,
-			uint64_t tar_size_bytes, struct err *err)
-{
-	struct erofs_device device;
-	uint8_t uuid[EROFS_UUID_BYTES];
-	int r = erofs_uuid(diff_id, uuid, err);
-
-	if (r < 0)
-		return r;
-	if (memcmp(uuid, erofs_image_uuid(image), sizeof(uuid)) != 0 ||
-	    erofs_device_count(image) != 1 || erofs_device(image, 1, &device) < 0 ||
-	    memcmp(device.diff_id.bytes, diff_id->bytes, SHA256_BYTES) != 0)
-		return err_set(err, ERR_FORMAT, "the index belongs to another layer");
-	if (device.size_bytes != (tar_size_bytes + EROFS_BLOCK - 1) / EROFS_BLOCK * EROFS_BLOCK)
-		return err_set(err, ERR_FORMAT, "the tar has another size than the index says");
-	return erofs_check(image, err);
-}
-
-static int verify(struct store *store, const struct digest *diff_id, bool with_data,
-		  struct err *err)
-{
-	auto_erofs_image struct erofs_image *image = NULL;
-	auto_digests struct digests *digests = NULL;
-	auto_close int tar = -1;
-	uint64_t size_bytes;
-	int fd, r;
-
-	r = layer_open_tar(store, diff_id, &tar, &size_bytes, err);
-	if (r == 0)
-		r = open_file(store, diff_id, LAYER_INDEX, &fd, err);
-	if (r == 0)
-		r = erofs_open(fd, &image, err);
-	if (r == 0)
-		r = verify_index(image, diff_id, size_bytes, err);
-	if (r == 0 && open_file(store, diff_id, LAYER_DIGESTS, &fd, err) == 0)
-		r = digests_open(fd, &digests, err);
-	if (r == 0 && with_data)
-		r = verify_tar_digest(tar, diff_id, err);
-	return r;
-}
-
-int layer_verify(struct store *store, const struct digest *diff_id, bool with_data, struct err *err)
-{
-	char shown[DIGEST_TEXT_MAX];
-	int r = verify(store, diff_id, with_data, err);
-
-	return r < 0 ? err_wrap(err, "layer '%s'", digest_text(diff_id, shown)) : 0;
 }

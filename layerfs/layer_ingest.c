@@ -36,6 +36,7 @@ struct ingest {
 	struct compressor *compressor;
 	struct io_temp blob;
 	bool has_blob;
+	bool only_index;   /* of a tar that is in the store already */
 	uint64_t position; /* bytes the tee has passed on */
 	struct layer_extents extents;
 	uint8_t grain[EROFS_HOLE_GRAIN];
@@ -74,6 +75,10 @@ static ssize_t tee_read(void *self, void *data, size_t len, struct err *err)
 	if ((uint64_t)count > LIMIT_LAYER_BYTES - ingest->position)
 		return err_set(err, ERR_LIMIT, "the layer is larger than %llu bytes",
 			       LIMIT_LAYER_BYTES);
+	if (ingest->only_index) {
+		ingest->position += (uint64_t)count;
+		return count;
+	}
 	hasher_update(ingest->hasher, data, (size_t)count);
 	r = io_pwrite(ingest->stage.tar_fd, data, (size_t)count, ingest->position);
 	if (r < 0)
@@ -144,7 +149,7 @@ static int find_holes(struct ingest *ingest, const struct tar_entry *entry, stru
 		if (r < 0)
 			break;
 		hole = len == EROFS_HOLE_GRAIN && layer_is_zero(ingest->grain, (size_t)len);
-		if (hole)
+		if (hole && !ingest->only_index)
 			punch(ingest, offset, len);
 		r = layer_extents_add(&ingest->extents, len, hole, offset, err);
 	}
@@ -316,4 +321,32 @@ int layer_ingest(struct store *store, struct source *source, const struct digest
 		return r;
 	*ret_result = result;
 	return 0;
+}
+
+int layer_index_of_tar(struct store *store, const struct digest *diff_id, int index_fd,
+		       struct err *err)
+{
+	__attribute__((cleanup(auto_ingest_))) struct ingest *ingest = calloc(1, sizeof(*ingest));
+	uint64_t size_bytes;
+	int tar, r;
+
+	if (!ingest)
+		return err_nomem(err);
+	ingest->only_index = true;
+	ingest->stage = (struct layer_stage)LAYER_STAGE_NONE;
+	ingest->blob.fd = -1;
+	r = layer_open_tar(store, diff_id, &tar, NULL, err);
+	if (r == 0)
+		r = source_from_fd(tar, LAYER_TAR, &ingest->source, err);
+	if (r == 0)
+		r = layer_tree_new(&ingest->tree, err);
+	if (r == 0)
+		r = open_reader(ingest, err);
+	if (r == 0)
+		r = take_entries(ingest, err);
+	if (r == 0)
+		r = tar_reader_finish(ingest->reader, &size_bytes, err);
+	if (r < 0)
+		return r;
+	return layer_tree_write(ingest->tree, index_fd, diff_id, ingest->position, NULL, err);
 }

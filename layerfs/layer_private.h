@@ -64,6 +64,14 @@ void layer_extents_release(struct layer_extents *extents);
 /* Whether all bytes are zero; returns at the first that is not. */
 bool layer_is_zero(const void *data, size_t len);
 
+/* One file of a published layer, for reading. ENOENT: no such layer. */
+int layer_open_file(struct store *store, const struct digest *diff_id, const char *file,
+		    int *ret_fd, struct err *err) must_check;
+
+/* Writes what the index of a published layer should be, made from its tar, to the empty file 'index_fd'. */
+int layer_index_of_tar(struct store *store, const struct digest *diff_id, int index_fd,
+		       struct err *err) must_check;
+
 /* The blob of a layer without compression is its tar: one more name for the same file. */
 int layer_publish_tar_as_blob(struct store *store, const struct digest *diff_id,
 			      uint64_t tar_size_bytes, struct err *err) must_check;

@@ -867,7 +867,6 @@ int layer_writer_new(struct store *store, const struct layer_options *options,
 {
 	auto_layer_writer struct layer_writer *writer = calloc(1, sizeof(*writer));
 	size_t i;
-	int r;
 
 	if (!writer)
 		return err_nomem(err);
@@ -886,22 +885,21 @@ int layer_writer_new(struct store *store, const struct layer_options *options,
 		writer->batches[i].next = writer->free_batches;
 		writer->free_batches = &writer->batches[i];
 	}
-	r = hasher_new(DIGEST_SHA256, &writer->hasher, err);
-	if (r == 0)
-		r = hasher_new(DIGEST_SHA256, &writer->tar_hasher, err);
-	if (r == 0)
-		r = layer_tree_new(&writer->tree, err);
-	if (r < 0)
-		return r;
 	*ret_writer = take(writer);
 	return 0;
 }
 
-/* The first entry makes the files: the empty layer, which is always the same, is only looked up. */
+/* Nothing is made before the first entry: the empty layer, which is always the same, is only looked up. */
 static int start(struct layer_writer *writer, struct err *err)
 {
-	int r = layer_stage_open(writer->store, &writer->stage, err);
+	int r = hasher_new(DIGEST_SHA256, &writer->hasher, err);
 
+	if (r == 0)
+		r = hasher_new(DIGEST_SHA256, &writer->tar_hasher, err);
+	if (r == 0)
+		r = layer_tree_new(&writer->tree, err);
+	if (r == 0)
+		r = layer_stage_open(writer->store, &writer->stage, err);
 	return r < 0 ? r : open_blob(writer, err);
 }
 

@@ -62,6 +62,7 @@ enum statement {
 	TAGS,
 	BLOB_ADD,
 	BLOB_OF_LAYER,
+	BLOB_OF_DIGEST,
 	LAYER_OF_BLOB,
 	BLOBS,
 	BLOB_REMOVE,
@@ -94,6 +95,7 @@ static const char *const sql[STATEMENTS] = {
 	[BLOB_ADD] = "INSERT OR REPLACE INTO blobs VALUES(?,?,?,?)",
 	[BLOB_OF_LAYER] = "SELECT digest, diff_id, size, compression FROM blobs WHERE diff_id=?"
 			  " ORDER BY compression=? DESC, compression DESC, digest LIMIT 1",
+	[BLOB_OF_DIGEST] = "SELECT digest, diff_id, size, compression FROM blobs WHERE digest=?",
 	[LAYER_OF_BLOB] = "SELECT diff_id FROM blobs WHERE digest=?",
 	[BLOBS] = "SELECT digest, diff_id, size, compression FROM blobs ORDER BY digest",
 	[BLOB_REMOVE] = "DELETE FROM blobs WHERE digest=?",
@@ -626,6 +628,27 @@ int state_blob_of_layer(struct state *state, const struct digest *diff_id, enum 
 	r = step_row(state, statement, "blob of layer", digest_text(diff_id, shown), err);
 	if (r == 0)
 		r = blob_columns(statement, &same, &blob, err);
+	if (r == 0)
+		*ret_blob = blob;
+	end(state, statement);
+	return r;
+}
+
+int state_blob_of_digest(struct state *state, const struct digest *digest,
+			 struct state_blob *ret_blob, struct err *err)
+{
+	char shown[DIGEST_TEXT_MAX];
+	struct digest layer;
+	struct state_blob blob;
+	sqlite3_stmt *statement;
+	int r = start(state, BLOB_OF_DIGEST, &statement, err);
+
+	if (r < 0)
+		return r;
+	bind_digest(statement, 1, digest);
+	r = step_row(state, statement, "record of blob", digest_text(digest, shown), err);
+	if (r == 0)
+		r = blob_columns(statement, &layer, &blob, err);
 	if (r == 0)
 		*ret_blob = blob;
 	end(state, statement);

@@ -49,6 +49,9 @@ int state_blob_add(struct state *state, const struct digest *diff_id, const stru
 /* Blob of a layer, the preferred compression first; ENOENT. */
 int state_blob_of_layer(struct state *state, const struct digest *diff_id, enum compression wanted,
 			struct state_blob *ret_blob, struct err *err) must_check;
+/* What is recorded of one blob; ENOENT. */
+int state_blob_of_digest(struct state *state, const struct digest *digest,
+			 struct state_blob *ret_blob, struct err *err) must_check;
 /* All blobs, and forgetting one whose file is gone (gc). */
 int state_blobs(struct state *state,
 		int (*see)(void *argument, const struct digest *diff_id,

@@ -912,7 +912,7 @@ static void hostile_entries_are_refused(void **at)
 		  "entry 'a/f': too many symlinks on its path" },
 		{ { { .type = '0', .path = "f", .pax = "uid=4294967295" } },
 		  ERR_FORMAT,
-		  "entry 'f': its owner 4294967295 is not a valid id" },
+		  "invalid number in a PAX record" },
 	};
 	struct place *place = *at;
 	size_t i;
