@@ -618,7 +618,7 @@ static void put_header(struct buf *tar, char type, const char *path, const char 
 	snprintf(header + 100, 8, "%07o", type == '5' ? 0755 : 0644);
 	snprintf(header + 108, 8, "%07o", made->uid);
 	snprintf(header + 116, 8, "%07o", 0);
-	snprintf(header + 124, 12, "%011zo", size);
+	snprintf(header + 124, 12, "%011o", (unsigned)size & 0x3fffffff);
 	snprintf(header + 136, 12, "%011o", 0);
 	memset(header + 148, ' ', 8);
 	header[156] = type;
