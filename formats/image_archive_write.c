@@ -375,12 +375,12 @@ static int write_parts(struct writing *writing, struct err *err)
 	size_t i;
 	int r;
 
-	r = write_entry_header(writing, "blobs", TAR_DIRECTORY, 0, err);
+	r = write_entry_header(writing, "blobs/", TAR_DIRECTORY, 0, err);
 	for (i = 0; i < writing->part_count && r == 0; i++) {
 		enum digest_algorithm algorithm = writing->parts[i].digest.algorithm;
 
 		if (algorithm != last) {
-			snprintf(path, sizeof(path), "blobs/%s", digest_algorithm_name(algorithm));
+			snprintf(path, sizeof(path), "blobs/%s/", digest_algorithm_name(algorithm));
 			r = write_entry_header(writing, path, TAR_DIRECTORY, 0, err);
 			last = algorithm;
 		}

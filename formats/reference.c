@@ -284,24 +284,19 @@ static int split(struct str text, struct pieces *pieces, struct err *err)
 
 static int build(const struct pieces *pieces, struct reference *ret_reference, struct err *err)
 {
-	const char *library = pieces->official ? "library/" : "";
-	int len, domain_len = (int)pieces->domain.len, path_len;
-	char *memory;
+	struct reference reference = { .digest = pieces->digest };
 
-	path_len = (int)(strlen(library) + pieces->path.len);
-	len = domain_len + 1 + path_len + 1 + (int)pieces->tag.len + 1;
-	memory = malloc((size_t)len);
-	if (!memory)
+	reference.domain = str_dup(pieces->domain);
+	if (asprintf(&reference.path, "%s%.*s", pieces->official ? "library/" : "",
+		     (int)pieces->path.len, pieces->path.ptr) < 0)
+		reference.path = NULL;
+	if (pieces->has_tag)
+		reference.tag = str_dup(pieces->tag);
+	if (!reference.domain || !reference.path || (pieces->has_tag && !reference.tag)) {
+		reference_release(&reference);
 		return err_nomem(err);
-	snprintf(memory, (size_t)len, "%.*s%c%s%.*s%c%.*s", domain_len, pieces->domain.ptr, '\0',
-		 library, (int)pieces->path.len, pieces->path.ptr, '\0', (int)pieces->tag.len,
-		 pieces->tag.len ? pieces->tag.ptr : "");
-	*ret_reference = (struct reference){
-		.domain = memory,
-		.path = memory + domain_len + 1,
-		.tag = pieces->has_tag ? memory + domain_len + 1 + path_len + 1 : NULL,
-		.digest = pieces->digest,
-	};
+	}
+	*ret_reference = reference;
 	return 0;
 }
 
@@ -340,6 +335,8 @@ int reference_parse(struct str text, struct reference *ret_reference, struct err
 void reference_release(struct reference *reference)
 {
 	free(reference->domain);
+	free(reference->path);
+	free(reference->tag);
 	*reference = (struct reference){ .domain = NULL };
 }
 

@@ -12,7 +12,7 @@
 
 enum { REFERENCE_TEXT_MAX = 800 };	/* host and port 259, path 255, tag 128, digest 136, separators */
 
-/* Strings live in one allocation of the struct; release frees it. */
+/* Each string is an allocation of its own; release frees them. */
 struct reference {
 	char *domain;		/* "docker.io", "localhost:5000" */
 	char *path;		/* "library/debian" */
