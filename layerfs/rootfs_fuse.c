@@ -121,15 +121,23 @@ static void reply_error(fuse_req_t req, int r)
 	(void)fuse_reply_err(req, -r);
 }
 
+/* "." asks for the node itself, of any type, and ".." for the parent of a directory: so the kernel finds nodes of file handles
+ * that it forgot (FS-225). */
+static int find(const struct server *server, uint64_t parent, struct str name, uint64_t *ret_nid)
+{
+	uint8_t type;
+
+	*ret_nid = parent;
+	return str_is(name, ".") ? 0 : erofs_lookup(server->image, parent, name, ret_nid, &type);
+}
+
 static void serve_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	const struct server *server = server_of(req);
 	struct fuse_entry_param entry = { .entry_timeout = FOR_EVER };
 	uint64_t nid;
-	uint8_t type;
-	int r = erofs_lookup(server->image, nid_of(server, parent), str_from(name), &nid, &type);
+	int r = find(server, nid_of(server, parent), str_from(name), &nid);
 
-	/* ".." and "." come for file handles of nodes that the kernel forgot (FS-225). */
 	if (r == 0)
 		r = fill_entry(server, nid, &entry);
 	if (r == -ENOENT)

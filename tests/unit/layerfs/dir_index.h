@@ -65,25 +65,37 @@ static void dir_index_xattrs(struct dir_index *made, const char *path, struct er
 	inode->xattrs = xattrs;
 }
 
+/* Zero pieces of 64 KiB are holes (FS-516). */
 static void dir_index_data(struct dir_index *made, int dirfd, const char *name,
 			   struct erofs_inode *inode)
 {
-	struct erofs_extent *extent = arena_alloc(&made->arena, sizeof(*extent));
+	static char data[EROFS_HOLE_GRAIN], zeros[EROFS_HOLE_GRAIN];
+	struct erofs_extent *extents = NULL;
 	int fd = openat(dirfd, name, O_RDONLY);
+	uint64_t offset = 0;
+	ssize_t len;
 
-	if (inode->size_bytes &&
-	    (fd < 0 || !extent ||
-	     io_copy_range(fd, 0, made->tar_fd, made->tar_bytes, inode->size_bytes) < 0))
+	while ((len = io_pread(fd, data, sizeof(data), offset)) > 0) {
+		struct erofs_extent *extent;
+
+		extents = arena_grow(&made->arena, extents, inode->extent_count, sizeof(*extents));
+		if (!extents)
+			abort();
+		extent = &extents[inode->extent_count++];
+		*extent = (struct erofs_extent){ .file_offset = offset, .length = (uint64_t)len };
+		offset += (uint64_t)len;
+		if (len == sizeof(data) && memcmp(data, zeros, sizeof(data)) == 0)
+			continue;
+		extent->device = 1;
+		extent->device_offset = made->tar_bytes;
+		if (io_pwrite(made->tar_fd, data, (size_t)len, made->tar_bytes) < 0)
+			abort();
+		made->tar_bytes = (made->tar_bytes + (uint64_t)len + 511) / 512 * 512;
+	}
+	if (len < 0)
 		abort();
 	close(fd);
-	if (inode->size_bytes == 0)
-		return;
-	*extent = (struct erofs_extent){ .length = inode->size_bytes,
-					 .device = 1,
-					 .device_offset = made->tar_bytes };
-	inode->extents = extent;
-	inode->extent_count = 1;
-	made->tar_bytes = (made->tar_bytes + inode->size_bytes + 511) / 512 * 512;
+	inode->extents = extents;
 }
 
 static void dir_index_add(struct dir_index *made, int dirfd, const char *name, erofs_node parent);

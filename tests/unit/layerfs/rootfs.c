@@ -315,6 +315,93 @@ static void test_warm_walk_is_silent(void **unused)
 	munmap(counted, 512);
 }
 
+/* Holes and data of every file, as lseek tells them. */
+static void list_holes(int dirfd, struct buf *list)
+{
+	DIR *dir = fdopendir(dirfd);
+	struct dirent *entry;
+
+	while ((entry = readdir(dir))) {
+		int fd = openat(dirfd, entry->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+		off_t at = 0;
+		struct stat st;
+
+		if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size < 65536) {
+			close(fd);
+			continue;
+		}
+		buf_printf(list, "%s %lld:", entry->d_name, (long long)st.st_size);
+		for (;;) {
+			off_t data = lseek(fd, at, SEEK_DATA);
+
+			at = data < 0 ? data : lseek(fd, data, SEEK_HOLE);
+			if (at < 0)
+				break;
+			buf_printf(list, " %lld-%lld", (long long)data, (long long)at);
+		}
+		buf_printf(list, " %s\n", strerror(errno));
+		close(fd);
+	}
+	closedir(dir);
+}
+
+static void test_same_holes(void **unused)
+{
+	struct buf lists[2] = { BUF_INIT(1 << 20), BUF_INIT(1 << 20) };
+	auto_stack struct stack stack = { NULL, 0 };
+
+	(void)unused;
+	skip_unless_root();
+	ok(stack_push_index(&stack, odd, false, &err));
+	for_each_driver(driver)
+	{
+		struct rootfs *rootfs = mount_stack(&stack, *driver, NULL, NULL);
+
+		list_holes((int)sys(openat(rootfs_fd(rootfs), ".", O_RDONLY | O_DIRECTORY)),
+			   &lists[driver - drivers]);
+		rootfs_close(rootfs);
+	}
+	assert_non_null(memmem(lists[0].data, lists[0].len, "sparse-1 ", 9));
+	assert_string_equal(lists[0].data, lists[1].data);
+	buf_release(&lists[0]);
+	buf_release(&lists[1]);
+}
+
+/* A handle of a file is good after the kernel forgot the file (FS-225). */
+static void test_file_handles(void **unused)
+{
+	auto_stack struct stack stack = { NULL, 0 };
+
+	(void)unused;
+	skip_unless_root();
+	run("mkdir -p handles/a/b; echo 1 >handles/a/b/c");
+	for_each_driver(driver)
+	{
+		auto_free struct file_handle *handle = calloc(1, sizeof(*handle) + MAX_HANDLE_SZ);
+		char path[PATH_MAX], byte;
+		struct rootfs *rootfs;
+		struct index *index;
+		int dir, fd, id;
+
+		snprintf(path, sizeof(path), "%s/handles", scratch);
+		index = dir_index(path, scratch, false);
+		ok(stack_push_index(&stack, index, false, &err));
+		rootfs = mount_stack(&stack, *driver, NULL, NULL);
+		handle->handle_bytes = MAX_HANDLE_SZ;
+		sys(name_to_handle_at(rootfs_fd(rootfs), "a/b/c", handle, &id, 0));
+		dir = (int)sys(openat(rootfs_fd(rootfs), ".", O_RDONLY | O_DIRECTORY));
+		run("echo 2 >/proc/sys/vm/drop_caches");
+		fd = (int)sys(open_by_handle_at(dir, handle, O_RDONLY));
+		assert_int_equal(sys(read(fd, &byte, 1)), 1);
+		assert_int_equal(byte, '1');
+		close(fd);
+		close(dir);
+		rootfs_close(rootfs);
+		index_unref(index);
+		stack_release(&stack);
+	}
+}
+
 /* Layer indexes between and above directories act by their marks; a single one needs overlayfs for them (FS-603). */
 static void test_layer_indexes(void **unused)
 {
@@ -583,7 +670,7 @@ static void test_as_user(void **unused)
 		_exit(0);
 	}
 	sys(waitpid(pid, &status, 0));
-	sys(umount("/dev/fuse"));
+	sys(umount2("/dev/fuse", MNT_DETACH)); /* the server may still be ending */
 	assert_int_equal(status, 0);
 }
 
@@ -693,7 +780,8 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_same_tree),	    cmocka_unit_test(test_writes),
-		cmocka_unit_test(test_warm_walk_is_silent), cmocka_unit_test(test_layer_indexes),
+		cmocka_unit_test(test_warm_walk_is_silent), cmocka_unit_test(test_same_holes),
+		cmocka_unit_test(test_file_handles),	    cmocka_unit_test(test_layer_indexes),
 		cmocka_unit_test(test_empty_root),	    cmocka_unit_test(test_overlay_forms),
 		cmocka_unit_test(test_mount_is_quick),	    cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_dead_server),	    cmocka_unit_test(test_as_user),
