@@ -23,7 +23,7 @@ struct context;
 /* A directory on disk. 'ignore' may be NULL, borrowed. ENOENT, ENOTDIR. */
 int context_open(struct store *store, const char *path, const struct ignore *ignore,
 		 struct context **ret_context, struct err *err) must_check;
-void context_close(struct context *context);	/* writes the stat cache back */
+void context_close(struct context *context); /* writes the stat cache back */
 int context_dirfd(const struct context *context);
 /* How the ignore file is called in messages; '.dockerignore' unless set. Borrowed. */
 void context_set_ignore_name(struct context *context, const char *name);
@@ -39,13 +39,13 @@ uint64_t selection_file_count(const struct selection *selection);
 
 /* Digest over names, types, modes, sizes and link targets, without content: two selections that differ in it differ in
  * content too. Reads nothing. Lets a first build skip hashing before copying: no record with this shape, no hit. */
-int selection_shape(struct selection *selection, uint8_t ret_digest[SHA256_BYTES], struct err *err)
-	must_check;
+int selection_shape(struct selection *selection, uint8_t ret_digest[SHA256_BYTES],
+		    struct err *err) must_check;
 
 /* Tree digest of RCP-607. Known file digests come from the stat cache or from layers, the rest is read (in parallel) unless
  * step_copy() already delivered them. */
-int selection_digest(struct selection *selection, uint8_t ret_digest[SHA256_BYTES], struct err *err)
-	must_check;
+int selection_digest(struct selection *selection, uint8_t ret_digest[SHA256_BYTES],
+		     struct err *err) must_check;
 
 DEFINE_AUTO(context, context_close);
 #define auto_context __attribute__((cleanup(auto_context_)))

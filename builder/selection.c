@@ -626,13 +626,13 @@ static int select_heredoc(struct selection *selection, const struct copy_source 
 }
 
 /* RCP-305: one wildcard must not write two files to one name. */
-static int refuse_twins(const struct selection *selection, struct err *err)
+static int refuse_twins(struct selection *selection, struct err *err)
 {
 	auto_map struct map *names = map_new();
 	size_t i, word = SIZE_MAX;
 
 	for (i = 0; i < selection->item_count; i++) {
-		const struct item *item = &selection->items[i];
+		struct item *item = &selection->items[i];
 		const struct item *twin;
 
 		if (item->word != word) {
@@ -649,7 +649,7 @@ static int refuse_twins(const struct selection *selection, struct err *err)
 			return err_set(err, EINVAL,
 				       "'%s' matches '/%s' and '/%s', which would both become '%s'",
 				       item->shown, twin->node->name, item->node->name, item->name);
-		if (map_put(names, str_from(item->name), (void *)(uintptr_t)item) < 0)
+		if (map_put(names, str_from(item->name), item) < 0)
 			return err_nomem(err);
 	}
 	return 0;

@@ -2,8 +2,8 @@
 /* Destination rules of COPY and ADD, and WORKDIR. Where things go is decided here, how conflicts end and in which order they
  * are written is the placement's matter.
  *
- * The destination itself is resolved through every link of the root file system (RCP-307), so that everything behind this
- * point deals in canonical paths; with --link nothing is below and nothing is followed (RCP-313). */
+ * The destination itself is resolved through every link of the root below (RCP-307), so that everything behind this point
+ * deals in canonical paths; with --link nothing is below and nothing is followed (RCP-313). */
 #include "builder/step_copy.h"
 
 #include <errno.h>

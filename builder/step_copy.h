@@ -10,15 +10,15 @@
 #include "layerfs/layer.h"
 
 /* Text of the destination that enters the key: resolved owner ids for --chown names (RCP-606). Appended to 'key'. */
-int step_copy_key(struct tree *below, const struct step *step, struct buf *key, struct err *err)
-	must_check;
+int step_copy_key(struct tree *below, const struct step *step, struct buf *key,
+		  struct err *err) must_check;
 
 /* Writes the layer of 'step' over 'below'. File digests learnt on the way go to the selection. '*ret_writer' is sealed and to
  * be finished for its blob. */
 int step_copy(struct store *store, struct tree *below, const struct step *step,
 	      struct selection *selection, const struct layer_options *options,
-	      struct layer_result *ret_result, struct layer_writer **ret_writer, struct err *err)
-	must_check;
+	      struct layer_result *ret_result, struct layer_writer **ret_writer,
+	      struct err *err) must_check;
 
 /* WORKDIR: '*ret_writer' NULL and diff_id unset when the directory is there already. */
 int step_workdir(struct store *store, struct tree *below, const struct step *step,
