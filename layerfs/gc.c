@@ -443,7 +443,7 @@ int gc_run(struct store *store, const struct gc_options *options, struct gc_resu
 	   struct err *err)
 {
 	struct collection gc = { .store = store, .options = options, .forgotten = map_new() };
-	struct err removing;
+	struct err removing = { .code = 0 };
 	int r, removed = 0;
 
 	if (!gc.forgotten)
@@ -496,7 +496,7 @@ int gc_usage(struct store *store, struct gc_usage *ret_usage, struct err *err)
 		.state_bytes = size_of(store, "state.db") + size_of(store, "state.db-wal") +
 			       size_of(store, "state.db-shm"),
 	};
-	struct gc_result result;
+	struct gc_result result = { .freed_bytes = 0 };
 	void *both[] = { store, &usage };
 	int r = reach_names(store, "layers", add_layer_usage, both, err);
 

@@ -182,7 +182,7 @@ int layer_publish_tar_as_blob(struct store *store, const struct digest *diff_id,
 			      uint64_t tar_size_bytes, struct err *err)
 {
 	char layer[STORE_NAME_MAX], name[STORE_NAME_MAX + sizeof("/" LAYER_TAR)];
-	struct io_temp temp;
+	struct io_temp temp = { .fd = -1 };
 	auto_close int fd = -1;
 	int root = store_dirfd(store), r;
 
@@ -344,7 +344,7 @@ int layer_restore(struct store *store, const struct digest *diff_id, struct err 
 	struct source *source = NULL;
 	struct layer_result result;
 	struct state_blob blob;
-	int fd, r;
+	int fd = -1, r;
 
 	r = state_blob_of_layer(store_state(store), diff_id, COMPRESSION_ZSTD, &blob, err);
 	if (r == 0)

@@ -642,7 +642,7 @@ static int add_link(struct layer_tree *tree, const struct tar_entry *entry, erof
 static int add_root(struct layer_tree *tree, const struct tar_entry *entry, struct err *err)
 {
 	auto_free struct erofs_xattr *xattrs = NULL;
-	struct erofs_inode inode;
+	struct erofs_inode inode = { .mode = 0 };
 	int r;
 
 	if (entry->type != TAR_DIRECTORY)
@@ -660,7 +660,7 @@ static int add_plain(struct layer_tree *tree, const struct tar_entry *entry, ero
 		     erofs_node *ret_node, struct err *err)
 {
 	auto_free struct erofs_xattr *xattrs = NULL;
-	struct erofs_inode inode;
+	struct erofs_inode inode = { .mode = 0 };
 	int r;
 
 	if (entry->type == TAR_HARDLINK)
@@ -696,8 +696,8 @@ int layer_tree_add(struct layer_tree *tree, const struct tar_entry *entry,
 		   struct err *err)
 {
 	enum name_kind kind;
-	erofs_node parent;
-	struct str name;
+	erofs_node parent = EROFS_ROOT;
+	struct str name = STR("");
 	int r;
 
 	*ret_node = EROFS_NO_NODE;

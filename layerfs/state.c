@@ -293,7 +293,7 @@ static int read_version(struct state *state, int *ret_version, struct err *err)
 /* A new file, or one that another process is just making: whoever gets the lock second finds the schema there. */
 static int create_schema(struct state *state, struct err *err)
 {
-	int version, code, r;
+	int version = 0, code, r;
 
 	code = sqlite3_exec(state->db, "PRAGMA journal_mode=WAL; BEGIN IMMEDIATE", NULL, NULL,
 			    NULL);
@@ -313,7 +313,8 @@ static int create_schema(struct state *state, struct err *err)
 
 static int check_version(struct state *state, struct err *err)
 {
-	int version, r = read_version(state, &version, err);
+	int version = 0;
+	int r = read_version(state, &version, err);
 
 	if (r == 0 && version == 0)
 		r = create_schema(state, err);
@@ -384,7 +385,7 @@ void state_close(struct state *state)
 
 static int run_plain(struct state *state, enum statement which, const char *what, struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, which, &statement, err);
 
 	return r < 0 ? r : run(state, statement, what, err);
@@ -497,7 +498,7 @@ int state_check(struct state *state, struct err *err)
 
 int state_tag_set(struct state *state, const struct state_tag *tag, struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, TAG_SET, &statement, err);
 
 	if (r < 0)
@@ -512,7 +513,7 @@ int state_tag_set(struct state *state, const struct state_tag *tag, struct err *
 
 int state_tag_remove(struct state *state, const char *name, struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, TAG_REMOVE, &statement, err);
 
 	if (r < 0)
@@ -539,7 +540,7 @@ int state_tag_get(struct state *state, const char *name, struct arena *arena,
 		  struct state_tag *ret_tag, struct err *err)
 {
 	struct state_tag tag;
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, TAG_GET, &statement, err);
 
 	if (r < 0)
@@ -579,7 +580,7 @@ int state_tags(struct state *state,
 	       void *argument, struct err *err)
 {
 	struct tags_call call = { .see = see, .argument = argument };
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, TAGS, &statement, err);
 
 	return r < 0 ? r : each_row(state, statement, tags_row, &call, err);
@@ -590,7 +591,7 @@ int state_tags(struct state *state,
 int state_blob_add(struct state *state, const struct digest *diff_id, const struct state_blob *blob,
 		   struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, BLOB_ADD, &statement, err);
 
 	if (r < 0)
@@ -618,7 +619,7 @@ int state_blob_of_layer(struct state *state, const struct digest *diff_id, enum 
 	char shown[DIGEST_TEXT_MAX];
 	struct digest same;
 	struct state_blob blob;
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, BLOB_OF_LAYER, &statement, err);
 
 	if (r < 0)
@@ -640,7 +641,7 @@ int state_blob_of_digest(struct state *state, const struct digest *digest,
 	char shown[DIGEST_TEXT_MAX];
 	struct digest layer;
 	struct state_blob blob;
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, BLOB_OF_DIGEST, &statement, err);
 
 	if (r < 0)
@@ -659,7 +660,7 @@ int state_layer_of_blob(struct state *state, const struct digest *blob, struct d
 			struct err *err)
 {
 	char shown[DIGEST_TEXT_MAX];
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, LAYER_OF_BLOB, &statement, err);
 
 	if (r < 0)
@@ -694,7 +695,7 @@ int state_blobs(struct state *state,
 		void *argument, struct err *err)
 {
 	struct blobs_call call = { .see = see, .argument = argument };
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, BLOBS, &statement, err);
 
 	return r < 0 ? r : each_row(state, statement, blobs_row, &call, err);
@@ -702,7 +703,7 @@ int state_blobs(struct state *state,
 
 int state_blob_remove(struct state *state, const struct digest *blob, struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, BLOB_REMOVE, &statement, err);
 
 	if (r < 0)
@@ -747,7 +748,7 @@ int state_cache_get(struct state *state, const uint8_t key[STATE_KEY_BYTES], str
 		    struct state_record *ret_record, struct err *err)
 {
 	struct state_record record;
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, CACHE_GET, &statement, err);
 
 	if (r < 0)
@@ -774,7 +775,7 @@ int state_cache_get(struct state *state, const uint8_t key[STATE_KEY_BYTES], str
 int state_cache_put(struct state *state, const uint8_t key[STATE_KEY_BYTES],
 		    const struct state_record *record, struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, CACHE_PUT, &statement, err);
 
 	if (r < 0)
@@ -792,7 +793,7 @@ int state_cache_put(struct state *state, const uint8_t key[STATE_KEY_BYTES],
 
 int state_cache_remove(struct state *state, const uint8_t key[STATE_KEY_BYTES], struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, CACHE_REMOVE, &statement, err);
 
 	if (r < 0)
@@ -829,7 +830,7 @@ int state_cache_records(struct state *state,
 			void *argument, struct err *err)
 {
 	struct records_call call = { .see = see, .argument = argument };
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, CACHE_RECORDS, &statement, err);
 
 	return r < 0 ? r : each_row(state, statement, records_row, &call, err);
@@ -858,7 +859,7 @@ int state_join(struct state *state, struct err *err)
 
 int state_lease(struct state *state, const char *object, struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = state_join(state, err);
 
 	if (r == 0)
@@ -874,7 +875,7 @@ int state_lease(struct state *state, const char *object, struct err *err)
 
 static int release_leases(struct state *state, const char *holder, struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, LEASE_RELEASE, &statement, err);
 
 	if (r < 0)
@@ -948,7 +949,7 @@ int state_leases(struct state *state,
 	struct leases_call call = {
 		.see = see, .argument = argument, .living = living, .dead = dead
 	};
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	struct str holder;
 	size_t at = 0;
 	void *value;
@@ -982,7 +983,7 @@ int state_leases(struct state *state,
 int state_value_get(struct state *state, const char *table, struct str key, struct buf *value,
 		    struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, VALUE_GET, &statement, err);
 
 	if (r < 0)
@@ -1001,7 +1002,7 @@ int state_value_get(struct state *state, const char *table, struct str key, stru
 int state_value_put(struct state *state, const char *table, struct str key, struct str value,
 		    struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, VALUE_PUT, &statement, err);
 
 	if (r < 0)
@@ -1016,7 +1017,7 @@ int state_value_put(struct state *state, const char *table, struct str key, stru
 
 int state_build_put(struct state *state, const struct state_build *build, struct err *err)
 {
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, BUILD_PUT, &statement, err);
 
 	if (r < 0)
@@ -1059,7 +1060,7 @@ int state_builds(struct state *state,
 		 void *argument, struct err *err)
 {
 	struct builds_call call = { .see = see, .argument = argument };
-	sqlite3_stmt *statement;
+	sqlite3_stmt *statement = NULL;
 	int r = start(state, BUILDS, &statement, err);
 
 	return r < 0 ? r : each_row(state, statement, builds_row, &call, err);

@@ -30,7 +30,8 @@ struct state_tag {
 	int64_t tagged_at_ns;
 };
 int state_tag_set(struct state *state, const struct state_tag *tag, struct err *err) must_check;
-int state_tag_remove(struct state *state, const char *name, struct err *err) must_check;	/* ENOENT */
+int state_tag_remove(struct state *state, const char *name,
+		     struct err *err) must_check; /* ENOENT */
 /* ENOENT. Text fields are written to 'arena'. */
 int state_tag_get(struct state *state, const char *name, struct arena *arena,
 		  struct state_tag *ret_tag, struct err *err) must_check;
@@ -65,20 +66,20 @@ int state_layer_of_blob(struct state *state, const struct digest *blob, struct d
 /* --- Step cache: key -> result (RCP-601 to RCP-616) --- */
 enum { STATE_KEY_BYTES = 32 };
 struct state_record {
-	struct digest diff_id;		/* unset: the step made no layer (WORKDIR that existed) */
+	struct digest diff_id; /* unset: the step made no layer (WORKDIR that existed) */
 	int64_t created_ns;
 	uint64_t duration_ns;
-	struct str text;		/* step as shown */
-	struct str components;		/* JSON of what went into the key, for 'why' */
-	struct str build;		/* id of the producing build */
+	struct str text;       /* step as shown */
+	struct str components; /* JSON of what went into the key, for 'why' */
+	struct str build;      /* id of the producing build */
 };
 /* ENOENT. Text fields are written to 'arena'. Counts as use. */
 int state_cache_get(struct state *state, const uint8_t key[STATE_KEY_BYTES], struct arena *arena,
 		    struct state_record *ret_record, struct err *err) must_check;
 int state_cache_put(struct state *state, const uint8_t key[STATE_KEY_BYTES],
 		    const struct state_record *record, struct err *err) must_check;
-int state_cache_remove(struct state *state, const uint8_t key[STATE_KEY_BYTES], struct err *err)
-	must_check;
+int state_cache_remove(struct state *state, const uint8_t key[STATE_KEY_BYTES],
+		       struct err *err) must_check;
 int state_cache_records(struct state *state,
 			int (*see)(void *argument, const uint8_t key[STATE_KEY_BYTES],
 				   const struct state_record *record, int64_t used_ns,
@@ -89,8 +90,9 @@ int state_cache_clear(struct state *state, struct err *err) must_check;
 /* --- Leases: what live processes use (live.h tells who lives; rows of dead holders are dropped by state_leases) ---
  * 'object' is a digest as text, of a blob or a layer. Whoever takes a lease on something it found must look again
  * afterwards whether it is still there: gc and state_lease() exclude each other. */
-int state_lease(struct state *state, const char *object, struct err *err) must_check;	/* this process */
-void state_lease_release_all(struct state *state);	/* of this process */
+int state_lease(struct state *state, const char *object,
+		struct err *err) must_check;	   /* this process */
+void state_lease_release_all(struct state *state); /* of this process */
 
 /* Makes this process a live user of the store, before it publishes anything; cheap when it is one already. */
 int state_join(struct state *state, struct err *err) must_check;
@@ -103,21 +105,21 @@ int state_leases(struct state *state,
 
 /* --- Small named blobs: stat cache of contexts, pushed blobs, challenges --- */
 int state_value_get(struct state *state, const char *table, struct str key, struct buf *value,
-		    struct err *err) must_check;	/* ENOENT */
+		    struct err *err) must_check; /* ENOENT */
 int state_value_put(struct state *state, const char *table, struct str key, struct str value,
 		    struct err *err) must_check;
 
 /* --- Builds --- */
 struct state_build {
-	const char *id, *name, *status;		/* status: running, completed, failed, canceled */
+	const char *id, *name, *status; /* status: running, completed, failed, canceled */
 	int64_t started_ns, completed_ns;
 	unsigned total_steps, completed_steps, cached_steps;
 };
-int state_build_put(struct state *state, const struct state_build *build, struct err *err)
-	must_check;
+int state_build_put(struct state *state, const struct state_build *build,
+		    struct err *err) must_check;
 int state_builds(struct state *state,
 		 int (*see)(void *argument, const struct state_build *build, struct err *err),
-		 void *argument, struct err *err) must_check;	/* newest first */
+		 void *argument, struct err *err) must_check; /* newest first */
 
 /* Several writes as one transaction; nests by counting. */
 int state_begin(struct state *state, struct err *err) must_check;
