@@ -112,7 +112,7 @@ static int run_run(struct solve *solve, struct node *node, struct err *err)
 		pthread_mutex_unlock(&solve->lock);
 	}
 	if (r == 0)
-		r = snapshot_is_empty(node->upper.upper_fd, node->marks, &empty, err);
+		r = snapshot_is_empty(node->upper.upper_fd, &node->lower, &empty, err);
 	node->has_layer = true;
 	if (r == 0 && empty) {
 		r = make_empty_layer(solve, node, err);

@@ -15,9 +15,13 @@
 int snapshot_seal(int upper_fd, int work_fd, enum mark_family marks, const struct stack *lower,
 		  struct err *err) must_check;
 
-/* True when the upper changed nothing: the result is the empty layer. */
-int snapshot_is_empty(int upper_fd, enum mark_family marks, bool *ret_empty, struct err *err)
-	must_check;
+/* Whether the step changed nothing: no name in the upper, the root's owner and mode as below. Then the result is the empty
+ * layer. Looks at two directories only. */
+int snapshot_is_empty(int upper_fd, const struct stack *lower, bool *ret_empty,
+		      struct err *err) must_check;
+
+/* Gives the root of a fresh upper owner, mode, times and xattrs of the root below, since overlayfs shows the upper's own. */
+int snapshot_prepare(int upper_fd, const struct stack *lower, struct err *err) must_check;
 
 /* The layer of a sealed upper over 'lower': tar and index are published on return; '*ret_writer', if asked for, is to be
  * finished for the blob, else the blob is waited for. Paths in 'hidden' (NULL-terminated, no leading '/') are mount points

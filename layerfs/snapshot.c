@@ -1,0 +1,719 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A snapshot is the difference of two trees, found by walking only what the upper holds.
+ *
+ * 'lower' is the stack below, 'top' the same with the upper above it; tree.c knows all marks, so what a name means, where its
+ * content lies and which xattrs are data is asked there. The upper itself is listed raw (place.h), because only it tells what
+ * was touched: a whiteout becomes a '.wh.' entry, an opaque or redirected directory is new from there down, a merged one is
+ * walked side by side with the lower one. Below a redirect everything is listed from 'top', since the upper holds only what
+ * changed after the rename.
+ *
+ * A directory is written when something in it is (FS-802): it waits in 'struct above' until then. Names of one inode are
+ * joined by the identity that 'top' gives them, the first in order carries the content (FS-804). */
+#include "layerfs/snapshot.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "formats/base/arena.h"
+#include "formats/base/io.h"
+#include "formats/base/limits.h"
+#include "formats/base/map.h"
+#include "layerfs/place.h"
+
+enum { COMPARE_CHUNK = 64 << 10 };
+
+struct snapshot {
+	struct layer_writer *writer;
+	struct tree *lower, *top;
+	struct stack stack; /* of 'top' */
+	const struct snapshot_options *options;
+	struct buf path;   /* of the entry in hand, no trailing slash */
+	struct map *links; /* identity -> path of the name that carries the content */
+	struct arena link_paths;
+};
+
+/* The directories above the entry in hand that may still have to be written. */
+struct above {
+	struct above *up;
+	struct tree_node *node;
+	size_t path_len;
+	bool written;
+};
+
+/* --- One entry --- */
+
+struct xattr_list {
+	struct arena arena;
+	struct tar_xattr *all;
+	size_t count;
+};
+
+/* FS-809: marks and labels of this machine stay here. */
+static bool is_kept(struct str name)
+{
+	static const char *const dropped[] = { "trusted.overlay.", "user.overlay.",
+					       "user.fuseoverlayfs.", "trusted.mica.",
+					       "user.containers.override_" };
+	size_t i;
+
+	for (i = 0; i < sizeof(dropped) / sizeof(dropped[0]); i++)
+		if (str_starts(name, dropped[i]))
+			return false;
+	return !str_is(name, "security.selinux") && !str_is(name, "security.ima") &&
+	       !str_is(name, "security.evm");
+}
+
+/* A capability set made in a user namespace names the root of that namespace; a layer does not (linux/capability.h). */
+static void drop_capability_root(struct str name, char *value, size_t *len)
+{
+	static const size_t v2_bytes = 20, v3_bytes = 24;
+
+	if (!str_is(name, "security.capability") || *len != v3_bytes || value[3] != 3)
+		return;
+	value[3] = 2;
+	*len = v2_bytes;
+}
+
+static int add_xattr(void *argument, struct str name, struct str value, struct err *err)
+{
+	struct xattr_list *list = argument;
+	struct tar_xattr *grown;
+	char *name_copy, *value_copy;
+	size_t len = value.len;
+
+	if (!is_kept(name))
+		return 0;
+	grown = arena_grow(&list->arena, list->all, list->count, sizeof(*grown));
+	name_copy = arena_strdup(&list->arena, name);
+	value_copy = arena_strdup(&list->arena, value);
+	if (!grown || !name_copy || !value_copy)
+		return err_nomem(err);
+	drop_capability_root(name, value_copy, &len);
+	list->all = grown;
+	list->all[list->count++] = (struct tar_xattr){ .name = str_of(name_copy, name.len),
+						       .value = str_of(value_copy, len) };
+	return 0;
+}
+
+static int get_xattrs(struct tree *tree, struct tree_node *node, struct xattr_list *list,
+		      struct err *err)
+{
+	*list = (struct xattr_list){ .arena = ARENA_INIT((size_t)4 * LIMIT_XATTRS_BYTES) };
+	return tree_xattrs(tree, node, add_xattr, list, err);
+}
+
+static enum tar_type type_of(uint32_t mode)
+{
+	switch (mode & S_IFMT) {
+	case S_IFDIR:
+		return TAR_DIRECTORY;
+	case S_IFLNK:
+		return TAR_SYMLINK;
+	case S_IFCHR:
+		return TAR_CHAR;
+	case S_IFBLK:
+		return TAR_BLOCK_DEVICE;
+	case S_IFIFO:
+		return TAR_FIFO;
+	default:
+		return TAR_REGULAR;
+	}
+}
+
+/* Content with holes or in several pieces, copied into an unlinked file in memory. */
+static int spool(struct snapshot *snapshot, struct tree_node *node, struct layer_data *data,
+		 struct err *err)
+{
+	auto_close int fd = memfd_create("spool", MFD_CLOEXEC);
+	auto_free char *chunk = malloc(COMPARE_CHUNK);
+	uint64_t offset = 0;
+	ssize_t count;
+
+	if (fd < 0)
+		return err_sys(err, errno, "cannot make a memory file");
+	if (!chunk)
+		return err_nomem(err);
+	while ((count = tree_read(snapshot->top, node, chunk, COMPARE_CHUNK, offset)) > 0) {
+		int r = io_write(fd, chunk, (size_t)count);
+
+		if (r < 0)
+			return err_sys(err, -r, "cannot write to a memory file");
+		offset += (uint64_t)count;
+	}
+	if (count < 0)
+		return err_sys(err, (int)-count, "cannot read");
+	*data = (struct layer_data){ .kind = LAYER_DATA_FD, .fd = take_fd(&fd) };
+	return 0;
+}
+
+static int get_data(struct snapshot *snapshot, struct tree_node *node, struct layer_data *data,
+		    struct err *err)
+{
+	bool borrowed;
+	int fd, r;
+
+	*data = (struct layer_data){ .kind = LAYER_DATA_NONE };
+	if (!S_ISREG(tree_attr(node)->mode) || tree_attr(node)->size_bytes == 0)
+		return 0;
+	r = tree_extent(snapshot->top, node, &fd, &borrowed, &data->offset, err);
+	if (r == -ENODATA)
+		return spool(snapshot, node, data, err);
+	if (r < 0)
+		return r;
+	data->kind = LAYER_DATA_FD;
+	data->fd = fd;
+	data->borrowed = borrowed;
+	data->check_unchanged = !borrowed;
+	return 0;
+}
+
+/* The first name of an inode carries it; later ones are links to that name. */
+static int join_links(struct snapshot *snapshot, const struct tree_attr *attr,
+		      struct tar_entry *entry, struct err *err)
+{
+	struct str *first;
+
+	if (attr->nlink < 2 || S_ISDIR(attr->mode))
+		return 0;
+	first = map_get_u64(snapshot->links, attr->identity);
+	if (first) {
+		entry->type = TAR_HARDLINK;
+		entry->link = *first;
+		entry->size_bytes = 0;
+		return 0;
+	}
+	first = arena_alloc(&snapshot->link_paths, sizeof(*first));
+	if (first)
+		*first = str_of(arena_strdup(&snapshot->link_paths, entry->path), entry->path.len);
+	if (!first || !first->ptr || map_put_u64(snapshot->links, attr->identity, first) < 0)
+		return err_nomem(err);
+	return 0;
+}
+
+static int put_entry(struct snapshot *snapshot, struct tree_node *node, struct str path,
+		     struct err *err)
+{
+	const struct tree_attr *attr = tree_attr(node);
+	struct tar_entry entry = {
+		.type = type_of(attr->mode),
+		.path = path,
+		.mode = attr->mode & 07777,
+		.uid = attr->uid,
+		.gid = attr->gid,
+		.size_bytes = S_ISREG(attr->mode) ? attr->size_bytes : 0,
+		.mtime = attr->mtime,
+		.rdev_major = attr->rdev_major,
+		.rdev_minor = attr->rdev_minor,
+	};
+	auto_buf struct buf target = BUF_INIT(LIMIT_TAR_PATH);
+	struct layer_data data = { .kind = LAYER_DATA_NONE };
+	struct xattr_list xattrs;
+	int r = get_xattrs(snapshot->top, node, &xattrs, err);
+
+	if (r == 0)
+		r = join_links(snapshot, attr, &entry, err);
+	if (r == 0 && entry.type == TAR_SYMLINK) {
+		r = tree_read_link(snapshot->top, node, &target, err);
+		entry.link = buf_str(&target);
+	}
+	if (r == 0 && entry.type == TAR_REGULAR)
+		r = get_data(snapshot, node, &data, err);
+	if (r == 0) {
+		entry.xattrs = entry.type == TAR_HARDLINK ? NULL : xattrs.all;
+		entry.xattr_count = entry.type == TAR_HARDLINK ? 0 : xattrs.count;
+		r = layer_writer_add(snapshot->writer, &entry, &data, err);
+	}
+	arena_release(&xattrs.arena);
+	return r;
+}
+
+static int write_above(struct snapshot *snapshot, struct above *above, struct err *err)
+{
+	auto_buf struct buf path = BUF_INIT(LIMIT_TAR_PATH + 2);
+	int r;
+
+	if (!above || above->written)
+		return 0;
+	r = write_above(snapshot, above->up, err);
+	if (r < 0)
+		return r;
+	above->written = true;
+	buf_append(&path, above->path_len ? snapshot->path.data : ".",
+		   above->path_len ? above->path_len : 1);
+	buf_putc(&path, '/');
+	r = buf_check(&path, "path", err);
+	return r < 0 ? r : put_entry(snapshot, above->node, buf_str(&path), err);
+}
+
+static int write_node(struct snapshot *snapshot, struct above *above, struct tree_node *node,
+		      struct err *err)
+{
+	int r;
+
+	/* Sockets have no place in a layer (FS-809). */
+	if (S_ISSOCK(tree_attr(node)->mode))
+		return 0;
+	r = write_above(snapshot, above, err);
+	return r < 0 ? r : put_entry(snapshot, node, buf_str(&snapshot->path), err);
+}
+
+static int write_mark(struct snapshot *snapshot, struct above *above, const char *prefix,
+		      struct str name, struct err *err)
+{
+	auto_buf struct buf path = BUF_INIT(LIMIT_TAR_PATH);
+	struct tar_entry entry = { .type = TAR_REGULAR };
+	struct layer_data data = { .kind = LAYER_DATA_NONE };
+	int r;
+
+	r = write_above(snapshot, above, err);
+	if (r < 0)
+		return r;
+	buf_add(&path, buf_str(&snapshot->path));
+	if (path.len)
+		buf_putc(&path, '/');
+	buf_puts(&path, prefix);
+	buf_add(&path, name);
+	r = buf_check(&path, "path", err);
+	entry.path = buf_str(&path);
+	return r < 0 ? r : layer_writer_add(snapshot->writer, &entry, &data, err);
+}
+
+/* --- Unchanged? --- */
+
+static int same_xattrs(struct snapshot *snapshot, struct tree_node *a, struct tree_node *b,
+		       bool *ret_same, struct err *err)
+{
+	struct xattr_list x, y = { .arena = ARENA_INIT(0) };
+	size_t i;
+	int r = get_xattrs(snapshot->top, a, &x, err);
+
+	if (r == 0)
+		r = get_xattrs(snapshot->lower, b, &y, err);
+	*ret_same = r == 0 && x.count == y.count;
+	for (i = 0; *ret_same && i < x.count; i++)
+		*ret_same = str_eq(x.all[i].name, y.all[i].name) &&
+			    str_eq(x.all[i].value, y.all[i].value);
+	arena_release(&x.arena);
+	arena_release(&y.arena);
+	return r;
+}
+
+static int same_target(struct snapshot *snapshot, struct tree_node *a, struct tree_node *b,
+		       bool *ret_same, struct err *err)
+{
+	auto_buf struct buf x = BUF_INIT(LIMIT_TAR_PATH), y = BUF_INIT(LIMIT_TAR_PATH);
+	int r = tree_read_link(snapshot->top, a, &x, err);
+
+	if (r == 0)
+		r = tree_read_link(snapshot->lower, b, &y, err);
+	*ret_same = r == 0 && str_eq(buf_str(&x), buf_str(&y));
+	return r;
+}
+
+static int same_content(struct snapshot *snapshot, struct tree_node *a, struct tree_node *b,
+			bool *ret_same, struct err *err)
+{
+	auto_free char *x = malloc(COMPARE_CHUNK), *y = malloc(COMPARE_CHUNK);
+	uint64_t offset = 0;
+
+	if (!x || !y)
+		return err_nomem(err);
+	for (*ret_same = true; *ret_same; offset += COMPARE_CHUNK) {
+		ssize_t got_x = tree_read(snapshot->top, a, x, COMPARE_CHUNK, offset);
+		ssize_t got_y = tree_read(snapshot->lower, b, y, COMPARE_CHUNK, offset);
+
+		if (got_x < 0 || got_y < 0)
+			return err_sys(err, (int)-(got_x < 0 ? got_x : got_y), "cannot read");
+		*ret_same = got_x == got_y && memcmp(x, y, (size_t)got_x) == 0;
+		if (got_x < COMPARE_CHUNK)
+			break;
+	}
+	return 0;
+}
+
+static bool same_attributes(const struct tree_attr *a, const struct tree_attr *b, bool with_mtime)
+{
+	return a->mode == b->mode && a->uid == b->uid && a->gid == b->gid &&
+	       a->rdev_major == b->rdev_major && a->rdev_minor == b->rdev_minor &&
+	       (!with_mtime || (a->mtime == b->mtime && a->mtime_nsec == b->mtime_nsec));
+}
+
+/* FS-904. Names of a group are never dropped one by one: a new name needs the others in its layer. */
+static int is_unchanged(struct snapshot *snapshot, struct tree_node *node, struct tree_node *old,
+			const struct place_marks *marks, bool *ret_unchanged, struct err *err)
+{
+	const struct tree_attr *attr = tree_attr(node), *old_attr;
+	int r;
+
+	*ret_unchanged = false;
+	if (!old)
+		return 0;
+	old_attr = tree_attr(old);
+	if (!same_attributes(attr, old_attr, true))
+		return 0;
+	if (!S_ISDIR(attr->mode) && (attr->nlink > 1 || attr->size_bytes != old_attr->size_bytes))
+		return 0;
+	r = same_xattrs(snapshot, node, old, ret_unchanged, err);
+	if (r < 0 || !*ret_unchanged)
+		return r;
+	if (S_ISLNK(attr->mode))
+		return same_target(snapshot, node, old, ret_unchanged, err);
+	if (S_ISREG(attr->mode) && attr->size_bytes && !marks->metacopy)
+		return same_content(snapshot, node, old, ret_unchanged, err);
+	return 0;
+}
+
+/* --- The walk --- */
+
+static size_t enter_name(struct snapshot *snapshot, struct str name)
+{
+	size_t len = snapshot->path.len;
+
+	if (len)
+		buf_putc(&snapshot->path, '/');
+	buf_add(&snapshot->path, name);
+	return len;
+}
+
+static int check_name(struct snapshot *snapshot, struct str name, struct err *err)
+{
+	int r = buf_check(&snapshot->path, "path", err);
+
+	if (r < 0 || !str_starts(name, ".wh."))
+		return r;
+	err_set(err, ERR_FORMAT, "'/%s' cannot be in a layer: '.wh.' marks what was removed",
+		snapshot->path.data);
+	return err_hint(err, "give the file another name in this step");
+}
+
+/* Everything below 'node', all of it new: a renamed directory. */
+static int walk_whole(struct snapshot *snapshot, struct above *above, struct tree_node *node,
+		      struct err *err)
+{
+	auto_tree_dir struct tree_dir *dir = NULL;
+	int r = tree_open_dir(snapshot->top, node, &dir, err);
+
+	while (r == 0) {
+		auto_tree_node struct tree_node *child = NULL;
+		struct str name;
+		size_t len;
+
+		r = tree_next(dir, &name, &child, err);
+		if (r <= 0)
+			return r;
+		len = enter_name(snapshot, name);
+		r = check_name(snapshot, name, err);
+		if (r == 0 && S_ISDIR(tree_attr(child)->mode)) {
+			struct above here = { above, child, snapshot->path.len, false };
+
+			r = write_above(snapshot, &here, err);
+			if (r == 0)
+				r = walk_whole(snapshot, &here, child, err);
+		} else if (r == 0) {
+			r = write_node(snapshot, above, child, err);
+		}
+		buf_truncate(&snapshot->path, len);
+	}
+	return r;
+}
+
+static int walk(struct snapshot *snapshot, struct above *above, const struct place *place,
+		struct tree_node *node, struct tree_node *old, struct err *err);
+
+/* A directory of the upper. 'old' is what the lower has under its name, or NULL. */
+static int snapshot_dir(struct snapshot *snapshot, struct above *above, const struct place *place,
+			const struct place_marks *marks, struct tree_node *node,
+			struct tree_node *old, struct err *err)
+{
+	struct above here = { above, node, snapshot->path.len, false };
+	bool old_is_dir = old && S_ISDIR(tree_attr(old)->mode);
+	bool new = !old_is_dir || marks->opaque || marks->redirect;
+	bool unchanged = false;
+	int r;
+
+	if (!new) {
+		r = is_unchanged(snapshot, node, old, marks, &unchanged, err);
+		if (r < 0)
+			return r;
+	}
+	if (!unchanged) {
+		r = write_above(snapshot, &here, err);
+		if (r < 0)
+			return r;
+	}
+	if (!new)
+		return walk(snapshot, &here, place, node, old, err);
+	/* The name stood for another directory below: none of that shows through (FS-803). */
+	if (old_is_dir) {
+		r = write_mark(snapshot, &here, ".wh..wh..opq", STR(""), err);
+		if (r < 0)
+			return r;
+	}
+	return marks->redirect ? walk_whole(snapshot, &here, node, err)
+			       : walk(snapshot, &here, place, node, NULL, err);
+}
+
+/* Mount points that the set-up made stay out while nothing is in them (RCP-270). */
+static bool is_hidden(const struct snapshot *snapshot, const struct place *place,
+		      struct tree_node *node, const struct tree_node *old)
+{
+	const char *const *hidden = snapshot->options ? snapshot->options->hidden : NULL;
+	const struct tree_attr *attr = tree_attr(node);
+	struct place_list *list;
+	struct place_name name;
+	struct err ignored;
+	bool empty;
+
+	if (old || !hidden)
+		return false;
+	while (*hidden && !str_is(buf_str(&snapshot->path), *hidden))
+		hidden++;
+	if (!*hidden)
+		return false;
+	if (!S_ISDIR(attr->mode))
+		return S_ISREG(attr->mode) && attr->size_bytes == 0;
+	if (place_list_open(place, &list, &ignored) < 0)
+		return false;
+	empty = place_list_next(list, &name, &ignored) == 0;
+	place_list_close(list);
+	return empty;
+}
+
+static int snapshot_name(struct snapshot *snapshot, struct above *above, const struct place *place,
+			 const struct place_marks *marks, struct tree_node *node,
+			 struct tree_node *old, struct err *err)
+{
+	bool unchanged;
+	int r;
+
+	if (is_hidden(snapshot, place, node, old))
+		return 0;
+	if (S_ISDIR(tree_attr(node)->mode))
+		return snapshot_dir(snapshot, above, place, marks, node, old, err);
+	r = is_unchanged(snapshot, node, old, marks, &unchanged, err);
+	if (r < 0 || unchanged)
+		return r;
+	return write_node(snapshot, above, node, err);
+}
+
+static int find_old(struct snapshot *snapshot, struct tree_node *old_dir, struct str name,
+		    struct tree_node **ret_old, struct err *err)
+{
+	int r;
+
+	*ret_old = NULL;
+	if (!old_dir)
+		return 0;
+	r = tree_lookup(snapshot->lower, old_dir, name, ret_old, err);
+	return r == -ENOENT ? 0 : r;
+}
+
+static int walk_whiteouts(struct snapshot *snapshot, struct above *above, const struct place *place,
+			  struct tree_node *old, struct err *err)
+{
+	struct place_list *list;
+	struct place_name name;
+	int r = place_list_open(place, &list, err);
+
+	if (r < 0)
+		return r;
+	while ((r = place_list_next(list, &name, err)) > 0) {
+		auto_tree_node struct tree_node *hidden = NULL;
+
+		if (!name.whiteout)
+			continue;
+		r = find_old(snapshot, old, name.name, &hidden, err);
+		/* A name that was made and removed again in this step leaves nothing. */
+		if (r == 0 && hidden)
+			r = write_mark(snapshot, above, ".wh.", name.name, err);
+		if (r < 0)
+			break;
+	}
+	place_list_close(list);
+	return r;
+}
+
+static int walk_name(struct snapshot *snapshot, struct above *above, const struct place *dir,
+		     struct tree_node *dir_node, struct tree_node *old_dir, struct str name,
+		     struct err *err)
+{
+	auto_tree_node struct tree_node *node = NULL, *old = NULL;
+	size_t len = enter_name(snapshot, name);
+	struct place place;
+	struct place_marks marks;
+	int r = check_name(snapshot, name, err);
+
+	if (r == 0)
+		r = tree_lookup(snapshot->top, dir_node, name, &node, err);
+	if (r == 0)
+		r = find_old(snapshot, old_dir, name, &old, err);
+	if (r == 0)
+		r = place_lookup(dir, name, &place, &marks, err);
+	if (r == 0) {
+		r = snapshot_name(snapshot, above, &place, &marks, node, old, err);
+		place_marks_release(&marks);
+		place_release(&place);
+	}
+	if (r < 0 && !snapshot->path.failed)
+		err_wrap(err, "'/%s'", snapshot->path.data);
+	buf_truncate(&snapshot->path, len);
+	return r;
+}
+
+static int walk(struct snapshot *snapshot, struct above *above, const struct place *place,
+		struct tree_node *node, struct tree_node *old, struct err *err)
+{
+	struct place_list *list;
+	struct place_name name;
+	int r = walk_whiteouts(snapshot, above, place, old, err);
+
+	if (r < 0)
+		return r;
+	r = place_list_open(place, &list, err);
+	if (r < 0)
+		return r;
+	while ((r = place_list_next(list, &name, err)) > 0) {
+		if (name.whiteout)
+			continue;
+		r = walk_name(snapshot, above, place, node, old, name.name, err);
+		if (r < 0)
+			break;
+	}
+	place_list_close(list);
+	return r < 0 ? r : 0;
+}
+
+/* --- Beginning and end --- */
+
+static void release(struct snapshot *snapshot)
+{
+	tree_free(snapshot->top);
+	tree_free(snapshot->lower);
+	stack_release(&snapshot->stack);
+	buf_release(&snapshot->path);
+	map_free(snapshot->links);
+	arena_release(&snapshot->link_paths);
+}
+
+static int init(struct snapshot *snapshot, int upper_fd, enum mark_family marks,
+		const struct stack *lower, struct err *err)
+{
+	int r;
+
+	buf_init(&snapshot->path, LIMIT_TAR_PATH);
+	arena_init(&snapshot->link_paths, 256 * MIB);
+	snapshot->links = map_new();
+	if (!snapshot->links)
+		return err_nomem(err);
+	r = stack_copy(lower, &snapshot->stack, err);
+	if (r == 0)
+		r = stack_push_upper(&snapshot->stack, upper_fd, marks, err);
+	if (r == 0)
+		r = tree_new(lower, &snapshot->lower, err);
+	if (r == 0)
+		r = tree_new(&snapshot->stack, &snapshot->top, err);
+	return r;
+}
+
+static int walk_root(struct snapshot *snapshot, struct err *err)
+{
+	auto_tree_node struct tree_node *root = NULL, *old = NULL;
+	struct above above = { .written = true };
+	struct place place;
+	struct place_marks marks;
+	bool same;
+	int r = tree_root(snapshot->top, &root, err);
+
+	if (r == 0)
+		r = tree_root(snapshot->lower, &old, err);
+	if (r == 0)
+		r = same_xattrs(snapshot, root, old, &same, err);
+	if (r < 0)
+		return r;
+	above.node = root;
+	/* Its time changes with every new name in it, which those names tell already. */
+	if (!same || !same_attributes(tree_attr(root), tree_attr(old), false)) {
+		above.written = false;
+		r = write_above(snapshot, &above, err);
+	}
+	if (r == 0)
+		r = place_root(&snapshot->stack.elements[snapshot->stack.count - 1], &place, &marks,
+			       err);
+	if (r < 0)
+		return r;
+	r = walk(snapshot, &above, &place, root, old, err);
+	place_marks_release(&marks);
+	place_release(&place);
+	return r;
+}
+
+int snapshot_layer(struct store *store, int upper_fd, enum mark_family marks,
+		   const struct stack *lower, const struct snapshot_options *options,
+		   struct layer_result *ret_result, struct layer_writer **ret_writer,
+		   struct err *err)
+{
+	struct snapshot snapshot = { .options = options };
+	auto_layer_writer struct layer_writer *writer = NULL;
+	int r = init(&snapshot, upper_fd, marks, lower, err);
+
+	if (r == 0)
+		r = layer_writer_new(store, &options->layer, &writer, err);
+	snapshot.writer = writer;
+	if (r == 0)
+		r = walk_root(&snapshot, err);
+	if (r == 0)
+		r = ret_writer ? layer_writer_seal(writer, ret_result, err)
+			       : layer_writer_finish(writer, ret_result, err);
+	release(&snapshot);
+	if (r == 0 && ret_writer)
+		*ret_writer = take(writer);
+	return r < 0 ? err_wrap(err, "cannot take a snapshot") : 0;
+}
+
+static int has_entries(int upper_fd, bool *ret_entries, struct err *err)
+{
+	auto_closedir DIR *dir = NULL;
+	struct dirent *entry;
+	int fd = openat(upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(err, errno, "cannot open the upper directory");
+	dir = fdopendir(fd);
+	if (!dir) {
+		close(fd);
+		return err_nomem(err);
+	}
+	*ret_entries = false;
+	while (!*ret_entries && (errno = 0, entry = readdir(dir)))
+		*ret_entries = strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+	return !*ret_entries && errno ? err_sys(err, errno, "cannot read the upper directory") : 0;
+}
+
+int snapshot_is_empty(int upper_fd, const struct stack *lower, bool *ret_empty, struct err *err)
+{
+	auto_tree struct tree *tree = NULL;
+	auto_tree_node struct tree_node *root = NULL;
+	const struct tree_attr *attr;
+	struct stat st;
+	bool entries;
+	int r = has_entries(upper_fd, &entries, err);
+
+	*ret_empty = false;
+	if (r < 0 || entries)
+		return r;
+	if (fstatat(upper_fd, "", &st, AT_EMPTY_PATH) < 0)
+		return err_sys(err, errno, "cannot stat the upper directory");
+	r = tree_new(lower, &tree, err);
+	if (r == 0)
+		r = tree_root(tree, &root, err);
+	if (r < 0)
+		return r;
+	attr = tree_attr(root);
+	*ret_empty = st.st_mode == attr->mode && st.st_uid == attr->uid && st.st_gid == attr->gid;
+	return 0;
+}
