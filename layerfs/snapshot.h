@@ -23,6 +23,12 @@ int snapshot_is_empty(int upper_fd, const struct stack *lower, bool *ret_empty,
 /* Gives the root of a fresh upper owner, mode, times and xattrs of the root below, since overlayfs shows the upper's own. */
 int snapshot_prepare(int upper_fd, const struct stack *lower, struct err *err) must_check;
 
+/* Removes mount points that a set-up made in the upper: each of 'paths' (NULL-terminated, no leading '/') that is empty and
+ * that 'lower' does not have, and directories above them that were copied up for nothing else. A command may have put
+ * symlinks anywhere, so nothing is followed (RCP-270, SEC-B03). */
+int snapshot_drop_stubs(int upper_fd, const struct stack *lower, const char *const *paths,
+			struct err *err) must_check;
+
 /* The layer of a sealed upper over 'lower': tar and index are published on return; '*ret_writer', if asked for, is to be
  * finished for the blob, else the blob is waited for. Paths in 'hidden' (NULL-terminated, no leading '/') are mount points
  * that the step's set-up created: left out while they are empty. 'shown_name' is the step, for errors. */

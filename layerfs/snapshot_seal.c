@@ -78,6 +78,97 @@ int snapshot_prepare(int upper_fd, const struct stack *lower, struct err *err)
 	return r < 0 ? r : copy_attributes(tree, root, upper_fd, err);
 }
 
+/* --- Mount points --- */
+
+static bool is_empty_dir(int fd)
+{
+	auto_closedir DIR *dir = fdopendir(dup(fd));
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)))
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+			return false;
+	return dir != NULL;
+}
+
+/* An untouched mount point: an empty directory or file of one name. */
+static bool is_stub(int parent, const char *name, const struct stat *st)
+{
+	auto_close int fd = -1;
+
+	if (S_ISREG(st->st_mode))
+		return st->st_size == 0 && st->st_nlink == 1;
+	if (!S_ISDIR(st->st_mode))
+		return false;
+	fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return fd >= 0 && is_empty_dir(fd);
+}
+
+/* A directory that overlayfs copied up and in which nothing is left: as below, so it need not be there. */
+static bool is_bare_copy(const struct stat *st, const struct tree_attr *old)
+{
+	return S_ISDIR(st->st_mode) && S_ISDIR(old->mode) && st->st_mode == old->mode &&
+	       st->st_uid == old->uid && st->st_gid == old->gid &&
+	       st->st_mtim.tv_sec == old->mtime && (uint32_t)st->st_mtim.tv_nsec == old->mtime_nsec;
+}
+
+static int drop_stub(int upper_fd, struct tree *tree, const char *path, struct err *err)
+{
+	auto_free char *copy = strdup(path);
+	auto_close int parent = -1;
+	auto_tree_node struct tree_node *old = NULL;
+	struct timespec times[2];
+	struct stat st, above;
+	char *slash, *name;
+	int r;
+
+	if (!copy)
+		return err_nomem(err);
+	slash = strrchr(copy, '/');
+	name = slash ? slash + 1 : copy;
+	if (slash)
+		*slash = '\0';
+	parent = io_open_beneath(upper_fd, slash ? copy : ".", O_RDONLY | O_DIRECTORY, 0);
+	if (parent < 0 || fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    !is_stub(parent, name, &st))
+		return 0;
+	r = tree_resolve(tree, str_from(path), false, &old, NULL, err);
+	if (r < 0 && r != -ENOENT && r != -ENOTDIR)
+		return r;
+	if (r == 0 && !is_bare_copy(&st, tree_attr(old)))
+		return 0;
+	/* Its directory keeps the times it has. */
+	if (fstat(parent, &above) < 0)
+		return err_sys(err, errno, "cannot stat a directory of the upper");
+	times[0] = above.st_atim;
+	times[1] = above.st_mtim;
+	if (unlinkat(parent, name, S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0) < 0 ||
+	    futimens(parent, times) < 0)
+		return err_sys(err, errno, "cannot remove the mount point '/%s'", path);
+	return 0;
+}
+
+int snapshot_drop_stubs(int upper_fd, const struct stack *lower, const char *const *paths,
+			struct err *err)
+{
+	auto_tree struct tree *tree = NULL;
+	int r = tree_new(lower, &tree, err);
+
+	for (; *paths && r == 0; paths++) {
+		auto_free char *path = strdup(*paths);
+		char *slash;
+
+		if (!path)
+			return err_nomem(err);
+		r = drop_stub(upper_fd, tree, path, err);
+		while (r == 0 && (slash = strrchr(path, '/'))) {
+			*slash = '\0';
+			r = drop_stub(upper_fd, tree, path, err);
+		}
+	}
+	return r;
+}
+
 /* --- Joining hard links --- */
 
 /* One inode of work/index: where it lies in the upper and which object below it stands for. */

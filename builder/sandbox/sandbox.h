@@ -20,45 +20,46 @@
 
 /* Which rung of the ladder this process stands on (SEC-I80). */
 enum isolation { ISOLATION_AUTO, ISOLATION_ROOT, ISOLATION_USERNS, ISOLATION_USERNS_SINGLE };
-const char *isolation_text(enum isolation isolation);	/* "root", "userns", "userns, single uid" */
+const char *isolation_text(enum isolation isolation); /* "root", "userns", "userns, single uid" */
 
 /* To be called first thing by a command that will build or run, before threads exist. As root: nothing happens. Otherwise
  * the process enters a user and mount namespace in which it is uid 0 (newuidmap and subuid ranges where there are any, else
  * the single id; the reason is in 'note'). ERR_UNSUPPORTED names blocker and remedy (UX-44). */
-int sandbox_enter(enum isolation wanted, enum isolation *ret_isolation, char *note, size_t note_size,
-		  struct err *err) must_check;
+int sandbox_enter(enum isolation wanted, enum isolation *ret_isolation, char *note,
+		  size_t note_size, struct err *err) must_check;
 /* What sandbox_enter() found, for later questions. */
 enum isolation sandbox_isolation(void);
 
 struct sandbox_mount {
 	enum { SANDBOX_BIND, SANDBOX_TMPFS } kind;
-	int source_fd;			/* BIND: O_PATH, borrowed */
-	const char *target;		/* absolute, resolved inside the root; created when missing */
+	int source_fd;	    /* BIND: O_PATH, borrowed */
+	const char *target; /* absolute, resolved inside the root; created when missing */
 	bool read_only, recursive;
-	uint64_t size_bytes;		/* TMPFS; 0: default */
-	uint32_t mode;			/* TMPFS */
+	uint64_t size_bytes; /* TMPFS; 0: default */
+	uint32_t mode;	     /* TMPFS */
 };
 
 enum sandbox_network { SANDBOX_NET_HOST, SANDBOX_NET_NONE };
 
 struct sandbox_spec {
-	int root_fd;			/* detached mount or directory: becomes "/" */
+	int root_fd; /* detached mount or directory: becomes "/" */
 	bool root_read_only;
-	const char *const *argv, *const *env;	/* NULL-terminated; argv[0] looked up in PATH of env */
-	const char *cwd;		/* absolute inside the root; must exist (create with 'make_cwd') */
+	const char *const *argv,
+		*const *env; /* NULL-terminated; argv[0] looked up in PATH of env */
+	const char *cwd;     /* absolute inside the root; must exist (create with 'make_cwd') */
 	bool make_cwd;
 	uint32_t uid, gid;
 	const uint32_t *groups;
 	size_t group_count;
-	const char *hostname;		/* NULL: "buildkitsandbox" */
+	const char *hostname; /* NULL: "buildkitsandbox" */
 	enum sandbox_network network;
-	bool insecure;			/* all capabilities, no filter, no masks */
+	bool insecure; /* all capabilities, no filter, no masks */
 	const struct sandbox_mount *mounts;
 	size_t mount_count;
-	const char *const *add_hosts;	/* "name:ip", NULL-terminated or NULL */
-	int stdin_fd, stdout_fd, stderr_fd;	/* borrowed; -1 stdin: /dev/null */
-	bool terminal;			/* stdin_fd is the slave of a pseudo terminal: becomes the controlling one */
-	bool init;			/* a tiny init as pid 1 that reaps and forwards */
+	const char *const *add_hosts;	    /* "name:ip", NULL-terminated or NULL */
+	int stdin_fd, stdout_fd, stderr_fd; /* borrowed; -1 stdin: /dev/null */
+	bool terminal; /* stdin_fd is the slave of a pseudo terminal: becomes the controlling one */
+	bool init;     /* a tiny init as pid 1 that reaps and forwards */
 };
 
 struct sandbox;
@@ -66,7 +67,7 @@ struct sandbox_process;
 
 /* Starts the spawner. Cheap; usually right after sandbox_enter(), before threads. */
 int sandbox_new(struct sandbox **ret_sandbox, struct err *err) must_check;
-void sandbox_free(struct sandbox *sandbox);	/* kills what still runs */
+void sandbox_free(struct sandbox *sandbox); /* kills what still runs */
 
 /* Starts the command. Errors of the set-up come back as errors here, with the operation and the remedy; ENOENT and EACCES
  * of the exec itself too (exit status 127 and 126 by convention). */
@@ -74,16 +75,17 @@ int sandbox_start(struct sandbox *sandbox, const struct sandbox_spec *spec,
 		  struct sandbox_process **ret_process, struct err *err) must_check;
 
 struct sandbox_exit {
-	int status;		/* exit status, or 128 + signal */
-	int signal;		/* 0 unless killed by one */
+	int status; /* exit status, or 128 + signal */
+	int signal; /* 0 unless killed by one */
 	bool out_of_memory;
 	uint64_t user_us, system_us, peak_rss_bytes;
 };
 /* Waits until the command and everything it left behind is gone; frees 'process'. */
-int sandbox_wait(struct sandbox_process *process, struct sandbox_exit *ret_exit, struct err *err)
-	must_check;
-void sandbox_kill(struct sandbox_process *process, int signal);	/* any thread; SIGKILL ends all of it */
-int sandbox_pidfd(const struct sandbox_process *process);	/* readable at exit, borrowed */
+int sandbox_wait(struct sandbox_process *process, struct sandbox_exit *ret_exit,
+		 struct err *err) must_check;
+void sandbox_kill(struct sandbox_process *process,
+		  int signal);				  /* any thread; SIGKILL ends all of it */
+int sandbox_pidfd(const struct sandbox_process *process); /* readable at exit, borrowed */
 
 /* Paths the set-up may create in a root filesystem as mount points, without leading '/', NULL-terminated: dev, proc, sys,
  * etc/hosts, ... A snapshot leaves them out while they are empty (RCP-270, RCP-280). */
