@@ -132,6 +132,14 @@ int layer_stage_publish(struct layer_stage *stage, struct layer_tree *tree,
 
 /* --- Small helpers of writer and ingest ------------------------------------------------------------------------------ */
 
+int layer_write_error(struct err *err, int code)
+{
+	err_sys(err, code, "cannot write the layer's tar");
+	if (code == ENOSPC || code == EDQUOT)
+		return err_hint(err, "mica gc");
+	return -err->code;
+}
+
 int layer_extents_add(struct layer_extents *extents, uint64_t length, bool hole,
 		      uint64_t tar_offset, struct err *err)
 {

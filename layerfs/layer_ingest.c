@@ -82,7 +82,7 @@ static ssize_t tee_read(void *self, void *data, size_t len, struct err *err)
 	hasher_update(ingest->hasher, data, (size_t)count);
 	r = io_pwrite(ingest->stage.tar_fd, data, (size_t)count, ingest->position);
 	if (r < 0)
-		return err_sys(err, -r, "cannot write the layer's tar");
+		return layer_write_error(err, -r);
 	if (ingest->compressor &&
 	    (r = compressor_write(ingest->compressor, data, (size_t)count, err)) < 0)
 		return r;

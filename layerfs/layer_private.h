@@ -64,6 +64,9 @@ void layer_extents_release(struct layer_extents *extents);
 /* Whether all bytes are zero; returns at the first that is not. */
 bool layer_is_zero(const void *data, size_t len);
 
+/* A failed write to the tar; where space ran out, with the remedy (UX-45, RCP-649). */
+int layer_write_error(struct err *err, int code);
+
 /* One file of a published layer, for reading. ENOENT: no such layer. */
 int layer_open_file(struct store *store, const struct digest *diff_id, const char *file,
 		    int *ret_fd, struct err *err) must_check;

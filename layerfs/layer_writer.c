@@ -206,7 +206,7 @@ static void complete_piece(struct layer_writer *writer, uint64_t number)
 		int r = write_piece(writer, number);
 
 		if (r < 0) {
-			err_sys(&err, -r, "cannot write the layer's tar");
+			layer_write_error(&err, -r);
 			fail(writer, &err);
 		}
 	}
@@ -938,24 +938,32 @@ static void drain(struct layer_writer *writer)
 	pool_wait(&writer->jobs);
 }
 
+/* Gives the records once more and frees them behind itself: the table they go to is as large as they are. */
 struct record_walk {
-	const struct record_block *block;
+	struct layer_writer *writer;
 	size_t at;
 };
 
 static bool next_record(void *argument, struct layer_file_digest *ret_digest)
 {
 	struct record_walk *walk = argument;
+	struct layer_writer *writer = walk->writer;
 	const struct record *record;
 
 	do {
-		while (walk->block && walk->at == walk->block->count) {
-			walk->block = walk->block->next;
+		struct record_block *block = writer->first;
+
+		while (block && walk->at == block->count) {
+			writer->first = block->next;
+			free(block);
+			block = writer->first;
 			walk->at = 0;
 		}
-		if (!walk->block)
+		if (!block) {
+			writer->last = NULL;
 			return false;
-		record = &walk->block->records[walk->at++];
+		}
+		record = &block->records[walk->at++];
 	} while (record->tar_offset == NO_DATA);
 	ret_digest->tar_offset = record->tar_offset;
 	memcpy(ret_digest->sha256, record->sha256, SHA256_BYTES);
@@ -1011,7 +1019,7 @@ static int seal(struct layer_writer *writer, struct err *err)
 		r = hasher_finish(writer->tar_hasher, &diff_id, err);
 	if (r < 0)
 		return r;
-	walk = (struct record_walk){ .block = writer->first };
+	walk = (struct record_walk){ .writer = writer };
 	writer->result = (struct layer_result){
 		.diff_id = diff_id,
 		.tar_size_bytes = writer->position,

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -579,6 +581,39 @@ static void abandoned_writer_leaves_nothing(void **at)
 	assert_false(has_leftovers(place));
 	run(place, NULL,
 	    "test -z \"$(ls $ROOT/layers)\"; test -z \"$(ls $ROOT/oci/blobs/sha256)\"");
+}
+
+/* RCP-649: a full file system is reported, with the remedy, and leaves nothing behind. */
+static void full_file_system_is_reported(void **at)
+{
+	struct place *place = *at;
+	auto_free char *data = malloc(16 * MIB);
+	struct tar_entry entry = { .path = STR("f"), .mode = 0644, .size_bytes = 16 * MIB };
+	struct layer_data memory = { .kind = LAYER_DATA_MEMORY, .memory = { data, 16 * MIB } };
+	struct layer_writer *writer;
+	struct layer_result result;
+	char path[128];
+	struct store *small;
+	struct err err;
+
+	if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
+	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		skip();
+	run(place, NULL, "mkdir -m 700 $TOP/small");
+	snprintf(path, sizeof(path), "%s/small", place->path);
+	assert_int_equal(mount("tmpfs", path, "tmpfs", 0, "size=4m,mode=700"), 0);
+	ok(store_open(path, STORE_CREATE, &small, &err));
+	memset(data, 'x', 16 * MIB);
+	ok(layer_writer_new(small, &no_blob, &writer, &err));
+	(void)!layer_writer_add(writer, &entry, &memory, &err);
+	assert_int_equal(layer_writer_finish(writer, &result, &err), -ENOSPC);
+	assert_string_equal(err.text, "cannot write the layer's tar: No space left on device");
+	assert_string_equal(err.hint, "mica gc");
+	layer_writer_free(writer);
+	store_close(small);
+	run(place, NULL,
+	    "! ls -A $TOP/small | grep -q '^\\.tmp-'; test -z \"$(ls $TOP/small/layers)\"");
+	assert_int_equal(umount2(path, MNT_DETACH), 0);
 }
 
 static void times_are_clamped(void **at)
@@ -1286,6 +1321,7 @@ int main(int argc, char **argv)
 		test(empty_layer_is_canonical),
 		test(changing_file_is_an_error),
 		test(abandoned_writer_leaves_nothing),
+		test(full_file_system_is_reported),
 		test(times_are_clamped),
 		test(plain_trees),
 		test(names_are_cleaned),
