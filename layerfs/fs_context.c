@@ -39,7 +39,10 @@ static int context_error(const struct fs_context *context, const char *call, con
 		what ? what : "", strerror(code), *said ? " (kernel: " : "", said,
 		*said ? ")" : "");
 	if (code == EPERM || code == EACCES)
-		err_hint(err, "run as root, or use the fuse driver");
+		err_hint(err, "%s",
+			 strcmp(context->type, "erofs") == 0
+				 ? "run as root, or use the fuse driver"
+				 : "run as root or in a user namespace");
 	return -code;
 }
 

@@ -394,7 +394,7 @@ static int next_of_index(struct place_list *list, struct place_name *ret_name, s
 {
 	const struct stack_element *element = list->dir.element;
 	const struct erofs_image *image = index_image(element->index);
-	struct erofs_dirent dirent;
+	struct erofs_dirent dirent = { .type = DT_UNKNOWN };
 	struct erofs_inode inode;
 	int r;
 

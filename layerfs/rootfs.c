@@ -239,6 +239,7 @@ static int path_in_mountinfo(const char *path, char real[PATH_MAX], struct err *
 {
 	struct str whole = str_from(path), dir, base;
 	auto_free char *parent = NULL;
+	size_t len;
 
 	while (whole.len > 1 && whole.ptr[whole.len - 1] == '/')
 		whole.len--;
@@ -256,11 +257,10 @@ static int path_in_mountinfo(const char *path, char real[PATH_MAX], struct err *
 		return err_nomem(err);
 	if (!realpath(parent, real))
 		return err_sys(err, errno, "cannot resolve '%s'", parent);
-	if (strlen(real) + 1 + base.len >= PATH_MAX)
+	len = strcmp(real, "/") == 0 ? 0 : strlen(real);
+	if (len + 1 + base.len >= PATH_MAX)
 		return err_sys(err, ENAMETOOLONG, "'%s'", path);
-	if (strcmp(real, "/") != 0)
-		strcat(real, "/");
-	strncat(real, base.ptr, base.len);
+	snprintf(real + len, PATH_MAX - len, "/%.*s", (int)base.len, base.ptr);
 	return 0;
 }
 

@@ -22,7 +22,7 @@ struct rootfs_options {
 	/* When writable: on one file system, borrowed. An empty upper takes the attributes of the root below it, since it
 	 * is shown as the root. */
 	int upper_fd, work_fd;
-	bool allow_dev, allow_suid;	/* else nodev, nosuid */
+	bool allow_dev, allow_suid; /* else nodev, nosuid */
 	/* The program that serves FUSE: executed as argv[0] argv[1]... with descriptors appended (rootfs_serve()).
 	 * Usually { "/proc/self/exe", "fuse-serve", NULL }. */
 	const char *const *server_argv;
@@ -33,9 +33,9 @@ struct rootfs;
 /* ERR_UNSUPPORTED names the driver, the call, the reason and the remedy. 'auto' tries kernel, then fuse, by doing. */
 int rootfs_mount(const struct stack *stack, const struct rootfs_options *options,
 		 struct rootfs **ret_rootfs, struct err *err) must_check;
-int rootfs_fd(const struct rootfs *rootfs);			/* O_PATH of the detached mount, borrowed */
-const char *rootfs_driver_name(const struct rootfs *rootfs);	/* "kernel", "fuse" */
-enum mark_family rootfs_marks(const struct rootfs *rootfs);	/* of the upper it writes */
+int rootfs_fd(const struct rootfs *rootfs); /* O_PATH of the detached mount, borrowed */
+const char *rootfs_driver_name(const struct rootfs *rootfs); /* "kernel", "fuse" */
+enum mark_family rootfs_marks(const struct rootfs *rootfs);  /* of the upper it writes */
 int rootfs_attach(struct rootfs *rootfs, int dirfd, const char *path, struct err *err) must_check;
 void rootfs_close(struct rootfs *rootfs);
 

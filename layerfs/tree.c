@@ -84,6 +84,7 @@ static int number_met(struct tree *tree, size_t element, uint64_t number, uint64
 		tree->met = map_new();
 	count = tree->met ? map_get(tree->met, view) : NULL;
 	if (!count) {
+		/* NOLINTNEXTLINE(performance-no-int-to-ptr): the map holds a number */
 		count = tree->met ? (void *)(uintptr_t)(map_count(tree->met) + 1) : NULL;
 		r = count ? map_put(tree->met, view, count) : -ENOMEM;
 	}
