@@ -45,4 +45,9 @@ struct fsck_options {
 int gc_fsck(struct store *store, const struct fsck_options *options, uint64_t *ret_faults,
 	    struct err *err) must_check;
 
+/* For 'fsck --repair' when store_open() fails with ERR_FORMAT: sets the damaged state.db aside (damaged-state.db) and makes a
+ * new one from the layout, that is the names of images and which blob holds which layer. Cache and history are lost. Gives
+ * the opened store. 'path' as store_open(). */
+int gc_recover(const char *path, struct store **ret_store, struct err *err) must_check;
+
 #endif

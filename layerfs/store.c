@@ -39,7 +39,7 @@ static const char *const directories[] = { "oci",    "oci/blobs", "oci/blobs/sha
 
 /* --- Opening --------------------------------------------------------------------------------------------------------- */
 
-static int default_path(char **ret_path, struct err *err)
+int store_default_path(char **ret_path, struct err *err)
 {
 	const char *named = getenv("MICA_ROOT"), *data = getenv("XDG_DATA_HOME");
 	const char *home = getenv("HOME");
@@ -140,7 +140,7 @@ int store_open(const char *path, enum store_mode mode, struct store **ret_store,
 	pthread_mutex_init(&store->lock, NULL);
 	if (path)
 		store->path = strdup(path);
-	else if ((r = default_path(&store->path, err)) < 0)
+	else if ((r = store_default_path(&store->path, err)) < 0)
 		return r;
 	if (!store->path)
 		return err_nomem(err);

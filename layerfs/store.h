@@ -37,6 +37,8 @@ enum store_mode {
 /* 'path' NULL: the default of UX-47 for this user. */
 int store_open(const char *path, enum store_mode mode, struct store **ret_store,
 	       struct err *err) must_check;
+/* That default: MICA_ROOT, /var/lib/mica for root, else below the user's data directory. The caller frees it. */
+int store_default_path(char **ret_path, struct err *err) must_check;
 void store_close(struct store *store);
 const char *store_path(const struct store *store);
 int store_dirfd(const struct store *store);	      /* the root, borrowed */

@@ -471,6 +471,31 @@ static void flipped_blobs_are_found(void **at)
 	assert_int_equal(check(place, true, false), 0);
 }
 
+static void lost_state_comes_back_from_the_layout(void **at)
+{
+	struct place *place = *at;
+	auto_arena struct arena arena = ARENA_INIT(MIB);
+	struct layer_result tagged;
+	struct state_tag tag;
+	struct store *store;
+	struct err err;
+
+	tag_image(place, "keep:1", "tagged", &tagged);
+	tag_image(place, "localhost:5000/x:2", "other", &tagged);
+	store_close(take(place->store));
+	run(place, NULL, "rm -f $ROOT/state.db-*; echo garbage >$ROOT/state.db");
+	assert_int_equal(store_open(place->root, STORE_EXISTING, &store, &err), -ERR_FORMAT);
+	assert_string_equal(err.hint, "mica fsck --repair");
+	ok(gc_recover(place->root, &place->store, &err));
+	ok(state_tag_get(store_state(place->store), "keep:1", &arena, &tag, &err));
+	ok(state_tag_get(store_state(place->store), "localhost:5000/x:2", &arena, &tag, &err));
+	assert_int_equal(check(place, true, false), 0);
+	run(place, &tagged.diff_id,
+	    "rm -r $ROOT/layers/$HEX; grep -q garbage $ROOT/damaged-state.db");
+	ok(layer_restore(place->store, &tagged.diff_id, &err));
+	assert_true(is_whole(place, &tagged));
+}
+
 /* --- Crashes (RCP-648) --- */
 
 /* Works on the store until it is killed. */
@@ -559,6 +584,7 @@ int main(int argc, char **argv)
 		test(damage_is_found_and_repaired),
 		test(every_byte_of_an_index_counts),
 		test(flipped_blobs_are_found),
+		test(lost_state_comes_back_from_the_layout),
 		test(killed_at_any_moment),
 	};
 
