@@ -436,7 +436,7 @@ static void greet(void *userdata, struct fuse_conn_info *conn)
 	conn->want = conn->capable & wanted;
 	conn->max_readahead = REPLY_MAX;
 	conn->max_background = 64;
-	if (server->ready_fd >= 0 && write(server->ready_fd, "\n", 1) != 1)
+	if (server->ready_fd >= 0 && write(server->ready_fd, "", 1) != 1)
 		server->ready_fd = -1; /* nobody waits: the mount goes with him */
 }
 
@@ -610,6 +610,23 @@ static int leave_parent(struct err *err)
 	return 0;
 }
 
+/* fusermount3 says on stderr why it refuses: the pipe takes it. */
+static int mount_session(struct fuse_session *session, const struct arguments *arguments,
+			 const char *connection)
+{
+	int null_fd, r;
+
+	if (!arguments->mount_path)
+		return fuse_session_mount(session, connection);
+	null_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	(void)dup2(arguments->ready_fd, STDERR_FILENO);
+	r = fuse_session_mount(session, arguments->mount_path);
+	(void)dup2(null_fd, STDERR_FILENO);
+	if (null_fd >= 0)
+		close(null_fd);
+	return r;
+}
+
 static int open_session(struct server *server, const struct arguments *arguments,
 			struct fuse_session **ret_session, struct err *err)
 {
@@ -630,8 +647,7 @@ static int open_session(struct server *server, const struct arguments *arguments
 	if (!session)
 		return err_set(err, ERR_UNSUPPORTED, "libfuse refuses a session");
 	snprintf(connection, sizeof(connection), "/dev/fd/%d", arguments->fuse_fd);
-	if (fuse_session_mount(session,
-			       arguments->mount_path ? arguments->mount_path : connection) != 0) {
+	if (mount_session(session, arguments, connection) != 0) {
 		fuse_session_destroy(session);
 		err_set(err, ERR_UNSUPPORTED, "cannot mount with fusermount3");
 		return err_hint(err, "install the package fuse3 and see that '/dev/fuse' has mode "

@@ -100,19 +100,24 @@ static int add_tars(struct server *server, const struct index *index, struct err
 	return add_argument(server, arena_strdup(&server->arena, buf_str(&list)), err);
 }
 
-/* One line from the pipe: empty when the server answers, else its error. */
+/* Reads the pipe up to the NUL that says that the server answers. What comes instead of it is why it does not, words of
+ * fusermount3 among them. */
 static int await_server(int ready_fd, struct err *err)
 {
-	char text[ERR_TEXT_MAX];
-	ssize_t len = io_read(ready_fd, text, 1);
+	char text[ERR_TEXT_MAX / 2];
+	size_t len = 0, i;
+	struct str said;
 
-	if (len == 1 && text[0] == '\n')
-		return 0;
-	if (len <= 0)
+	while (len < sizeof(text) && io_read(ready_fd, text + len, 1) == 1)
+		if (text[len++] == '\0')
+			return 0;
+	said = str_trim(str_of(text, len));
+	if (said.len == 0)
 		return err_set(err, ERR_UNSUPPORTED, "the FUSE server ended before it answered");
-	len = io_read(ready_fd, text + 1, sizeof(text) - 1);
-	return err_set(err, ERR_UNSUPPORTED, "FUSE server: %.*s", (int)(len < 0 ? 1 : len + 1),
-		       text);
+	for (i = 0; i < len; i++)
+		if (text[i] == '\n')
+			text[i] = ' ';
+	return err_set(err, ERR_UNSUPPORTED, "FUSE server: %.*s", (int)said.len, said.ptr);
 }
 
 /* Runs the server until it answers. It leaves its parent at once, so that we wait for its first process only. */

@@ -154,21 +154,23 @@ static int open_dir(const char *name)
 	return (int)sys(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC));
 }
 
-static void attach(struct rootfs *rootfs)
+static const char *mount_point(void)
 {
-	char path[PATH_MAX];
+	static char path[PATH_MAX];
 
 	snprintf(path, sizeof(path), "%s/mnt", scratch);
-	ok(rootfs_attach(rootfs, AT_FDCWD, path, &err));
+	return path;
+}
+
+static void attach(struct rootfs *rootfs)
+{
+	ok(rootfs_attach(rootfs, AT_FDCWD, mount_point(), &err));
 }
 
 static void detach(struct rootfs *rootfs)
 {
-	char path[PATH_MAX];
-
-	snprintf(path, sizeof(path), "%s/mnt", scratch);
 	rootfs_close(rootfs);
-	sys(umount2(path, UMOUNT_NOFOLLOW));
+	sys(umount2(mount_point(), UMOUNT_NOFOLLOW));
 }
 
 static struct rootfs *mount_stack(const struct stack *stack, enum rootfs_driver driver,
@@ -491,6 +493,46 @@ static void test_overlay_forms(void **unused)
 	}
 }
 
+/* The upper of a step is a lower of the next at once, while the kernel still takes the mount namespace of the first apart
+ * behind the end of its last process (FS-112). */
+static void test_upper_is_lower_at_once(void **unused)
+{
+	unsigned i;
+
+	(void)unused;
+	skip_unless_root();
+	for (i = 0; i < 20; i++) {
+		auto_stack struct stack stack = { NULL, 0 };
+		struct rootfs *rootfs;
+		int status, gone[2];
+		char byte;
+		pid_t pid;
+
+		run("cd up; rm -rf u7 w7 u8 w8; mkdir u7 w7 u8 w8");
+		ok(stack_push_index(&stack, odd, false, &err));
+		rootfs = mount_stack(&stack, ROOTFS_KERNEL, "up/u7", "up/w7");
+		sys(pipe(gone));
+		pid = fork();
+		if (pid == 0) {
+			if (unshare(CLONE_NEWNS) < 0 ||
+			    rootfs_attach(rootfs, AT_FDCWD, mount_point(), &err) < 0 ||
+			    chdir(mount_point()) < 0)
+				_exit(1);
+			rootfs_close(rootfs);
+			close(gone[1]);
+			_exit(read(gone[0], &byte, 1) == 0 ? 0 : 2);
+		}
+		rootfs_close(rootfs);
+		close(gone[0]);
+		close(gone[1]);
+		sys(waitpid(pid, &status, 0));
+		assert_int_equal(status, 0);
+		push_dir(&stack, "up/u7");
+		rootfs = mount_stack(&stack, ROOTFS_KERNEL, "up/u8", "up/w8");
+		rootfs_close(rootfs);
+	}
+}
+
 /* What overlayfs over a kept EROFS mount costs a step: at most 0.5 ms. */
 static void test_mount_is_quick(void **unused)
 {
@@ -520,14 +562,6 @@ static void test_mount_is_quick(void **unused)
 static struct rootfs_options path_options(enum rootfs_driver driver)
 {
 	return (struct rootfs_options){ .driver = driver, .server_argv = server_argv() };
-}
-
-static const char *mount_point(void)
-{
-	static char path[PATH_MAX];
-
-	snprintf(path, sizeof(path), "%s/mnt", scratch);
-	return path;
 }
 
 static void test_paths(void **unused)
@@ -657,6 +691,11 @@ static void test_as_user(void **unused)
 			fprintf(stderr, "%s\n", err.text);
 			_exit(3);
 		}
+		/* Not his own directory: fusermount3's words arrive. */
+		if (rootfs_mount_path(&stack, &options, scratch, &err) != -ERR_UNSUPPORTED ||
+		    !strstr(err.text,
+			    "FUSE server: fusermount3: user has no write access to mountpoint"))
+			_exit(6);
 		dir = opendir(path);
 		while (dir && (entry = readdir(dir)))
 			names++;
@@ -779,13 +818,21 @@ static void on_alarm(int signal)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_same_tree),	    cmocka_unit_test(test_writes),
-		cmocka_unit_test(test_warm_walk_is_silent), cmocka_unit_test(test_same_holes),
-		cmocka_unit_test(test_file_handles),	    cmocka_unit_test(test_layer_indexes),
-		cmocka_unit_test(test_empty_root),	    cmocka_unit_test(test_overlay_forms),
-		cmocka_unit_test(test_mount_is_quick),	    cmocka_unit_test(test_paths),
-		cmocka_unit_test(test_dead_server),	    cmocka_unit_test(test_as_user),
-		cmocka_unit_test(test_user_namespace),	    cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_same_tree),
+		cmocka_unit_test(test_writes),
+		cmocka_unit_test(test_warm_walk_is_silent),
+		cmocka_unit_test(test_same_holes),
+		cmocka_unit_test(test_file_handles),
+		cmocka_unit_test(test_layer_indexes),
+		cmocka_unit_test(test_empty_root),
+		cmocka_unit_test(test_overlay_forms),
+		cmocka_unit_test(test_upper_is_lower_at_once),
+		cmocka_unit_test(test_mount_is_quick),
+		cmocka_unit_test(test_paths),
+		cmocka_unit_test(test_dead_server),
+		cmocka_unit_test(test_as_user),
+		cmocka_unit_test(test_user_namespace),
+		cmocka_unit_test(test_refusals),
 	};
 
 	if (argc > 1 && strcmp(argv[1], "serve") == 0)
