@@ -30,6 +30,7 @@
 #include "formats/base/io.h"
 #include "layerfs/rootfs.h"
 #include "layerfs/rootfs_driver.h"
+#include "layerfs/tree.h"
 #include "tests/unit/layerfs/dir_index.h"
 
 enum { TIME_LIMIT_S = 120 };
@@ -404,6 +405,32 @@ static void test_file_handles(void **unused)
 	}
 }
 
+/* Under an overlayfs with userxattr an image's own user.overlay.* are no marks (FS-604). */
+static void test_user_marks_are_escaped(void **unused)
+{
+	static const char escaped[] = "user.overlay.overlay.opaque";
+	char path[PATH_MAX], text[128];
+	struct index *index;
+	int fd, mounted;
+
+	(void)unused;
+	skip_unless_root();
+	run("mkdir -p marks/d; setfattr -n user.overlay.opaque -v y marks/d");
+	snprintf(path, sizeof(path), "%s/marks", scratch);
+	index = dir_index(path, scratch, false);
+	ok(rootfs_fuse_index(index, server_argv(), true, &mounted, &err));
+	fd = (int)sys(openat(mounted, "d", O_RDONLY | O_DIRECTORY));
+	assert_int_equal(sys(flistxattr(fd, text, sizeof(text))), sizeof(escaped));
+	assert_string_equal(text, escaped);
+	assert_int_equal(sys(fgetxattr(fd, escaped, text, sizeof(text))), 1);
+	assert_int_equal(text[0], 'y');
+	assert_int_equal(fgetxattr(fd, "user.overlay.opaque", text, sizeof(text)), -1);
+	assert_int_equal(errno, ENODATA);
+	close(fd);
+	close(mounted);
+	index_unref(index);
+}
+
 /* Layer indexes between and above directories act by their marks; a single one needs overlayfs for them (FS-603). */
 static void test_layer_indexes(void **unused)
 {
@@ -715,6 +742,33 @@ static void test_as_user(void **unused)
 
 /* --- Privileges and refusals ------------------------------------------------------------------------------------------ */
 
+/* The upper with its user marks as a lower: mount and tree agree (FS-102, FS-702). */
+static int next_step_in_user_namespace(struct stack *stack, struct rootfs_options *options)
+{
+	auto_rootfs struct rootfs *rootfs = NULL;
+	auto_tree_node struct tree_node *node = NULL;
+	auto_tree struct tree *tree = NULL;
+	struct stat st;
+
+	if (stack_push_upper(stack, options->upper_fd, MARKS_USER, &err) < 0 ||
+	    tree_new(stack, &tree, &err) < 0 ||
+	    tree_resolve(tree, STR("made"), true, &node, NULL, &err) < 0)
+		return 5;
+	tree_node_free(take(node));
+	if (tree_resolve(tree, STR("#"), true, &node, NULL, &err) != -ENOENT)
+		return 6;
+	options->upper_fd = open_dir("up/u9");
+	options->work_fd = open_dir("up/w9");
+	if (rootfs_mount(stack, options, &rootfs, &err) < 0) {
+		fprintf(stderr, "%s\n", err.text);
+		return 7;
+	}
+	if (fstatat(rootfs_fd(rootfs), "made", &st, 0) < 0 ||
+	    fstatat(rootfs_fd(rootfs), "#", &st, 0) == 0 || errno != ENOENT)
+		return 8;
+	return 0;
+}
+
 /* In a child with a user namespace of its own: auto comes to FUSE under overlayfs with user marks. */
 static int in_user_namespace(void)
 {
@@ -753,8 +807,10 @@ static int in_user_namespace(void)
 	if (fd < 0 || mkdirat(rootfs_fd(rootfs), "made", 0755) < 0)
 		return 3;
 	close(fd);
+	if (unlinkat(rootfs_fd(rootfs), "#", 0) < 0)
+		return 4;
 	rootfs_close(rootfs);
-	return 0;
+	return next_step_in_user_namespace(&stack, &options);
 }
 
 static void test_user_namespace(void **unused)
@@ -764,7 +820,7 @@ static void test_user_namespace(void **unused)
 
 	(void)unused;
 	skip_unless_root();
-	run("cd up; mkdir u5 w5");
+	run("cd up; mkdir u5 w5 u9 w9");
 	pid = fork();
 	if (pid == 0)
 		_exit(in_user_namespace());
@@ -823,6 +879,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_warm_walk_is_silent),
 		cmocka_unit_test(test_same_holes),
 		cmocka_unit_test(test_file_handles),
+		cmocka_unit_test(test_user_marks_are_escaped),
 		cmocka_unit_test(test_layer_indexes),
 		cmocka_unit_test(test_empty_root),
 		cmocka_unit_test(test_overlay_forms),
