@@ -692,6 +692,7 @@ static int serve(struct fuse_session *session, bool clone_connections)
 static int run(const struct arguments *arguments, struct server *server, struct err *err)
 {
 	struct fuse_session *session = NULL;
+	bool handled;
 	int r = index_open_fds(arguments->index_fd, arguments->tar_fds, arguments->tar_count,
 			       &server->index, err);
 
@@ -709,8 +710,12 @@ static int run(const struct arguments *arguments, struct server *server, struct 
 		return r;
 	if (chdir("/") < 0)
 		return err_sys(err, errno, "cannot change to '/'");
+	/* A server that fusermount3 mounted for takes its mount along when it is told to end. */
+	handled = arguments->mount_path && fuse_set_signal_handlers(session) == 0;
 	/* Cloned connections need the device to be opened again, which a changed root or mode may forbid. */
 	(void)serve(session, access("/dev/fuse", R_OK | W_OK) == 0);
+	if (handled)
+		fuse_remove_signal_handlers(session);
 	fuse_session_unmount(session);
 	fuse_session_destroy(session);
 	return 0;

@@ -637,7 +637,7 @@ static bool is_server(const char *pid)
 	return str_is(verb, "serve") && str_is(where, counters);
 }
 
-static void kill_server(void)
+static void end_server(int signal)
 {
 	DIR *proc = opendir("/proc");
 	struct dirent *entry;
@@ -647,10 +647,10 @@ static void kill_server(void)
 		struct pollfd end = { .events = POLLIN };
 		pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
 
-		if (pid <= 0 || !is_server(entry->d_name))
+		if (pid <= 0 || !is_server(entry->d_name) || kill(pid, 0) < 0)
 			continue;
 		end.fd = (int)sys(syscall(SYS_pidfd_open, pid, 0));
-		sys(kill(pid, SIGKILL));
+		sys(kill(pid, signal));
 		sys(poll(&end, 1, -1));
 		close(end.fd);
 	}
@@ -669,7 +669,7 @@ static void test_dead_server(void **unused)
 	skip_unless_root();
 	ok(stack_push_index(&stack, odd, false, &err));
 	ok(rootfs_mount_path(&stack, &options, mount_point(), &err));
-	kill_server();
+	end_server(SIGKILL);
 	assert_int_equal(statfs(mount_point(), &about), -1);
 	assert_int_equal(errno, ENOTCONN);
 	/* The kept mount is dead too and is not used again. */
@@ -678,7 +678,7 @@ static void test_dead_server(void **unused)
 	rootfs_close(rootfs);
 	ok(rootfs_mount_path(&stack, &options, mount_point(), &err));
 	run("ls mnt >/dev/null");
-	kill_server();
+	end_server(SIGKILL);
 	ok(rootfs_umount_path(mount_point(), &err));
 }
 
@@ -733,6 +733,12 @@ static void test_as_user(void **unused)
 			fprintf(stderr, "%s\n", err.text);
 			_exit(5);
 		}
+		/* A server that is told to end takes its mount along. */
+		if (rootfs_mount_path(&stack, &options, path, &err) < 0)
+			_exit(7);
+		end_server(SIGTERM);
+		if (rootfs_umount_path(path, &err) != -EINVAL)
+			_exit(8);
 		_exit(0);
 	}
 	sys(waitpid(pid, &status, 0));
