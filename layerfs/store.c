@@ -28,7 +28,8 @@ struct store {
 	char *path;
 	int root;
 	struct state *state;
-	pthread_mutex_t lock; /* of 'pool' */
+	pthread_mutex_t lock; /* of what follows */
+	bool joined;
 	struct pool *pool;
 };
 
@@ -243,9 +244,58 @@ const char *store_blob_name(const struct digest *digest, char name[STORE_BLOB_NA
 	return name;
 }
 
+/* --- What crashes left ----------------------------------------------------------------------------------------------- */
+
+#define PARTIAL_PREFIX IO_TEMP_PREFIX "partial-"
+
+/* Removes the names in a directory that are older than every live user, so that nobody can be at them. Partial blobs wait for
+ * whoever resumes them, or for gc. */
+static void sweep(struct store *store, const char *directory, const char *prefix, int64_t since_ns)
+{
+	auto_closedir DIR *dir = NULL;
+	int fd = openat(store->root, directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	struct dirent *entry;
+
+	if (fd < 0 || !(dir = fdopendir(fd))) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	while ((entry = readdir(dir))) {
+		const char *name = entry->d_name;
+		struct err ignored;
+		struct stat st;
+
+		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+		    strncmp(name, prefix, strlen(prefix)) != 0 ||
+		    strncmp(name, PARTIAL_PREFIX, strlen(PARTIAL_PREFIX)) == 0 ||
+		    fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+			continue;
+		if ((int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec < since_ns)
+			(void)!io_remove_tree(fd, name, &ignored);
+	}
+}
+
+/* RCP-648: whoever begins to work removes what a killed process left, so that crashes do not fill the disk until somebody
+ * thinks of gc. Best effort, and two directories to read when there is nothing. */
 int store_join(struct store *store, struct err *err)
 {
-	return state_join(store->state, err);
+	int64_t since_ns;
+	struct err ignored;
+	bool first;
+	int r = state_join(store->state, err);
+
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&store->lock);
+	first = !store->joined;
+	store->joined = true;
+	pthread_mutex_unlock(&store->lock);
+	if (first && state_oldest_user(store->state, &since_ns, &ignored) == 0) {
+		sweep(store, ".", IO_TEMP_PREFIX, since_ns);
+		sweep(store, "steps", "", since_ns);
+	}
+	return 0;
 }
 
 bool store_touch(struct store *store, const char *name)

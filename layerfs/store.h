@@ -50,7 +50,8 @@ enum { STORE_NAME_MAX = DIGEST_HEX_MAX + 16 };
 const char *store_layer_name(const struct digest *diff_id, char name[STORE_NAME_MAX]);
 const char *store_image_name(const struct digest *chain_id, char name[STORE_NAME_MAX]);
 
-/* Before this process publishes anything: makes it a live user, whose fresh objects gc leaves alone (live.h). */
+/* Before this process publishes anything: makes it a live user, whose fresh objects gc leaves alone (live.h). The first call
+ * also removes temporary files and uppers of steps that killed processes left. */
 int store_join(struct store *store, struct err *err) must_check;
 /* Marks the object 'name' (below the root) as in use now, as if just published. False: it is not there. */
 bool store_touch(struct store *store, const char *name);

@@ -310,15 +310,48 @@ static void steps_come_and_go(void **at)
 	store_step_release(place->store, &step);
 }
 
+/* RCP-648: whoever works next cleans up behind a killed process, but never behind a living one. */
+static void leftovers_go_with_the_next_user(void **at)
+{
+	struct place *place = *at;
+	struct store *second, *third;
+	struct store_step step;
+	struct io_temp temp;
+	struct err err;
+
+	assert_int_equal(shell(place, "cd $ROOT; mkdir -p .tmp-layer-1/x steps/dead/upper; "
+				      "touch .tmp-blob-2 .tmp-partial-3"),
+			 0);
+	ok(store_open(place->root, STORE_EXISTING, &second, &err));
+	ok(store_step_new(second, &step, &err));
+	assert_int_equal(count_names(place, "", ".tmp-"), 1);
+	assert_int_equal(count_names(place, "", ".tmp-partial-"), 1);
+	assert_int_equal(count_names(place, "steps", ""), 1);
+	ok(store_temp_blob(second, &temp, &err));
+	ok(store_open(place->root, STORE_EXISTING, &third, &err));
+	ok(store_join(third, &err));
+	assert_int_equal(count_names(place, "", ".tmp-"), 2);
+	assert_int_equal(count_names(place, "steps", ""), 1);
+	io_temp_release(&temp);
+	store_step_release(second, &step);
+	store_close(second);
+	store_close(third);
+}
+
 #define test(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		test(root_must_be_private),	      test(missing_root_is_made_only_when_asked),
-		test(blobs_come_back_verified),	      test(unpublished_blob_leaves_nothing),
-		test(other_tools_read_the_layout),    test(tag_needs_its_manifest),
-		test(concurrent_tags_are_all_listed), test(steps_come_and_go),
+		test(root_must_be_private),
+		test(missing_root_is_made_only_when_asked),
+		test(blobs_come_back_verified),
+		test(unpublished_blob_leaves_nothing),
+		test(other_tools_read_the_layout),
+		test(tag_needs_its_manifest),
+		test(concurrent_tags_are_all_listed),
+		test(steps_come_and_go),
+		test(leftovers_go_with_the_next_user),
 	};
 
 	if (argc > 1)
