@@ -25,10 +25,11 @@ int remote_push(struct store *store, const struct remote_options *options, const
 
 /* A base image of a root file system: a tar (any compression; "-" is stdin) or a directory. */
 struct import_options {
-	const char *name;		/* to tag, or NULL */
-	const char *const *changes;	/* Dockerfile instructions of --change, NULL-terminated, or NULL */
+	const char *name; /* to tag, or NULL */
+	const char *const
+		*changes; /* Dockerfile instructions of --change, NULL-terminated, or NULL */
 	const char *message;
-	struct platform platform;	/* os "": this host */
+	struct platform platform; /* os "": this host */
 	int64_t created_ns;
 };
 int remote_import(struct store *store, const struct import_options *options, const char *source,

@@ -383,7 +383,7 @@ static int copy_blob(void *argument, const struct descriptor *blob, struct err *
 	char dir[32], path[64 + DIGEST_HEX_MAX], hex[DIGEST_HEX_MAX];
 	struct io_temp temp = { .fd = -1 };
 	auto_close int from = -1, dirfd = -1;
-	uint64_t size;
+	uint64_t size = 0;
 	int r;
 
 	snprintf(dir, sizeof(dir), "blobs/%s", digest_algorithm_name(blob->digest.algorithm));

@@ -5,6 +5,7 @@
  * of ours, with owners, modes, times, xattrs, devices and hard links; nothing in it is followed, sockets are left out.
  * Instructions of --change are evaluated by the recipe's own plan, on top of the new image, so they mean exactly what they
  * mean in a Dockerfile. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -358,7 +359,7 @@ static int import_directory(struct store *store, const char *source,
 static int import_tar(struct store *store, const char *path, const struct layer_options *options,
 		      struct layer_result *ret_result, struct err *err)
 {
-	struct source *source;
+	struct source *source = NULL;
 	int r;
 
 	r = remote_open_input(path, &source, err);
@@ -412,7 +413,7 @@ static int give_base(void *argument, const char *image, const struct platform *p
 	return image_config_copy(base->config, ret_config, err);
 }
 
-/* Times of history entries that instructions added. */
+/* Times of history entries that instructions added. None makes a layer, not even WORKDIR: nothing runs here. */
 static int date_history(struct image_config *config, size_t from, int64_t created_ns,
 			struct err *err)
 {
@@ -422,6 +423,7 @@ static int date_history(struct image_config *config, size_t from, int64_t create
 	time_text(created_ns, created);
 	for (i = from; i < config->history_count; i++) {
 		config->history[i].created = arena_strdup(&config->arena, str_from(created));
+		config->history[i].empty_layer = true;
 		if (!config->history[i].created)
 			return err_nomem(err);
 	}
@@ -493,6 +495,7 @@ static int apply_changes(const struct import_options *options, struct image_conf
 		r = plan_new(&recipe, &plan_options, &plan, &lines, err);
 	if (r < 0)
 		return err_wrap(err, "--change");
+	assert(plan);
 	r = image_config_copy(&plan->target->config, &changed, err);
 	if (r < 0)
 		return r;

@@ -9,6 +9,7 @@
  * Refused: links under blobs/, paths of manifest.json that leave the archive, link cycles, too many entries (SEC-R19). */
 #include "formats/layout.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -355,7 +356,7 @@ static int deliver_layers(struct reading *reading, const struct json *list,
 	int r;
 
 	for (i = 0; i < json_count(list); i++) {
-		struct file *file;
+		struct file *file = NULL;
 		enum compression compression;
 
 		r = named_file(reading, json_at(list, i), &file, err);
@@ -382,7 +383,7 @@ static int deliver_image(struct reading *reading, const struct json *item,
 	auto_buf struct buf text = BUF_INIT(LIMIT_MANIFEST_BYTES);
 	struct descriptor config = { .media_type = MEDIA_OCI_CONFIG }, *layers;
 	struct json *list;
-	struct file *file;
+	struct file *file = NULL;
 	int r;
 
 	r = json_get_list(item, "Layers", &list, err);
@@ -394,6 +395,7 @@ static int deliver_image(struct reading *reading, const struct json *item,
 	r = named_file(reading, json_get(item, "Config"), &file, err);
 	if (r < 0)
 		return r;
+	assert(file);
 	config.digest = file->digest;
 	config.size_bytes = file->size_bytes;
 	if (file->size_bytes > LIMIT_MANIFEST_BYTES)
@@ -444,7 +446,7 @@ static int read_docker(struct reading *reading, struct layout_list *list, struct
 	if (r < 0)
 		return r;
 	for (i = 0; i < json_count(document); i++) {
-		struct json *item = json_at(document, i), *tags;
+		struct json *item = json_at(document, i), *tags = NULL;
 
 		r = deliver_image(reading, item, &manifest, err);
 		if (r == 0)

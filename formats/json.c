@@ -18,7 +18,7 @@
 
 static json_t *inside(const struct json *json)
 {
-	return (json_t *)(uintptr_t)json;
+	return (json_t *)json;
 }
 
 static struct json *outside(json_t *value)

@@ -18,13 +18,13 @@
 
 /* One image of a layout or archive. */
 struct layout_image {
-	const char *ref_name;		/* or NULL */
-	struct descriptor manifest;	/* of an image manifest or index */
+	const char *ref_name;	    /* or NULL */
+	struct descriptor manifest; /* of an image manifest or index */
 };
 
 struct layout_list {
 	struct arena arena;
-	struct manifest index;		/* owns the text of descriptors that were read */
+	struct manifest index; /* owns the text of descriptors that were read */
 	struct layout_image *images;
 	size_t image_count;
 };
@@ -57,16 +57,16 @@ int image_archive_read(struct source *source, struct blob_sink *sink, struct lay
  * it). 'blobs' gives the content; for the hybrid, 'open_tar' gives the uncompressed layer with a DiffID. */
 struct image_archive_options {
 	bool docker;
-	int fd;				/* output, borrowed, may be a pipe */
+	int fd; /* output, borrowed, may be a pipe */
 	const struct blob_source *blobs;
 	int (*open_tar)(void *self, const struct digest *diff_id, int *ret_fd,
 			uint64_t *ret_size_bytes, struct err *err);
 	void *open_tar_self;
-	int64_t mtime;			/* of every entry */
+	int64_t mtime; /* of every entry */
 };
 int image_archive_write(const struct image_archive_options *options,
-			const struct layout_image *images, size_t image_count, struct err *err)
-	must_check;
+			const struct layout_image *images, size_t image_count,
+			struct err *err) must_check;
 
 /* Calls 'see' for each blob 'root' refers to, children before parents, itself last; each once. Foreign layers that 'blobs'
  * does not have are left out (REG-412). */

@@ -36,23 +36,23 @@ struct descriptor {
 	const char *media_type;
 	struct digest digest;
 	uint64_t size_bytes;
-	struct platform platform;	/* os "" when absent */
-	const char *artifact_type;	/* or NULL */
-	struct json *annotations;	/* borrowed from the document, or NULL */
-	struct json *urls;		/* list, of foreign layers; borrowed from the document, or NULL */
-	struct str data;		/* the content itself where it was embedded, already verified (REG-316) */
+	struct platform platform;  /* os "" when absent */
+	const char *artifact_type; /* or NULL */
+	struct json *annotations;  /* borrowed from the document, or NULL */
+	struct json *urls; /* list, of foreign layers; borrowed from the document, or NULL */
+	struct str data; /* the content itself where it was embedded, already verified (REG-316) */
 };
 
 /* A manifest or an index. */
 struct manifest {
 	struct arena arena;
-	struct json *json;		/* the whole document, for what is not parsed */
+	struct json *json; /* the whole document, for what is not parsed */
 	const char *media_type;
 	bool is_index;
-	struct descriptor config;	/* image */
-	struct descriptor *layers;	/* image */
+	struct descriptor config;  /* image */
+	struct descriptor *layers; /* image */
 	size_t layer_count;
-	struct descriptor *manifests;	/* index */
+	struct descriptor *manifests; /* index */
 	size_t manifest_count;
 	bool has_subject;
 };
@@ -76,17 +76,19 @@ int index_write(const char *media_type, const struct descriptor *manifests, size
 
 /* Layer media types. */
 bool media_type_is_layer(const char *media_type);
-bool media_type_is_manifest(const char *media_type);	/* image manifest or index */
+bool media_type_is_manifest(const char *media_type); /* image manifest or index */
 bool media_type_is_index(const char *media_type);
-bool media_type_is_config(const char *media_type);	/* of an image */
-const char *media_type_of_layer(enum compression compression, bool docker);	/* NULL: not expressible */
+bool media_type_is_config(const char *media_type); /* of an image */
+const char *media_type_of_layer(enum compression compression,
+				bool docker); /* NULL: not expressible */
 
 /* One step of the history. */
 struct history_entry {
-	const char *created;	/* RFC 3339 or NULL */
+	const char *created; /* RFC 3339 or NULL */
 	const char *created_by, *author, *comment;
 	bool empty_layer;
-	struct json *unknown;	/* the parsed entry, for fields of no member here; borrowed from the document, or NULL */
+	struct json *
+		unknown; /* the parsed entry, for fields of no member here; borrowed from the document, or NULL */
 };
 
 struct healthcheck {
@@ -101,18 +103,19 @@ struct healthcheck {
  * 'X' NULL = absent. Strings and lists live in 'arena' and are replaced, never edited, so copies may share them. */
 struct image_config {
 	struct arena arena;
-	struct json *unknown;	/* the parsed document: fields of no member here are written back from it (RCP-433) */
+	struct json *
+		unknown; /* the parsed document: fields of no member here are written back from it (RCP-433) */
 	struct platform platform;
 	const char *author, *created;
 	const char *user, *working_dir, *stop_signal;
-	const char **env;	/* "K=V" in order */
+	const char **env; /* "K=V" in order */
 	size_t env_count;
 	const char **entrypoint, **cmd, **shell, **onbuild;
 	size_t entrypoint_count, cmd_count, shell_count, onbuild_count;
-	const char **exposed_ports, **volumes;	/* sorted sets */
+	const char **exposed_ports, **volumes; /* sorted sets */
 	size_t exposed_port_count, volume_count;
-	const char **labels;	/* key, value, key, value ... sorted by key */
-	size_t label_count;	/* pairs */
+	const char **labels; /* key, value, key, value ... sorted by key */
+	size_t label_count;  /* pairs */
 	struct healthcheck healthcheck;
 	struct digest *diff_ids;
 	size_t diff_id_count;
@@ -120,30 +123,31 @@ struct image_config {
 	size_t history_count;
 };
 
-void image_config_init(struct image_config *config);	/* empty, as for FROM scratch */
-int image_config_parse(struct str text, struct image_config *ret_config, struct err *err)
-	must_check;
+void image_config_init(struct image_config *config); /* empty, as for FROM scratch */
+int image_config_parse(struct str text, struct image_config *ret_config,
+		       struct err *err) must_check;
 /* Independent copy with an arena of its own. */
 int image_config_copy(const struct image_config *config, struct image_config *ret_config,
 		      struct err *err) must_check;
-int image_config_write(const struct image_config *config, struct buf *buf, struct err *err)
-	must_check;
+int image_config_write(const struct image_config *config, struct buf *buf,
+		       struct err *err) must_check;
 void image_config_release(struct image_config *config);
 
 /* Editing; -ENOMEM. Text is copied into the arena. */
 int image_config_set_env(struct image_config *config, struct str key, struct str value) must_check;
-const char *image_config_env(const struct image_config *config, const char *key);	/* value or NULL */
-int image_config_set_label(struct image_config *config, struct str key, struct str value)
-	must_check;
+const char *image_config_env(const struct image_config *config,
+			     const char *key); /* value or NULL */
+int image_config_set_label(struct image_config *config, struct str key,
+			   struct str value) must_check;
 int image_config_add_port(struct image_config *config, struct str port) must_check;
 int image_config_add_volume(struct image_config *config, struct str path) must_check;
-int image_config_set_text(struct image_config *config, const char **field, struct str value)
-	must_check;
+int image_config_set_text(struct image_config *config, const char **field,
+			  struct str value) must_check;
 int image_config_set_list(struct image_config *config, const char ***field, size_t *count,
 			  const struct str *words, size_t word_count) must_check;
 int image_config_add_layer(struct image_config *config, const struct digest *diff_id) must_check;
-int image_config_add_history(struct image_config *config, const struct history_entry *entry)
-	must_check;
+int image_config_add_history(struct image_config *config,
+			     const struct history_entry *entry) must_check;
 
 /* RFC 3339 UTC with 'Z', fraction without trailing zeros (UX-4). */
 enum { TIME_TEXT_MAX = 40 };

@@ -217,8 +217,8 @@ static int parse_container(struct image_config *config, const struct json *map, 
 static int parse_rootfs(struct image_config *config, const struct json *map, struct err *err)
 {
 	static const char *const known[] = { "type", "diff_ids", NULL };
-	struct json *rootfs, *list;
-	const char *type;
+	struct json *rootfs, *list = NULL;
+	const char *type = NULL;
 	size_t count, i;
 	int r;
 

@@ -16,6 +16,9 @@
 /* Sizes stay exact in every language's JSON numbers (REG-810). */
 #define SIZE_MAX_JSON ((1ULL << 53) - 1)
 
+/* Unofficial, but written by some (REG-801): read, never written. */
+#define DOCKER_LAYER_ZSTD "application/vnd.docker.image.rootfs.diff.tar.zstd"
+
 /* Strings of a document are at most as long as the document; descriptors are the rest. */
 enum { MANIFEST_ARENA_MAX = 64 << 20 };
 
@@ -38,7 +41,7 @@ bool media_type_is_layer(const char *media_type)
 		MEDIA_OCI_LAYER_ZSTD,
 		MEDIA_DOCKER_LAYER,
 		MEDIA_DOCKER_LAYER_GZIP,
-		MEDIA_DOCKER_LAYER ".zstd",
+		DOCKER_LAYER_ZSTD,
 		"application/vnd.oci.image.layer.nondistributable.v1.tar",
 		"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
 		"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
@@ -372,7 +375,7 @@ static int parse(struct str text, const char *media_type, struct manifest *manif
 					     "config",	      "layers",	   "manifests",
 					     "subject",	      "history",   "fsLayers",
 					     "annotations",   NULL };
-	struct json *subject;
+	struct json *subject = NULL;
 	int r;
 
 	if (text.len > LIMIT_MANIFEST_BYTES)
@@ -437,29 +440,19 @@ static bool is_runnable(const struct descriptor *entry)
 
 static int no_match(const struct manifest *index, const struct platform *wanted, struct err *err)
 {
-	char text[PLATFORM_TEXT_MAX], list[ERR_TEXT_MAX / 2] = "";
-	size_t i, used = 0;
+	auto_buf struct buf list = BUF_INIT(ERR_TEXT_MAX / 2);
+	char text[PLATFORM_TEXT_MAX];
+	size_t i;
 
 	for (i = 0; i < index->manifest_count; i++) {
 		const struct descriptor *entry = &index->manifests[i];
-		const char *name;
-		size_t len;
 
-		if (!is_runnable(entry) || !entry->platform.os[0])
-			continue;
-		name = platform_text(&entry->platform, text);
-		len = strlen(name);
-		if (used + len + 3 > sizeof(list))
-			break;
-		if (used) {
-			memcpy(list + used, ", ", 2);
-			used += 2;
-		}
-		memcpy(list + used, name, len + 1);
-		used += len;
+		if (is_runnable(entry) && entry->platform.os[0])
+			buf_printf(&list, "%s%s", list.len ? ", " : "",
+				   platform_text(&entry->platform, text));
 	}
 	return err_set(err, ENOENT, "no image for platform '%s'; available: %s",
-		       platform_text(wanted, text), list[0] ? list : "none");
+		       platform_text(wanted, text), list.len ? list.data : "none");
 }
 
 int manifest_select(const struct manifest *index, const struct platform *wanted, size_t *ret_entry,

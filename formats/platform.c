@@ -169,7 +169,8 @@ static bool is_system(struct str word)
 /* "v7": the second of two parts is then a variant ("arm/v7"), not an architecture. */
 static bool is_level(struct str word)
 {
-	return word.len >= 2 && word.ptr[0] == 'v' && word.ptr[1] >= '0' && word.ptr[1] <= '9';
+	return word.len >= 2 && (word.ptr[0] | 0x20) == 'v' && word.ptr[1] >= '0' &&
+	       word.ptr[1] <= '9';
 }
 
 int platform_parse(struct str text, struct platform *ret_platform, struct err *err)

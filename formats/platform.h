@@ -18,8 +18,11 @@ struct platform {
 /* "linux/arm64", "arm64", "linux/arm/v7"; normalises. ERR_USAGE: malformed. */
 int platform_parse(struct str text, struct platform *ret_platform, struct err *err) must_check;
 void platform_normalise(struct platform *platform);
-void platform_host(struct platform *ret_platform);	/* as images of this host are labelled: no amd64 level */
-void platform_host_best(struct platform *ret_platform);	/* with the amd64 level of this CPU, for choosing (REG-312) */
+void platform_host(
+	struct platform *ret_platform); /* as images of this host are labelled: no amd64 level */
+void platform_host_best(
+	struct platform
+		*ret_platform); /* with the amd64 level of this CPU, for choosing (REG-312) */
 const char *platform_text(const struct platform *platform, char text[PLATFORM_TEXT_MAX]);
 
 /* 0 = exact, larger = less suitable, -1 = does not run on 'wanted'. */

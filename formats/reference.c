@@ -8,13 +8,15 @@
 
 #include <assert.h>
 #include <ctype.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "formats/base/limits.h"
 
-#define DOCKER_DOMAIN "docker.io"
+#define DOCKER_DOMAIN	"docker.io"
+#define OFFICIAL_PREFIX "library/"
 
 enum { HOST_MAX = 253, PATH_MAX_BYTES = 255, TAG_MAX = 128, SHOWN_MAX = 300 };
 
@@ -49,9 +51,20 @@ static int shown_len(struct str text)
 	return (int)(text.len < SHOWN_MAX ? text.len : SHOWN_MAX);
 }
 
-#define invalid(err, text, format, ...)                                                \
-	err_set(err, ERR_USAGE, "invalid image name '%.*s': " format, shown_len(text), \
-		(text).ptr __VA_OPT__(, ) __VA_ARGS__)
+/* "invalid image name '<text>': <why>". */
+static int invalid(struct err *err, struct str text, const char *format, ...) printf_like(3, 4);
+
+static int invalid(struct err *err, struct str text, const char *format, ...)
+{
+	char why[ERR_TEXT_MAX / 2];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(why, sizeof(why), format, args);
+	va_end(args);
+	return err_set(err, ERR_USAGE, "invalid image name '%.*s': %s", shown_len(text), text.ptr,
+		       why);
+}
 
 /* --- Domain --- */
 
@@ -168,7 +181,8 @@ static int check_path(struct str path, struct str text, struct err *err)
 
 	if (path.len == 0)
 		return invalid(err, text, "the repository path is empty");
-	if (path.len > PATH_MAX_BYTES)
+	/* Room for the "library/" that may come in front. */
+	if (path.len > PATH_MAX_BYTES - (str_has(path, '/') ? 0 : strlen(OFFICIAL_PREFIX)))
 		return invalid(err, text, "the repository path is longer than %d bytes",
 			       PATH_MAX_BYTES);
 	if (has_upper(path))
@@ -287,7 +301,7 @@ static int build(const struct pieces *pieces, struct reference *ret_reference, s
 	struct reference reference = { .digest = pieces->digest };
 
 	reference.domain = str_dup(pieces->domain);
-	if (asprintf(&reference.path, "%s%.*s", pieces->official ? "library/" : "",
+	if (asprintf(&reference.path, "%s%.*s", pieces->official ? OFFICIAL_PREFIX : "",
 		     (int)pieces->path.len, pieces->path.ptr) < 0)
 		reference.path = NULL;
 	if (pieces->has_tag)

@@ -10,14 +10,16 @@
 #include "formats/base/str.h"
 #include "formats/digest.h"
 
-enum { REFERENCE_TEXT_MAX = 800 };	/* host and port 259, path 255, tag 128, digest 136, separators */
+enum {
+	REFERENCE_TEXT_MAX = 800
+}; /* host and port 259, path 255, tag 128, digest 136, separators */
 
 /* Each string is an allocation of its own; release frees them. */
 struct reference {
-	char *domain;		/* "docker.io", "localhost:5000" */
-	char *path;		/* "library/debian" */
-	char *tag;		/* NULL when only a digest was given */
-	struct digest digest;	/* unset when none was given */
+	char *domain;	      /* "docker.io", "localhost:5000" */
+	char *path;	      /* "library/debian" */
+	char *tag;	      /* NULL when only a digest was given */
+	struct digest digest; /* unset when none was given */
 };
 
 /* Docker's rules and defaults: domain docker.io, library/, tag latest. ERR_USAGE with the reason and a suggestion. */
@@ -29,10 +31,10 @@ const char *reference_full(const struct reference *reference, char text[REFERENC
 const char *reference_familiar(const struct reference *reference, char text[REFERENCE_TEXT_MAX]);
 
 enum transport {
-	TRANSPORT_NONE,		/* a bare name: the store or a registry, as the verb decides */
-	TRANSPORT_REGISTRY,	/* docker:// */
-	TRANSPORT_STORE,	/* store: */
-	TRANSPORT_OCI,		/* oci:PATH[:REF] */
+	TRANSPORT_NONE,	    /* a bare name: the store or a registry, as the verb decides */
+	TRANSPORT_REGISTRY, /* docker:// */
+	TRANSPORT_STORE,    /* store: */
+	TRANSPORT_OCI,	    /* oci:PATH[:REF] */
 	TRANSPORT_OCI_ARCHIVE,
 	TRANSPORT_DOCKER_ARCHIVE,
 	TRANSPORT_DIR,

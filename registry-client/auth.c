@@ -164,6 +164,13 @@ static void merge_scopes(struct buf *scopes, struct str more, bool by_target)
 
 /* --- Basic --- */
 
+/* Secrets do not stay in freed memory. */
+static void buf_wipe(struct buf *buf)
+{
+	if (buf->data)
+		explicit_bzero(buf->data, buf->capacity);
+}
+
 static int basic_header(const struct credentials *c, struct buf *header, struct err *err)
 {
 	auto_buf struct buf pair = BUF_INIT(HEADER_MAX / 2);
@@ -174,10 +181,10 @@ static int basic_header(const struct credentials *c, struct buf *header, struct 
 	r = buf_check(&pair, "credentials", err);
 	if (r == 0)
 		r = base64_encode(buf_str(&pair), &text, err);
-	if (r < 0)
+	if (r < 0 || !text)
 		return r;
 	buf_printf(header, "Authorization: Basic %s", text);
-	explicit_bzero(pair.data, pair.len);
+	buf_wipe(&pair);
 	explicit_bzero(text, strlen(text));
 	return buf_check(header, "credentials", err);
 }
@@ -269,7 +276,7 @@ static int post_token(struct auth *auth, struct http *http, struct str scopes,
 	request.body = form.data;
 	request.body_len = form.len;
 	r = http_send(http, &request, reply, err);
-	explicit_bzero(form.data, form.len);
+	buf_wipe(&form);
 	return r;
 }
 
@@ -310,7 +317,7 @@ static int keep_token(struct auth *auth, const struct http_reply *reply, const c
 		      struct err *err)
 {
 	auto_json struct json *document = NULL;
-	const char *text, *other;
+	const char *text = NULL, *other = NULL;
 	struct token *token, **at;
 	uint64_t seconds, margin;
 	int r;
@@ -377,7 +384,7 @@ static int exchange(struct auth *auth, struct http *http, const char *origin, st
 	if (reply.status != 200)
 		return refused(auth, &reply, scopes, err);
 	r = keep_token(auth, &reply, scope, err);
-	explicit_bzero(reply.body.data, reply.body.len);
+	buf_wipe(&reply.body);
 	return r;
 }
 

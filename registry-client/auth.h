@@ -13,16 +13,16 @@
 
 struct credentials {
 	char *username, *password;
-	char *identity_token;	/* refresh token */
-	char *registry_token;	/* sent as Bearer without exchange */
-	char *origin;		/* file and key they came from, for messages */
+	char *identity_token; /* refresh token */
+	char *registry_token; /* sent as Bearer without exchange */
+	char *origin;	      /* file and key they came from, for messages */
 };
 void credentials_release(struct credentials *credentials);
 
 struct auth_options {
-	const char *creds;		/* USER[:PASS] of --creds, or NULL */
-	bool anonymous;			/* --no-creds */
-	const char *authfile;		/* --authfile, or NULL */
+	const char *creds;    /* USER[:PASS] of --creds, or NULL */
+	bool anonymous;	      /* --no-creds */
+	const char *authfile; /* --authfile, or NULL */
 };
 
 /* The credentials for 'domain/path' (REG-211, REG-212); all NULL: anonymous. May run a credential helper. */
@@ -35,8 +35,8 @@ enum auth_file_answer { AUTH_FILE_NOTHING, AUTH_FILE_CREDENTIALS, AUTH_FILE_HELP
  * warned about and skipped; ERR_FORMAT: the file is not JSON. */
 int auth_file_find(struct str text, const char *file_name, bool legacy, const char *domain,
 		   const char *path, enum auth_file_answer *ret_answer,
-		   struct credentials *ret_credentials, struct buf *helper, struct err *err)
-	must_check;
+		   struct credentials *ret_credentials, struct buf *helper,
+		   struct err *err) must_check;
 
 /* Asks docker-credential-<name> (REG-215). '*ret_found' false: it knows nothing of 'server', or is not installed. */
 int credential_helper_get(const char *name, const char *server, struct credentials *ret_credentials,
@@ -68,8 +68,8 @@ int auth_header(struct auth *auth, struct http *http, const char *origin, const 
 /* Answers a 401 that was given to 'used' (the header sent, "" for none): gets a token or switches to basic.
  * 1: try again; 0: nothing more can be done. ERR_AUTH: refused by the token server, or no usable challenge. */
 int auth_answer(struct auth *auth, struct http *http, const char *origin,
-		const struct http_reply *reply, const char *scope, struct str used, struct err *err)
-	must_check;
+		const struct http_reply *reply, const char *scope, struct str used,
+		struct err *err) must_check;
 
 /* "user 'x' (from FILE)" or "anonymous", for messages; at most 'size' bytes. */
 const char *auth_describe(struct auth *auth, char *text, size_t size);

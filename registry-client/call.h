@@ -18,29 +18,29 @@ struct registry_shared {
 	pthread_mutex_t lock;
 	unsigned references;
 	struct auth *auth;
-	bool decided, plain;	/* https or http is known */
-	struct buf warnings;	/* Warning headers that were shown */
+	bool decided, plain; /* https or http is known */
+	struct buf warnings; /* Warning headers that were shown */
 };
 
 struct registry {
 	struct registry_options options;
 	struct registry_shared *shared;
 	struct http *http;
-	char *domain, *path, *host;	/* host as connected to */
-	char *origin;			/* with scheme; "" until decided */
+	char *domain, *path, *host; /* host as connected to */
+	char *origin;		    /* with scheme; "" until decided */
 	bool push;
-	struct buf pending_upload;	/* Location of an upload that a refused mount opened */
+	struct buf pending_upload; /* Location of an upload that a refused mount opened */
 };
 
 struct call {
-	const char *operation;		/* "get manifest 'latest'", for errors */
+	const char *operation; /* "get manifest 'latest'", for errors */
 	const char *method;
-	const char *path;		/* below /v2/<repository>/, or NULL: 'url' */
-	const char *url;		/* absolute, from a Location */
+	const char *path; /* below /v2/<repository>/, or NULL: 'url' */
+	const char *url;  /* absolute, from a Location */
 	const char *headers[CALL_HEADERS_MAX];
 	size_t header_count;
-	const char *scope;		/* NULL: that of the registry */
-	struct http_request request;	/* body, sink; method, url and headers are filled in */
+	const char *scope;	     /* NULL: that of the registry */
+	struct http_request request; /* body, sink; method, url and headers are filled in */
 };
 
 /* Any status is success; the reply is that of the last redirect. */
@@ -53,8 +53,8 @@ int call_error(struct registry *registry, const struct call *call, const struct 
 /* Whether the error body holds this code. */
 bool call_has_code(const struct http_reply *reply, const char *code);
 /* URL of a Location header; ERR_HTTP without one. */
-int call_location(struct registry *registry, const struct call *call, const struct http_reply *reply,
-		  struct buf *url, struct err *err) must_check;
+int call_location(struct registry *registry, const struct call *call,
+		  const struct http_reply *reply, struct buf *url, struct err *err) must_check;
 /* Target of rel="next" of the Link headers; false when there is none. Pure. */
 bool call_next_link(const struct http_reply *reply, struct str *ret_target);
 

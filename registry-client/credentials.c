@@ -79,7 +79,8 @@ static int read_auth(const char *text, struct credentials *c, struct err *err)
 
 static int read_entry(const struct json *entry, struct credentials *c, struct err *err)
 {
-	const char *auth, *username, *password, *identity, *registry;
+	const char *auth = NULL, *username = NULL, *password = NULL, *identity = NULL,
+		   *registry = NULL;
 	int r;
 
 	r = json_get_text(entry, "auth", &auth, err);
@@ -265,7 +266,7 @@ static int text_file(const char *text, struct err *err)
 /* A child with stdin and stdout as given and default signals; -errno. */
 static int spawn(const char *program, int in, int out, pid_t *ret_pid)
 {
-	char *argv[] = { (char *)(uintptr_t)program, (char *)(uintptr_t) "get", NULL };
+	char *argv[] = { (char *)program, (char *)"get", NULL };
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
 	sigset_t none;
@@ -352,7 +353,7 @@ static int read_helper_answer(struct str text, const char *program, struct crede
 			      struct err *err)
 {
 	auto_json struct json *document = NULL;
-	const char *username, *secret;
+	const char *username = NULL, *secret = NULL;
 	int r;
 
 	r = json_parse(text, program, &document, err);

@@ -18,39 +18,40 @@
 struct http_options {
 	/* What applies to one host alone, "HOST[:PORT]" as in the reference; NULL: to none. */
 	const char *host;
-	bool insecure;			/* certificate errors ignored, http allowed */
-	const char *cert_dir;		/* before the directories of REG-701, or NULL */
-	unsigned retries;		/* per request; default 8 when 0 and !no_retries */
+	bool insecure;	      /* certificate errors ignored, http allowed */
+	const char *cert_dir; /* before the directories of REG-701, or NULL */
+	unsigned retries;     /* per request; default 8 when 0 and !no_retries */
 	bool no_retries;
-	bool (*canceled)(void *self);	/* may be NULL */
+	bool (*canceled)(void *self); /* may be NULL */
 	void *canceled_self;
 };
 
 struct http;
-int http_new(const struct http_options *options, struct http **ret_http, struct err *err) must_check;
+int http_new(const struct http_options *options, struct http **ret_http,
+	     struct err *err) must_check;
 void http_free(struct http *http);
 
 struct http_request {
 	const char *method, *url;
-	const char *const *headers;	/* "Name: value", NULL-terminated; may be NULL */
+	const char *const *headers; /* "Name: value", NULL-terminated; may be NULL */
 	/* Request body: memory, or 'fd' from 'fd_offset' for 'body_len' bytes. */
 	const void *body;
-	int fd;				/* -1: none */
+	int fd; /* -1: none */
 	uint64_t fd_offset, body_len;
 	bool has_body;
 	/* Response body: into 'reply->body' up to 'max_body', or to 'sink' when set (only for status 200 and 206). */
 	size_t max_body;
 	int (*sink)(void *argument, const void *data, size_t len, struct err *err);
 	void *argument;
-	void (*sent)(void *argument, uint64_t bytes);	/* body bytes sent so far; may be NULL */
-	bool once;			/* no retry here: the caller has to begin elsewhere (uploads) */
+	void (*sent)(void *argument, uint64_t bytes); /* body bytes sent so far; may be NULL */
+	bool once; /* no retry here: the caller has to begin elsewhere (uploads) */
 };
 
 struct http_reply {
 	long status;
-	struct buf headers;	/* raw header lines of the final response */
+	struct buf headers; /* raw header lines of the final response */
 	struct buf body;
-	uint64_t body_bytes;	/* also when a sink took them */
+	uint64_t body_bytes; /* also when a sink took them */
 };
 void http_reply_release(struct http_reply *reply);
 
@@ -65,18 +66,18 @@ enum http_failure {
 	HTTP_FAILURE_NONE,
 	HTTP_FAILURE_RESOLVE,
 	HTTP_FAILURE_CONNECT,
-	HTTP_FAILURE_TLS,		/* the peer does not speak TLS, or not ours */
+	HTTP_FAILURE_TLS, /* the peer does not speak TLS, or not ours */
 	HTTP_FAILURE_CERTIFICATE,
 	HTTP_FAILURE_PROXY,
-	HTTP_FAILURE_TRANSFER,		/* broke off; trying again may help */
+	HTTP_FAILURE_TRANSFER, /* broke off; trying again may help */
 	HTTP_FAILURE_OTHER,
 };
 enum http_failure http_last_failure(const struct http *http);
 
 /* Waits before try number 'tries' + 1: back-off with jitter, or what Retry-After of 'reply' (may be NULL) asks for.
  * 1: waited; 0: no try is left, or the wait exceeds the budget; ERR_CANCELED. */
-int http_wait(struct http *http, unsigned tries, const struct http_reply *reply, struct err *err)
-	must_check;
+int http_wait(struct http *http, unsigned tries, const struct http_reply *reply,
+	      struct err *err) must_check;
 /* 408, 429, 5xx and the like of REG-651. */
 bool http_may_retry(long status);
 /* Seconds that Retry-After asks for, -1: absent or malformed (REG-653). */
@@ -86,8 +87,8 @@ int64_t http_retry_after_s(const struct http_reply *reply, int64_t now_s);
 bool http_header(const struct http_reply *reply, const char *name, size_t n, struct str *ret_value);
 
 /* Joins 'location' (absolute, scheme-less, path-absolute or relative) to 'base'. ERR_HTTP: malformed or with userinfo. */
-int http_resolve_url(const char *base, struct str location, struct buf *url, struct err *err)
-	must_check;
+int http_resolve_url(const char *base, struct str location, struct buf *url,
+		     struct err *err) must_check;
 /* Appends the text percent-encoded as the value of a query parameter. */
 void http_encode(struct buf *url, struct str text);
 /* localhost, *.localhost, 127.0.0.0/8 or ::1, with or without port. */

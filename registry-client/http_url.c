@@ -82,7 +82,7 @@ static int split(struct str text, struct url *url, struct err *err)
 /* Removes "." and ".." of a path at the end of 'url', from 'start' (its first '/') on. */
 static void remove_dots(struct buf *url, size_t start, struct str path)
 {
-	struct str part, rest = path, query = STR("");
+	struct str part, rest, query;
 	bool more = true;
 	size_t at;
 
@@ -113,7 +113,7 @@ static void remove_dots(struct buf *url, size_t start, struct str path)
 int http_resolve_url(const char *base, struct str location, struct buf *url, struct err *err)
 {
 	auto_buf struct buf joined = BUF_INIT(64 << 10);
-	struct url from, whole;
+	struct url from = { .rest = STR("") }, whole;
 	struct str path, query;
 	int r;
 
@@ -170,7 +170,7 @@ int http_resolve_url(const char *base, struct str location, struct buf *url, str
 
 int http_origin(const char *url, struct buf *origin, struct err *err)
 {
-	struct url parts;
+	struct url parts = { .rest = STR("") };
 	size_t i;
 	int r;
 

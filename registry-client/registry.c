@@ -540,29 +540,33 @@ int call_location(struct registry *registry, const struct call *call,
 
 /* --- Link (RFC 8288) --- */
 
+/* Up to the first byte that is in 'ends', and not further; a NUL is a byte like any other. */
+static struct str span(struct str *rest, const char *ends)
+{
+	struct str result;
+	size_t i = 0;
+
+	while (i < rest->len && !memchr(ends, rest->ptr[i], strlen(ends)))
+		i++;
+	result = str_sub(*rest, 0, i);
+	*rest = str_from_index(*rest, i);
+	return result;
+}
+
 /* Parameters behind '<target>', up to the comma that ends this link; tells whether rel has the word "next". */
 static bool take_parameters(struct str *rest)
 {
 	bool next = false;
 
 	while (rest->len && rest->ptr[0] != ',') {
-		struct str name = *rest, value = STR("");
-		size_t i = 0;
+		struct str name = str_trim(span(rest, "=;,")), value = STR("");
 
-		while (i < rest->len && !strchr("=;,", rest->ptr[i]))
-			i++;
-		name = str_trim(str_sub(*rest, 0, i));
-		*rest = str_from_index(*rest, i);
 		if (str_starts(*rest, "=")) {
 			*rest = str_trim(str_from_index(*rest, 1));
-			if (str_starts(*rest, "\"")) {
+			if (str_starts(*rest, "\""))
 				str_cut(str_from_index(*rest, 1), '"', &value, rest);
-			} else {
-				for (i = 0; i < rest->len && !strchr(";,", rest->ptr[i]);)
-					i++;
-				value = str_trim(str_sub(*rest, 0, i));
-				*rest = str_from_index(*rest, i);
-			}
+			else
+				value = str_trim(span(rest, ";,"));
 		}
 		if (str_is_nocase(name, "rel")) {
 			struct str word, words = value;

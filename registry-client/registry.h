@@ -16,17 +16,17 @@
 #include "registry-client/http.h"
 
 struct registry_options {
-	struct http_options http;	/* 'host' is filled in here */
+	struct http_options http; /* 'host' is filled in here */
 	struct auth_options auth;
-	bool tls_verify_off;		/* --tls-verify=false for this registry */
+	bool tls_verify_off; /* --tls-verify=false for this registry */
 };
 
 struct registry;
 int registry_open(const struct registry_options *options, const struct reference *reference,
 		  struct registry **ret_registry, struct err *err) must_check;
 /* Another handle for another thread. The strings of the options must outlive both. */
-int registry_clone(struct registry *registry, struct registry **ret_registry, struct err *err)
-	must_check;
+int registry_clone(struct registry *registry, struct registry **ret_registry,
+		   struct err *err) must_check;
 void registry_close(struct registry *registry);
 /* "scheme://host:port" once a request was answered, and what credentials are sent. */
 const char *registry_origin(const struct registry *registry);
@@ -35,8 +35,8 @@ void registry_want_push(struct registry *registry);
 
 /* Manifest by tag or digest: exact bytes, verified when a digest was asked for; the digest is computed here. ENOENT. */
 int registry_get_manifest(struct registry *registry, const char *tag_or_digest, struct buf *body,
-			  struct buf *media_type, struct digest *ret_digest, struct err *err)
-	must_check;
+			  struct buf *media_type, struct digest *ret_digest,
+			  struct err *err) must_check;
 /* ENOENT. */
 int registry_head_manifest(struct registry *registry, const char *tag_or_digest,
 			   struct digest *ret_digest, struct err *err) must_check;
@@ -69,8 +69,8 @@ int registry_ping(struct registry *registry, struct err *err) must_check;
 int registry_list_tags(struct registry *registry,
 		       int (*see)(void *argument, struct str tag, struct err *err), void *argument,
 		       struct err *err) must_check;
-int registry_delete_manifest(struct registry *registry, const char *tag_or_digest, struct err *err)
-	must_check;
+int registry_delete_manifest(struct registry *registry, const char *tag_or_digest,
+			     struct err *err) must_check;
 
 DEFINE_AUTO(registry, registry_close);
 #define auto_registry __attribute__((cleanup(auto_registry_)))

@@ -251,7 +251,7 @@ static int read_page(struct tags *tags, const struct http_reply *reply, size_t *
 		     struct err *err)
 {
 	auto_json struct json *document = NULL;
-	struct json *list;
+	struct json *list = NULL;
 	size_t i;
 	int r;
 
@@ -301,7 +301,7 @@ static int next_page(struct registry *registry, const struct tags *tags, size_t 
 			return err_set(err, ERR_HTTP, "the next page of tags is on another host");
 		return 0;
 	}
-	if (count == TAGS_PER_PAGE) {
+	if (count == TAGS_PER_PAGE && tags->list) {
 		buf_printf(url, "%s?n=%d&last=", base.data, TAGS_PER_PAGE);
 		http_encode(url, str_from(tags->list[tags->count - 1]));
 	}

@@ -535,7 +535,7 @@ int transfer_pull(const struct transfer_options *options, const struct reference
 		  struct err *err)
 {
 	struct pull pull = { .manifest_count = 0 };
-	struct descriptor image;
+	struct descriptor image = { .media_type = "" };
 	int r;
 
 	moving_init(&pull.moving, options);

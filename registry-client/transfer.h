@@ -14,10 +14,10 @@
 
 struct transfer_options {
 	struct registry_options registry;
-	struct platform platform;	/* os "" : this host */
+	struct platform platform; /* os "" : this host */
 	bool all_platforms;
-	unsigned parallel;		/* 0: 6 down, 4 up */
-	const struct transfer_progress *progress;	/* or NULL */
+	unsigned parallel;			  /* 0: 6 down, 4 up */
+	const struct transfer_progress *progress; /* or NULL */
 	/* Pull: fetch only manifest and config ("load metadata"); layers come with a later call. */
 	bool metadata_only;
 	/* Push: repositories of the same registry that hold a blob; called until it gives NULL (REG-502). */

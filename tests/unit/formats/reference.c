@@ -123,8 +123,14 @@ static void bounds_lengths(void **state)
 
 	(void)state;
 	memset(text, 'a', sizeof(text));
+	/* 255 with the "library/" that is put in front. */
+	assert_int_equal(reference_parse(str_of(text, 247), &reference, &err), 0);
+	assert_int_equal(reference_parse(str_of(text, 248), &none, &err), -ERR_USAGE);
+	text[10] = '/';
+	reference_release(&reference);
 	assert_int_equal(reference_parse(str_of(text, 255), &reference, &err), 0);
 	assert_int_equal(reference_parse(str_of(text, 256), &none, &err), -ERR_USAGE);
+	text[10] = 'a';
 	assert_non_null(strstr(err.text, "longer than 255"));
 	text[1] = ':';
 	reference_release(&reference);

@@ -181,10 +181,15 @@ static void reads_links(void **state)
 		{ "Link: </a\r\n", NULL },
 		{ "Link: </a>; rel=\"next\r\n", "/a" },
 	};
+	auto_http_reply struct http_reply binary = { .headers = BUF_INIT(100) };
 	struct str target;
 	size_t i;
 
 	(void)state;
+
+	/* A NUL once held the parser for ever. */
+	buf_append(&binary.headers, "Link: <x>\0;a=\0\r\n", 18);
+	assert_false(call_next_link(&binary, &target));
 	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		auto_http_reply struct http_reply reply = { .status = 0 };
 		bool found;
