@@ -403,10 +403,12 @@ static int need_of_stage(struct planner *planner, struct stage *stage)
 	int r = 0;
 
 	planner->lines = stage->from->lines;
-	if (stage->base)
+	if (stage->base) {
 		stage->base->needed = true;
-	else if (stage->image_name)
+		stage->base->users++;
+	} else if (stage->image_name) {
 		r = resolve(planner, stage->image_name, &stage->platform, &stage->image);
+	}
 	if (r == 0)
 		r = read_triggers(stage);
 	stage->step_total = stage->image != NULL;
@@ -430,6 +432,7 @@ static int find_needed(struct planner *planner)
 	int r = 0;
 
 	planner->target->needed = true;
+	planner->target->users = 1;
 	for (i = planner->stage_count; r == 0 && i > 0; i--) {
 		struct stage *stage = &planner->stages[i - 1];
 
@@ -666,10 +669,10 @@ static int start_from_scratch(struct stage *stage)
 	return 0;
 }
 
-static int start_from_stage(struct stage *stage)
+/* Copies of what the base has become. */
+static int copy_state(struct stage *stage, const struct stage *base)
 {
 	struct planner *planner = stage->planner;
-	const struct stage *base = stage->base;
 	size_t i;
 	int r = image_config_copy(&base->config, &stage->config, planner->err);
 
@@ -682,6 +685,28 @@ static int start_from_stage(struct stage *stage)
 			return plan_nomem(planner);
 		stage->history_steps[i] = base->history_steps[i];
 	}
+	return r;
+}
+
+/* The last one to start from a stage takes its state over, so a long chain of stages costs no more than one stage. */
+static void take_state(struct stage *stage, struct stage *base)
+{
+	stage->config = base->config;
+	image_config_init(&base->config);
+	stage->scope = base->scope;
+	base->scope = (struct scope){ 0 };
+	stage->history_steps = base->history_steps;
+}
+
+static int start_from_stage(struct stage *stage)
+{
+	struct stage *base = stage->base;
+	int r = 0;
+
+	if (--base->users)
+		r = copy_state(stage, base);
+	else
+		take_state(stage, base);
 	stage->history_step_count = base->history_step_count;
 	stage->base_history_count = base->base_history_count;
 	stage->last = base->last;
@@ -781,14 +806,26 @@ static int evaluate_stage(struct stage *stage)
 	return r;
 }
 
+static void release_state(struct stage *stage)
+{
+	image_config_release(&stage->config);
+	scope_release(&stage->scope);
+}
+
 static int evaluate_needed(struct planner *planner)
 {
 	size_t i;
 	int r = 0;
 
-	for (i = 0; r == 0 && i < planner->stage_count; i++)
-		if (planner->stages[i].needed)
-			r = evaluate_stage(&planner->stages[i]);
+	for (i = 0; r == 0 && i < planner->stage_count; i++) {
+		struct stage *stage = &planner->stages[i];
+
+		if (stage->needed)
+			r = evaluate_stage(stage);
+		/* Others only copy files from it. */
+		if (!stage->users)
+			release_state(stage);
+	}
 	return r;
 }
 
@@ -873,7 +910,8 @@ static void release_planner(struct planner *planner)
 	size_t i;
 
 	for (i = 0; planner->stages && i < planner->stage_count; i++)
-		image_config_release(&planner->stages[i].config);
+		release_state(&planner->stages[i]);
+	scope_release(&planner->globals);
 	for (image = planner->images; image; image = image->next)
 		image_config_release(&image->config);
 	free(planner->stages);

@@ -12,16 +12,19 @@
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-/* A set variable. Those of the image config and of ENV and ARG share one list: the later declaration wins (RCP-205). */
+/* What ENV, ARG and the image config say of a name. They share one list: the later declaration wins (RCP-205). */
 struct variable {
 	struct str name, value;
+	bool set;    /* false: only declared, by "ARG name" */
+	bool is_arg; /* declared by ARG */
 };
 
 struct scope {
 	struct variable *items;
 	size_t count;
-	struct str *args; /* names declared by ARG, each once, in order of declaration */
+	size_t *args; /* items that ARG declared, in order of declaration */
 	size_t arg_count;
+	struct map *index; /* name -> number of its item + 1 */
 };
 
 /* An image that FROM, COPY or a mount names; asked for once. */
@@ -41,6 +44,7 @@ struct stage {
 	const char *name;  /* lower case, "" when unnamed */
 	size_t first, end; /* instructions of the recipe behind FROM */
 	bool needed;
+	size_t users; /* stages that start from this one and have not yet; the target counts one more */
 
 	/* Where it starts: at most one of them; neither is scratch. */
 	struct stage *base;
@@ -120,6 +124,7 @@ int scope_set(struct planner *planner, struct scope *scope, struct str name, str
 /* Lets the variables of the config's Env into a fresh scope. */
 int scope_import_env(struct stage *stage);
 int scope_copy(struct planner *planner, const struct scope *from, struct scope *to);
+void scope_release(struct scope *scope);
 int scope_global_arg(struct planner *planner, const struct instruction *instruction);
 int scope_arg(struct stage *stage, const struct instruction *instruction);
 /* FROM lines: globals and automatic arguments. */

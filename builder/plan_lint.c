@@ -123,7 +123,8 @@ static struct str nearest_variable(const struct stage *stage, struct str name)
 		struct str candidate = stage->scope.items[i].name;
 		unsigned distance = str_distance(name, candidate, 2);
 
-		if (distance < best && distance < candidate.len && distance < name.len) {
+		if (stage->scope.items[i].set && distance < best && distance < candidate.len &&
+		    distance < name.len) {
 			best = distance;
 			nearest = candidate;
 		}

@@ -28,69 +28,100 @@ static const char *const controls[] = {
 
 /* --- lists --- */
 
+static struct variable *find(const struct scope *scope, struct str name)
+{
+	size_t number = scope->index ? (size_t)(uintptr_t)map_get(scope->index, name) : 0;
+
+	return number ? &scope->items[number - 1] : NULL;
+}
+
+/* The item of that name, made when there is none. NULL: no memory. */
+static struct variable *obtain(struct planner *planner, struct scope *scope, struct str name)
+{
+	struct variable *item = find(scope, name);
+
+	if (item)
+		return item;
+	if (!scope->index)
+		scope->index = map_new();
+	scope->items = arena_grow(planner->arena, scope->items, scope->count,
+				  sizeof(*scope->items));
+	if (!scope->items || !scope->index ||
+	    map_put(scope->index, name, (void *)(uintptr_t)(scope->count + 1)) < 0)
+		return NULL;
+	item = &scope->items[scope->count++];
+	*item = (struct variable){ .name = name };
+	return item;
+}
+
 bool scope_get(const struct scope *scope, struct str name, struct str *ret_value)
 {
-	size_t i;
+	const struct variable *item = find(scope, name);
 
-	for (i = 0; i < scope->count; i++)
-		if (str_eq(scope->items[i].name, name)) {
-			*ret_value = scope->items[i].value;
-			return true;
-		}
-	return false;
+	if (!item || !item->set)
+		return false;
+	*ret_value = item->value;
+	return true;
 }
 
 int scope_set(struct planner *planner, struct scope *scope, struct str name, struct str value)
 {
-	size_t i;
+	struct variable *item = obtain(planner, scope, name);
 
-	for (i = 0; i < scope->count; i++)
-		if (str_eq(scope->items[i].name, name)) {
-			scope->items[i].value = value;
-			return 0;
-		}
-	scope->items = arena_grow(planner->arena, scope->items, scope->count,
-				  sizeof(*scope->items));
-	if (!scope->items)
+	if (!item)
 		return plan_nomem(planner);
-	scope->items[scope->count++] = (struct variable){ name, value };
+	item->value = value;
+	item->set = true;
 	return 0;
 }
 
 static bool is_declared(const struct scope *scope, struct str name)
 {
-	size_t i;
+	const struct variable *item = find(scope, name);
 
-	for (i = 0; i < scope->arg_count; i++)
-		if (str_eq(scope->args[i], name))
-			return true;
-	return false;
+	return item && item->is_arg;
 }
 
 static int declare(struct planner *planner, struct scope *scope, struct str name)
 {
-	if (is_declared(scope, name))
+	struct variable *item = obtain(planner, scope, name);
+
+	if (!item)
+		return plan_nomem(planner);
+	if (item->is_arg)
 		return 0;
 	scope->args = arena_grow(planner->arena, scope->args, scope->arg_count,
 				 sizeof(*scope->args));
 	if (!scope->args)
 		return plan_nomem(planner);
-	scope->args[scope->arg_count++] = name;
+	item->is_arg = true;
+	scope->args[scope->arg_count++] = (size_t)(item - scope->items);
 	return 0;
 }
 
 int scope_copy(struct planner *planner, const struct scope *from, struct scope *to)
 {
 	size_t i;
+	int r = 0;
 
 	*to = (struct scope){ 0 };
-	for (i = 0; i < from->count; i++)
-		if (scope_set(planner, to, from->items[i].name, from->items[i].value) < 0)
-			return -planner->err->code;
-	for (i = 0; i < from->arg_count; i++)
-		if (declare(planner, to, from->args[i]) < 0)
-			return -planner->err->code;
-	return 0;
+	for (i = 0; r == 0 && i < from->count; i++) {
+		struct variable *item = obtain(planner, to, from->items[i].name);
+
+		if (!item)
+			return plan_nomem(planner);
+		item->value = from->items[i].value;
+		item->set = from->items[i].set;
+	}
+	for (i = 0; r == 0 && i < from->arg_count; i++)
+		r = declare(planner, to, from->items[from->args[i]].name);
+	return r;
+}
+
+void scope_release(struct scope *scope)
+{
+	map_free(scope->index);
+	*scope = (struct scope){ 0 };
 }
 
 int scope_import_env(struct stage *stage)
@@ -498,7 +529,9 @@ int scope_environment(struct stage *stage, const char ***ret_env, const char ***
 	if (!env.items)
 		return plan_nomem(planner);
 	for (i = 0; r == 0 && i < stage->scope.count; i++)
-		r = add_env(planner, &env, stage->scope.items[i].name, stage->scope.items[i].value);
+		if (stage->scope.items[i].set)
+			r = add_env(planner, &env, stage->scope.items[i].name,
+				    stage->scope.items[i].value);
 	if (r == 0 && !scope_get(&stage->scope, STR("PATH"), &unused))
 		r = add_env(planner, &env, STR("PATH"), STR(DEFAULT_PATH));
 	if (r < 0)
@@ -523,12 +556,11 @@ int scope_history_args(struct stage *stage, struct buf *buf)
 		return 0;
 	buf_printf(buf, "|%zu ", scope->arg_count);
 	for (i = 0; i < scope->arg_count; i++) {
-		struct str value = STR("");
+		const struct variable *item = &scope->items[scope->args[i]];
 
-		scope_get(scope, scope->args[i], &value);
-		buf_add(buf, scope->args[i]);
+		buf_add(buf, item->name);
 		buf_putc(buf, '=');
-		buf_add(buf, value);
+		buf_add(buf, item->value);
 		buf_putc(buf, ' ');
 	}
 	return 0;
