@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Stages and the graph.
+/* The way from a recipe to a plan.
  *
- *	1  stages and their names; the target
- *	2  global ARGs and FROM lines, in order
- *	3  from the target backwards: which stages are needed. References go to earlier stages only, so one pass does, and
- *	   there are no cycles to find. Base images are asked for here, because their triggers may name further stages
- *	4  forwards through the needed stages: each instruction changes the config, adds a step, or both
+ *	1  stages, names, target, FROM lines, what is needed	plan_stage.c
+ *	2  forwards through the needed stages: each instruction changes the config, adds a step, or both
+ *	3  the target's state is handed over, the rest released
  *
- * A stage that starts from another begins with copies of its config, variables and history. Steps are appended as they are
- * made; what a step needs was made before it, so the list is in topological order. */
+ * A stage that starts from another begins with that one's config, variables and history: the last to do so takes them over,
+ * earlier ones copy. */
 #include "builder/plan_internal.h"
 
 #include <assert.h>
@@ -16,15 +14,9 @@
 #include <string.h>
 
 #include "formats/base/limits.h"
-#include "formats/ignore.h"
-#include "formats/reference.h"
 
 /* Expansions are the bulk; a recipe that needs more than this is not meant to be built. */
-enum { TRIGGERS_MAX = 1000, TRIGGER_BYTES_MAX = 64 << 10, STAGE_TEXT_MAX = 32 };
 #define PLAN_ARENA_MAX (2 * GIB)
-
-/* Marks history entries as made from a recipe, for tools that look (RCP-441). */
-#define HISTORY_COMMENT "buildkit.dockerfile.v0"
 
 /* The plan as handed out, with what must live as long. */
 struct plan_holder {
@@ -38,576 +30,7 @@ int plan_nomem(struct planner *planner)
 	return err_nomem(planner->err);
 }
 
-/* --- 1: stages --- */
-
-static const char *stage_text(const struct stage *stage, char text[STAGE_TEXT_MAX])
-{
-	if (stage->name[0])
-		return stage->name;
-	snprintf(text, STAGE_TEXT_MAX, "stage-%u", stage->number);
-	return text;
-}
-
-static char *lower_copy(struct arena *arena, struct str text)
-{
-	char *copy = arena_strdup(arena, text);
-	size_t i;
-
-	for (i = 0; copy && i < text.len; i++)
-		if (copy[i] >= 'A' && copy[i] <= 'Z')
-			copy[i] += 'a' - 'A';
-	return copy;
-}
-
-static int add_stage(struct planner *planner, size_t at)
-{
-	const struct instruction *from = &planner->recipe->instructions[at];
-	struct stage *stage = &planner->stages[planner->stage_count];
-
-	stage->planner = planner;
-	stage->from = from;
-	stage->number = (unsigned)planner->stage_count++;
-	stage->first = stage->end = at + 1;
-	stage->platform = planner->options->platform;
-	stage->name = from->word_count == 3 ? lower_copy(planner->arena, from->words[2]) : "";
-	image_config_init(&stage->config);
-	if (!stage->name)
-		return plan_nomem(planner);
-	if (stage->name[0] && map_put(planner->stages_by_name, str_from(stage->name), stage) < 0)
-		return plan_nomem(planner);
-	return 0;
-}
-
-/* Names that ARG declares anywhere: build arguments of other names are unused. */
-static int note_arg_names(struct planner *planner, const struct instruction *instruction)
-{
-	size_t i;
-
-	if (instruction->trigger)
-		instruction = instruction->trigger;
-	if (instruction->kind != INSTRUCTION_ARG)
-		return 0;
-	for (i = 0; i < instruction->word_count; i++) {
-		struct str name, value;
-
-		str_cut(instruction->words[i], '=', &name, &value);
-		if (map_put(planner->declared, name, planner) < 0)
-			return plan_nomem(planner);
-	}
-	return 0;
-}
-
-static int collect_stages(struct planner *planner)
-{
-	const struct recipe *recipe = planner->recipe;
-	size_t count = 0, i;
-	int r = 0;
-
-	for (i = 0; i < recipe->instruction_count; i++)
-		count += recipe->instructions[i].kind == INSTRUCTION_FROM;
-	planner->stages = calloc(count ? count : 1, sizeof(*planner->stages));
-	if (!planner->stages)
-		return plan_nomem(planner);
-	for (i = 0; r == 0 && i < recipe->instruction_count; i++) {
-		if (recipe->instructions[i].kind == INSTRUCTION_FROM)
-			r = add_stage(planner, i);
-		else if (planner->stage_count)
-			planner->stages[planner->stage_count - 1].end = i + 1;
-		if (r == 0)
-			r = note_arg_names(planner, &recipe->instructions[i]);
-	}
-	return r;
-}
-
-/* "(did you mean X?)" over the stage names; appended to the error. */
-static void suggest_stage(struct planner *planner, struct str name)
-{
-	const char *nearest = NULL;
-	unsigned best = 3;
-	size_t i, len = strlen(planner->err->text);
-
-	for (i = 0; i < planner->stage_count; i++) {
-		struct str other = str_from(planner->stages[i].name);
-		unsigned distance = str_distance(name, other, 2);
-
-		if (distance < best && distance < name.len && distance < other.len) {
-			best = distance;
-			nearest = planner->stages[i].name;
-		}
-	}
-	if (nearest)
-		snprintf(planner->err->text + len, sizeof(planner->err->text) - len,
-			 " (did you mean %s?)", nearest);
-}
-
-static int find_target(struct planner *planner)
-{
-	const char *target = planner->options->target;
-	uint64_t number;
-	char *lower;
-
-	if (!target || !*target) {
-		planner->target = &planner->stages[planner->stage_count - 1];
-		return 0;
-	}
-	lower = lower_copy(planner->arena, str_from(target));
-	if (!lower)
-		return plan_nomem(planner);
-	planner->target = map_get(planner->stages_by_name, str_from(lower));
-	if (!planner->target &&
-	    str_to_u64(str_from(target), planner->stage_count - 1, &number) == 0)
-		planner->target = &planner->stages[number];
-	if (planner->target)
-		return 0;
-	err_set(planner->err, ERR_USAGE, "target stage \"%s\" could not be found", target);
-	suggest_stage(planner, str_from(lower));
-	return -planner->err->code;
-}
-
-/* --- 2: FROM lines --- */
-
-static int read_platform(struct planner *planner, struct stage *stage)
-{
-	const struct instruction_flag *flag = instruction_flag(stage->from, "platform");
-	struct str text;
-	int r;
-
-	if (!flag)
-		return 0;
-	r = scope_expand_global(planner, flag->value, &text);
-	if (r < 0)
-		return r;
-	if (!text.len)
-		return err_set(planner->err, ERR_FORMAT,
-			       "empty platform value from expression %.*s", (int)flag->value.len,
-			       flag->value.ptr);
-	return platform_parse(text, &stage->platform, planner->err);
-}
-
-/* 'earlier' maps names to the nearest stage before this one. */
-static int read_from(struct planner *planner, struct stage *stage, struct map *earlier)
-{
-	struct str name;
-	char *lower;
-	int r = scope_expand_global(planner, stage->from->words[0], &name);
-
-	if (r == 0)
-		r = read_platform(planner, stage);
-	if (r < 0)
-		return r;
-	name = str_trim(name);
-	if (!name.len)
-		return err_set(planner->err, ERR_FORMAT, "base name (%.*s) should not be blank",
-			       (int)stage->from->words[0].len, stage->from->words[0].ptr);
-	lower = lower_copy(planner->arena, name);
-	stage->image_name = arena_strdup(planner->arena, name);
-	if (!lower || !stage->image_name)
-		return plan_nomem(planner);
-	stage->base = map_get(earlier, str_from(lower));
-	if (stage->base || str_is(name, "scratch"))
-		stage->image_name = NULL;
-	if (stage->base && !instruction_flag(stage->from, "platform"))
-		stage->platform = stage->base->platform;
-	if (stage->name[0] && map_put(earlier, str_from(stage->name), stage) < 0)
-		return plan_nomem(planner);
-	return 0;
-}
-
-static int read_heads(struct planner *planner)
-{
-	auto_map struct map *earlier = map_new();
-	const struct recipe *recipe = planner->recipe;
-	size_t i;
-	int r = 0;
-
-	if (!earlier)
-		return plan_nomem(planner);
-	for (i = 0; r == 0 && &recipe->instructions[i] < planner->stages[0].from; i++) {
-		planner->lines = recipe->instructions[i].lines;
-		r = scope_global_arg(planner, &recipe->instructions[i]);
-	}
-	for (i = 0; r == 0 && i < planner->stage_count; i++) {
-		planner->lines = planner->stages[i].from->lines;
-		r = read_from(planner, &planner->stages[i], earlier);
-	}
-	return r;
-}
-
-/* --- 3: what is needed --- */
-
-static int resolve(struct planner *planner, const char *name, const struct platform *platform,
-		   struct base_image **ret_image)
-{
-	const struct plan_options *options = planner->options;
-	struct base_image *image;
-	int r = 0;
-
-	for (image = planner->images; image; image = image->next)
-		if (strcmp(image->name, name) == 0 &&
-		    memcmp(&image->platform, platform, sizeof(*platform)) == 0) {
-			*ret_image = image;
-			return 0;
-		}
-	image = arena_alloc(planner->arena, sizeof(*image));
-	if (!image)
-		return plan_nomem(planner);
-	image->name = name;
-	image->platform = *platform;
-	image_config_init(&image->config);
-	if (!options->check_only)
-		r = options->resolve(options->argument, name, platform, planner->lines,
-				     &image->config, &image->manifest, planner->err);
-	if (r < 0)
-		return r;
-	image->next = planner->images;
-	planner->images = image;
-	*ret_image = image;
-	return 0;
-}
-
-static int too_late(struct planner *planner, const struct stage *stage, const struct stage *source)
-{
-	char a[STAGE_TEXT_MAX], b[STAGE_TEXT_MAX];
-
-	return err_set(planner->err, ERR_FORMAT,
-		       "cannot copy from stage \"%s\", it needs to be defined before current stage "
-		       "\"%s\"",
-		       stage_text(source, a), stage_text(stage, b));
-}
-
-int plan_find_source(struct planner *planner, const struct stage *stage, struct str name,
-		     struct stage **ret_stage)
-{
-	struct stage *source = NULL;
-	uint64_t number;
-	char *lower = lower_copy(planner->arena, name);
-
-	*ret_stage = NULL;
-	if (!lower)
-		return plan_nomem(planner);
-	if (str_to_u64(name, UINT32_MAX, &number) == 0) {
-		if (number >= planner->stage_count)
-			return err_set(planner->err, ERR_FORMAT, "invalid stage index %.*s",
-				       (int)name.len, name.ptr);
-		source = &planner->stages[number];
-	} else {
-		source = map_get(planner->stages_by_name, str_from(lower));
-	}
-	if (source && source->number >= stage->number)
-		return too_late(planner, stage, source);
-	*ret_stage = source;
-	return 0;
-}
-
-static int need_source(struct planner *planner, struct stage *stage, struct str name)
-{
-	struct stage *source;
-	int r;
-
-	/* A variable is refused with more to say when the instruction is evaluated. */
-	if (str_has(name, '$'))
-		return 0;
-	r = plan_find_source(planner, stage, name, &source);
-	if (r == 0 && source)
-		source->needed = true;
-	return r;
-}
-
-static int need_of_instruction(struct planner *planner, struct stage *stage,
-			       const struct instruction *instruction)
-{
-	const struct instruction_flag *from = instruction_flag(instruction, "from");
-
-	if (instruction->kind == INSTRUCTION_COPY && from)
-		return need_source(planner, stage, from->value);
-	if (instruction->kind == INSTRUCTION_RUN)
-		return run_each_from(planner, instruction, need_source, stage);
-	return 0;
-}
-
-static int add_trigger(struct stage *stage, const struct instruction *trigger)
-{
-	struct planner *planner = stage->planner;
-	struct instruction *copy;
-
-	if (stage->trigger_count == TRIGGERS_MAX)
-		return err_set(planner->err, ERR_LIMIT, "more than %d ONBUILD triggers",
-			       TRIGGERS_MAX);
-	stage->triggers = arena_grow(planner->arena, stage->triggers, stage->trigger_count,
-				     sizeof(*stage->triggers));
-	if (!stage->triggers)
-		return plan_nomem(planner);
-	copy = &stage->triggers[stage->trigger_count++];
-	*copy = *trigger;
-	copy->lines = stage->from->lines;
-	return note_arg_names(planner, copy);
-}
-
-static int read_image_triggers(struct stage *stage)
-{
-	struct planner *planner = stage->planner;
-	const struct image_config *config = &stage->image->config;
-	size_t i;
-	int r = 0;
-
-	for (i = 0; r == 0 && i < config->onbuild_count; i++) {
-		struct str text = str_from(config->onbuild[i]);
-		struct instruction trigger;
-
-		if (text.len > TRIGGER_BYTES_MAX)
-			return err_set(planner->err, ERR_LIMIT,
-				       "an ONBUILD trigger of '%s' is larger than %d bytes",
-				       stage->image_name, TRIGGER_BYTES_MAX);
-		r = recipe_parse_instruction(planner->triggers, text, &trigger, planner->err);
-		if (r == 0 &&
-		    (trigger.kind == INSTRUCTION_ONBUILD || trigger.kind == INSTRUCTION_FROM ||
-		     trigger.kind == INSTRUCTION_MAINTAINER))
-			r = err_set(planner->err, ERR_FORMAT,
-				    "%s isn't allowed as an ONBUILD trigger",
-				    instruction_name(trigger.kind));
-		if (r < 0)
-			return err_wrap(planner->err, "ONBUILD trigger '%.*s' of '%s'",
-					(int)text.len, text.ptr, stage->image_name);
-		r = add_trigger(stage, &trigger);
-	}
-	return r;
-}
-
-/* ONBUILD of the base; a grandchild does not get them, its base has none left (RCP-245). */
-static int read_triggers(struct stage *stage)
-{
-	const struct stage *base = stage->base;
-	size_t i;
-	int r = 0;
-
-	if (stage->image)
-		return read_image_triggers(stage);
-	for (i = base ? base->first : 0; base && r == 0 && i < base->end; i++) {
-		const struct instruction *instruction = &stage->planner->recipe->instructions[i];
-
-		if (instruction->kind == INSTRUCTION_ONBUILD)
-			r = add_trigger(stage, instruction->trigger);
-	}
-	return r;
-}
-
-static bool makes_row(const struct instruction *instruction)
-{
-	return instruction->kind == INSTRUCTION_RUN || instruction->kind == INSTRUCTION_COPY ||
-	       instruction->kind == INSTRUCTION_ADD || instruction->kind == INSTRUCTION_WORKDIR;
-}
-
-static int need_of_stage(struct planner *planner, struct stage *stage)
-{
-	size_t i;
-	int r = 0;
-
-	planner->lines = stage->from->lines;
-	if (stage->base) {
-		stage->base->needed = true;
-		stage->base->users++;
-	} else if (stage->image_name) {
-		r = resolve(planner, stage->image_name, &stage->platform, &stage->image);
-	}
-	if (r == 0)
-		r = read_triggers(stage);
-	stage->step_total = stage->image != NULL;
-	for (i = 0; r == 0 && i < stage->trigger_count; i++) {
-		stage->step_total += makes_row(&stage->triggers[i]);
-		r = need_of_instruction(planner, stage, &stage->triggers[i]);
-	}
-	for (i = stage->first; r == 0 && i < stage->end; i++) {
-		const struct instruction *instruction = &planner->recipe->instructions[i];
-
-		planner->lines = instruction->lines;
-		stage->step_total += makes_row(instruction);
-		r = need_of_instruction(planner, stage, instruction);
-	}
-	return r;
-}
-
-static int find_needed(struct planner *planner)
-{
-	size_t i;
-	int r = 0;
-
-	planner->target->needed = true;
-	planner->target->users = 1;
-	for (i = planner->stage_count; r == 0 && i > 0; i--) {
-		struct stage *stage = &planner->stages[i - 1];
-
-		stage->needed |= planner->options->check_only;
-		if (stage->needed)
-			r = need_of_stage(planner, stage);
-	}
-	return r;
-}
-
-/* --- the graph --- */
-
-static int append_step(struct planner *planner, const struct step *draft, struct step **ret_step)
-{
-	struct plan *plan = planner->plan;
-	struct step *step = arena_alloc(planner->arena, sizeof(*step));
-
-	plan->steps = arena_grow(planner->arena, plan->steps, plan->step_count,
-				 sizeof(*plan->steps));
-	if (!plan->steps || !step)
-		return plan_nomem(planner);
-	*step = *draft;
-	step->number = (unsigned)plan->step_count;
-	plan->steps[plan->step_count++] = step;
-	*ret_step = step;
-	return 0;
-}
-
-static unsigned digits(unsigned number)
-{
-	unsigned count = 1;
-
-	for (; number >= 10; number /= 10)
-		count++;
-	return count;
-}
-
-/* "[build 2/5] text" (UX-21). */
-static const char *row_name(struct stage *stage, const char *text)
-{
-	bool several = stage->planner->stage_count > 1;
-	char name[STAGE_TEXT_MAX];
-
-	if (!stage->step_total)
-		return arena_strdup(stage->planner->arena, str_from(text));
-	stage->step_index++;
-	return arena_printf(stage->planner->arena, "[%s%s%*u/%u] %s%s",
-			    several ? stage_text(stage, name) : "", several ? " " : "",
-			    (int)digits(stage->step_total), stage->step_index, stage->step_total,
-			    stage->in_trigger ? "ONBUILD " : "", text);
-}
-
-int plan_add_step(struct stage *stage, const struct step *draft, const char *text,
-		  struct step **ret_step)
-{
-	int r = append_step(stage->planner, draft, ret_step);
-
-	if (r < 0)
-		return r;
-	(*ret_step)->parent = stage->last;
-	(*ret_step)->stage = stage->number;
-	(*ret_step)->lines = stage->planner->lines;
-	(*ret_step)->instruction = stage->current;
-	(*ret_step)->name = row_name(stage, text);
-	if (!(*ret_step)->name)
-		return plan_nomem(stage->planner);
-	stage->last = *ret_step;
-	return 0;
-}
-
-static int fill_base(struct planner *planner, const struct base_image *image, struct step *draft)
-{
-	size_t count = image->config.diff_id_count;
-
-	draft->kind = STEP_BASE;
-	draft->image = image->name;
-	draft->base_manifest = image->manifest;
-	draft->base_layer_count = count;
-	draft->base_layers = arena_array(planner->arena, count, sizeof(*draft->base_layers));
-	if (!draft->base_layers)
-		return plan_nomem(planner);
-	if (count)
-		memcpy(draft->base_layers, image->config.diff_ids,
-		       count * sizeof(*draft->base_layers));
-	return 0;
-}
-
-/* "FROM docker.io/library/debian:12@sha256:..." */
-static const char *base_text(struct planner *planner, const struct base_image *image)
-{
-	char full[REFERENCE_TEXT_MAX], digest[DIGEST_TEXT_MAX];
-	auto_reference struct reference reference = { 0 };
-	const char *name = image->name;
-	struct err err;
-
-	if (reference_parse(str_from(name), &reference, &err) == 0)
-		name = reference_full(&reference, full);
-	if (!digest_is_set(&image->manifest) || strchr(name, '@'))
-		return arena_printf(planner->arena, "FROM %s", name);
-	return arena_printf(planner->arena, "FROM %s@%s", name,
-			    digest_text(&image->manifest, digest));
-}
-
-int plan_from(struct stage *stage, struct str name, struct step **ret_step)
-{
-	struct planner *planner = stage->planner;
-	struct step draft = { .kind = STEP_BASE, .stage = stage->number };
-	struct base_image *image = NULL;
-	struct stage *source;
-	char *copy;
-	int r = plan_find_source(planner, stage, name, &source);
-
-	if (r < 0)
-		return r;
-	if (source) {
-		*ret_step = source->last;
-		return 0;
-	}
-	copy = arena_strdup(planner->arena, name);
-	if (!copy)
-		return plan_nomem(planner);
-	if (!str_is(name, "scratch")) {
-		r = resolve(planner, copy, &planner->options->platform, &image);
-		if (r == 0 && image->step) {
-			*ret_step = image->step;
-			return 0;
-		}
-		if (r == 0)
-			r = fill_base(planner, image, &draft);
-		if (r < 0)
-			return r;
-	}
-	draft.lines = planner->lines;
-	draft.instruction = stage->current;
-	draft.name = image ? base_text(planner, image) : "FROM scratch";
-	r = draft.name ? append_step(planner, &draft, ret_step) : plan_nomem(planner);
-	if (r == 0 && image)
-		image->step = *ret_step;
-	return r;
-}
-
-int plan_add_history(struct stage *stage, const char *created_by, struct step *step)
-{
-	struct history_entry entry = { .created_by = created_by,
-				       .comment = HISTORY_COMMENT,
-				       .empty_layer = !step };
-
-	stage->history_steps = arena_grow(stage->planner->arena, stage->history_steps,
-					  stage->history_step_count, sizeof(*stage->history_steps));
-	if (!stage->history_steps || image_config_add_history(&stage->config, &entry) < 0)
-		return plan_nomem(stage->planner);
-	stage->history_steps[stage->history_step_count++] = step;
-	return 0;
-}
-
-int plan_join_workdir(struct stage *stage, struct str path, const char **ret_path)
-{
-	struct planner *planner = stage->planner;
-	auto_buf struct buf joined = BUF_INIT(2 * LIMIT_EXPANSION_BYTES);
-	auto_buf struct buf cleaned = BUF_INIT(2 * LIMIT_EXPANSION_BYTES);
-
-	if (!str_starts(path, "/")) {
-		buf_puts(&joined, stage->config.working_dir);
-		buf_putc(&joined, '/');
-	}
-	buf_add(&joined, path);
-	ignore_clean_path(buf_str(&joined), &cleaned);
-	if (buf_check(&joined, "path", planner->err) < 0 ||
-	    buf_check(&cleaned, "path", planner->err) < 0)
-		return -planner->err->code;
-	*ret_path = arena_strdup(planner->arena, buf_str(&cleaned));
-	return *ret_path ? 0 : plan_nomem(planner);
-}
-
-/* --- 4: evaluation --- */
+/* --- evaluation --- */
 
 /* Non-empty entries must be as many as layers (RCP-442): too many are made empty, missing ones are added. */
 static int repair_history(struct stage *stage, size_t layer_count)
@@ -634,20 +57,22 @@ static int repair_history(struct stage *stage, size_t layer_count)
 static int start_from_image(struct stage *stage)
 {
 	struct planner *planner = stage->planner;
-	const char *text = base_text(planner, stage->image);
+	const char *text = plan_base_text(planner, stage->image);
 	struct step draft = { 0 }, *step;
 	int r = image_config_copy(&stage->image->config, &stage->config, planner->err);
 
 	if (r == 0)
 		r = repair_history(stage, stage->config.diff_id_count);
 	if (r == 0)
-		r = fill_base(planner, stage->image, &draft);
+		r = plan_fill_base(planner, stage->image, &draft);
 	if (r < 0)
 		return r;
 	stage->config.diff_ids = NULL;
 	stage->config.diff_id_count = 0;
 	if (!text)
 		return plan_nomem(planner);
+	lint_base_platform(stage);
+	stage->unknown_base = planner->options->check_only;
 	if (!stage->config.platform.os[0] || planner->options->platform_given ||
 	    instruction_flag(stage->from, "platform"))
 		stage->config.platform = stage->platform;
@@ -657,7 +82,7 @@ static int start_from_image(struct stage *stage)
 static int start_from_scratch(struct stage *stage)
 {
 	struct step draft = { .kind = STEP_BASE };
-	int r = append_step(stage->planner, &draft, &stage->last);
+	int r = plan_append_step(stage->planner, &draft, &stage->last);
 
 	if (r < 0)
 		return r;
@@ -712,6 +137,7 @@ static int start_from_stage(struct stage *stage)
 	stage->last = base->last;
 	stage->shell_set = base->shell_set;
 	stage->workdir_set = base->workdir_set;
+	stage->unknown_base = base->unknown_base;
 	return r;
 }
 
@@ -883,17 +309,21 @@ static int make_plan(struct planner *planner)
 	if (r == 0)
 		r = lint_read_settings(planner);
 	if (r == 0)
-		r = collect_stages(planner);
+		r = stage_collect(planner);
 	if (r == 0 && !planner->stage_count)
 		r = err_set(planner->err, ERR_FORMAT, "the recipe has no build stage");
 	if (r == 0)
-		r = find_target(planner);
+		r = stage_find_target(planner);
+	if (r == 0)
+		r = stage_read_contexts(planner);
+	if (r == 0)
+		r = lint_syntax(planner);
 	if (r == 0)
 		r = lint_recipe(planner);
 	if (r == 0)
-		r = read_heads(planner);
+		r = stage_read_heads(planner);
 	if (r == 0)
-		r = find_needed(planner);
+		r = stage_find_needed(planner);
 	if (r == 0)
 		r = evaluate_needed(planner);
 	planner->lines = r == 0 ? (struct line_range){ 0, 0 } : planner->lines;
@@ -912,12 +342,14 @@ static void release_planner(struct planner *planner)
 	for (i = 0; planner->stages && i < planner->stage_count; i++)
 		release_state(&planner->stages[i]);
 	scope_release(&planner->globals);
+	scope_release(&planner->default_globals);
 	for (image = planner->images; image; image = image->next)
 		image_config_release(&image->config);
 	free(planner->stages);
 	map_free(planner->build_args);
 	map_free(planner->declared);
 	map_free(planner->stages_by_name);
+	map_free(planner->contexts);
 }
 
 static int fail(const struct planner *planner, struct line_range *ret_lines)
@@ -947,8 +379,9 @@ int plan_new(const struct recipe *recipe, const struct plan_options *options,
 	planner.build_args = map_new();
 	planner.declared = map_new();
 	planner.stages_by_name = map_new();
+	planner.contexts = map_new();
 	platform_host(&planner.host);
-	if (planner.build_args && planner.declared && planner.stages_by_name)
+	if (planner.build_args && planner.declared && planner.stages_by_name && planner.contexts)
 		r = make_plan(&planner);
 	else
 		r = err_nomem(err);

@@ -13,6 +13,7 @@
 #include "builder/event.h"
 #include "formats/base/arena.h"
 #include "formats/dockerfile.h"
+#include "formats/ignore.h"
 #include "formats/oci.h"
 
 enum step_kind {
@@ -27,6 +28,7 @@ struct run_mount {
 	enum run_mount_kind kind;
 	const char *target, *source, *id;
 	struct step *from;		/* bind, cache: root to take 'source' from; NULL: the context */
+	const char *from_context;	/* a named context's directory instead, or NULL */
 	bool read_only, required;
 	enum { SHARING_SHARED, SHARING_PRIVATE, SHARING_LOCKED } sharing;
 	uint32_t mode, uid, gid;
@@ -83,6 +85,7 @@ struct step {
 	struct copy_source *sources;
 	size_t source_count;
 	struct step *from;		/* other stage or image, NULL: the context */
+	const char *from_context;	/* a named context's directory instead, or NULL */
 	const char *dest;		/* absolute, trailing slash kept */
 	const char *chown, *chmod, *checksum;	/* or NULL */
 	const char **excludes;
@@ -126,9 +129,14 @@ struct plan_options {
 		       struct line_range lines, struct image_config *ret_config,
 		       struct digest *ret_manifest, struct err *err);
 	void *argument;
-	/* Lint findings and other warnings, in order; may be NULL. */
+	const struct ignore *ignore;	/* of the build context, for CopyIgnoredFile, or NULL */
+	/* "NAME=SOURCE": a directory, docker-image://REF or oci-layout://..., which then stands for the stage or image of that
+	 * name (RCP-373); NULL-terminated or NULL. Images are passed to 'resolve' as REF or as oci-layout://... */
+	const char *const *contexts;
+	bool strict_syntax;		/* a foreign '# syntax=' is an error, not a warning (RCP-125) */
+	/* Lint findings and other warnings (rule NULL), in order; may be NULL. */
 	void (*warn)(void *argument, const char *rule, struct line_range lines, const char *text);
-	/* Only the lint pass: no resolver is called, bases count as scratch. */
+	/* Only the lint pass: all stages are evaluated, no resolver is called, bases count as images without anything. */
 	bool check_only;
 };
 

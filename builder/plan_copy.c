@@ -171,7 +171,7 @@ static int read_from(struct stage *stage, const struct instruction *instruction,
 				"a stage 'FROM %.*s AS name' with a global ARG, and --from=name",
 				(int)flag->value.len, flag->value.ptr);
 	}
-	return plan_from(stage, flag->value, &step->from);
+	return plan_from(stage, flag->value, &step->from, &step->from_context);
 }
 
 static int read_flags(struct stage *stage, const struct instruction *instruction, struct step *step)
@@ -203,6 +203,16 @@ static int check_checksum(struct stage *stage, const struct step *step)
 		return err_set(stage->planner->err, ERR_FORMAT,
 			       "--checksum requires an HTTP or git source");
 	return 0;
+}
+
+static void lint_sources(struct stage *stage, const struct instruction *instruction,
+			 const struct step *step)
+{
+	size_t i;
+
+	for (i = 0; i < step->source_count; i++)
+		if (!step->sources[i].heredoc && !step->sources[i].is_url)
+			lint_ignored_source(stage, instruction, step->sources[i].path);
 }
 
 /* --- texts --- */
@@ -276,6 +286,8 @@ int copy_step(struct stage *stage, const struct instruction *instruction)
 	/* An image that is copied from becomes a step of its own, before this one. */
 	if (r == 0)
 		r = read_from(stage, instruction, &draft);
+	if (r == 0 && !draft.from && !draft.from_context)
+		lint_sources(stage, instruction, &draft);
 	if (r == 0)
 		r = name_step(stage, instruction, &draft, dest, &name);
 	if (r == 0)

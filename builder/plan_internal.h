@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* plan_internal: what the files of the plan share. plan.c holds the graph and the stages, plan_scope.c variables, plan_config.c
+/* plan_internal: what the files of the plan share. plan.c goes through the instructions, plan_stage.c knows the
+ * stages, plan_graph.c makes steps, plan_scope.c holds variables, plan_config.c
  * instructions that change nothing but the config, plan_run.c RUN, plan_copy.c COPY, ADD and WORKDIR, plan_lint.c checks.
  *
  * Errors: what goes wrong in an instruction is set there; plan.c puts the place in front. */
@@ -50,6 +51,7 @@ struct stage {
 	struct stage *base;
 	struct base_image *image;
 	const char *image_name;
+	bool unknown_base; /* check_only: what its image would set is not known */
 	struct platform platform;
 	struct instruction *triggers; /* ONBUILD of the base */
 	size_t trigger_count;
@@ -82,7 +84,9 @@ struct planner {
 	struct map *build_args;	    /* name -> const char * value */
 	struct map *declared;	    /* names of ARG anywhere */
 	struct map *stages_by_name; /* last of that name */
+	struct map *contexts;	    /* normal name -> source */
 	struct scope globals;
+	struct scope default_globals; /* what they would be without build arguments */
 	struct platform host;
 	struct stage *stages;
 	size_t stage_count;
@@ -98,8 +102,10 @@ struct planner {
 /* --- plan.c --- */
 
 int plan_nomem(struct planner *planner);
-/* The stage or image that --from and mounts name: '*ret_step' is its root (RCP-316). */
-int plan_from(struct stage *stage, struct str name, struct step **ret_step);
+/* The stage, image or named context that --from and mounts name (RCP-316): '*ret_step' is its root, or '*ret_context' the
+ * directory of a named context. */
+int plan_from(struct stage *stage, struct str name, struct step **ret_step,
+	      const char **ret_context);
 /* Puts 'draft' on top of the stage, with the row name "[...] text". Its place in the graph is filled in here. */
 int plan_add_step(struct stage *stage, const struct step *draft, const char *text,
 		  struct step **ret_step);
@@ -107,9 +113,33 @@ int plan_add_step(struct stage *stage, const struct step *draft, const char *tex
 int plan_add_history(struct stage *stage, const char *created_by, struct step *step);
 /* "WORKDIR or /" joined with 'path' and cleaned; a trailing slash is dropped. */
 int plan_join_workdir(struct stage *stage, struct str path, const char **ret_path);
-/* Which stage 'name' means in stage 'stage' (--from, mounts): NULL for an image. */
-int plan_find_source(struct planner *planner, const struct stage *stage, struct str name,
-		     struct stage **ret_stage);
+/* Appends a copy of 'draft' that stands on nothing. */
+int plan_append_step(struct planner *planner, const struct step *draft, struct step **ret_step);
+/* Image and layers of a BASE step; its text "FROM docker.io/library/debian:12@sha256:..." (NULL: no memory). */
+int plan_fill_base(struct planner *planner, const struct base_image *image, struct step *draft);
+const char *plan_base_text(struct planner *planner, const struct base_image *image);
+
+/* --- plan_stage.c --- */
+
+enum { STAGE_TEXT_MAX = 32 };
+const char *stage_text(const struct stage *stage,
+		       char text[STAGE_TEXT_MAX]); /* name or "stage-3" */
+int stage_collect(struct planner *planner);
+int stage_find_target(struct planner *planner);
+int stage_read_contexts(struct planner *planner);
+int stage_read_heads(struct planner *planner);
+int stage_find_needed(struct planner *planner);
+/* Asks for an image once. */
+int stage_resolve(struct planner *planner, const char *name, const struct platform *platform,
+		  struct base_image **ret_image);
+/* What a named context puts in the place of 'name': its source, or NULL. */
+int stage_named_context(struct planner *planner, struct str name, const struct platform *platform,
+			const char **ret_source);
+/* What of a source is an image: its name for the resolver, or NULL for a directory. */
+const char *stage_image_of_source(const char *source);
+/* Which stage 'name' means in stage 'stage' (--from, mounts): NULL for an image or a named context. */
+int stage_find_source(struct planner *planner, const struct stage *stage, struct str name,
+		      struct stage **ret_stage);
 
 /* --- plan_scope.c --- */
 
@@ -129,6 +159,8 @@ int scope_global_arg(struct planner *planner, const struct instruction *instruct
 int scope_arg(struct stage *stage, const struct instruction *instruction);
 /* FROM lines: globals and automatic arguments. */
 int scope_expand_global(struct planner *planner, struct str word, struct str *ret_text);
+/* The same without build arguments and without errors: false when it cannot be expanded. */
+bool scope_expand_default(struct planner *planner, struct str word, struct str *ret_text);
 int scope_read_build_args(struct planner *planner);
 int scope_unused_args(struct planner *planner);
 /* Environment of a RUN: everything, and what of it enters the key. */
@@ -171,6 +203,13 @@ void lint_report(struct planner *planner, const char *rule, const struct instruc
 int lint_read_settings(struct planner *planner);
 /* Rules that need no evaluation. */
 int lint_recipe(struct planner *planner);
+/* FROM with the default values of global arguments (InvalidDefaultArgInFrom). */
+void lint_default_base(struct planner *planner, const struct stage *stage, bool is_stage);
+void lint_base_platform(struct stage *stage);
+void lint_ignored_source(struct stage *stage, const struct instruction *instruction,
+			 const char *path);
+/* '# syntax=' and BUILDKIT_SYNTAX (RCP-125). */
+int lint_syntax(struct planner *planner);
 void lint_undefined_var(struct stage *stage, struct str name);
 void lint_secret_name(struct stage *stage, const char *what, struct str name);
 

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/reference.h"
+
 enum { LINT_TEXT_MAX = 1024 };
 
 /* --- settings --- */
@@ -136,6 +138,8 @@ void lint_undefined_var(struct stage *stage, struct str name)
 {
 	struct str nearest = nearest_variable(stage, name);
 
+	if (stage->unknown_base)
+		return;
 	lint_report(stage->planner, "UndefinedVar", stage->current, stage->planner->lines,
 		    "Usage of undefined variable '$%.*s'%s%.*s%s", (int)name.len, name.ptr,
 		    nearest.len ? " (did you mean $" : "", (int)nearest.len, nearest.ptr,
@@ -255,6 +259,36 @@ static void lint_platform(struct planner *planner, const struct stage *stage)
 			    (int)flag->value.len, flag->value.ptr);
 }
 
+void lint_default_base(struct planner *planner, const struct stage *stage, bool is_stage)
+{
+	auto_reference struct reference reference = { 0 };
+	struct str word = stage->from->words[0], name;
+	struct err err;
+
+	if (is_stage || !str_has(word, '$') || !scope_expand_default(planner, word, &name))
+		return;
+	name = str_trim(name);
+	if (str_is(name, "scratch") || (name.len && reference_parse(name, &reference, &err) == 0))
+		return;
+	lint_report(planner, "InvalidDefaultArgInFrom", stage->from, stage->from->lines,
+		    "Default value for ARG %.*s results in empty or invalid base image name",
+		    (int)word.len, word.ptr);
+}
+
+void lint_base_platform(struct stage *stage)
+{
+	const struct platform *offered = &stage->config.platform;
+	char a[PLATFORM_TEXT_MAX], b[PLATFORM_TEXT_MAX];
+
+	if (!offered->os[0] || platform_rank(&stage->platform, offered) >= 0)
+		return;
+	lint_report(stage->planner, "InvalidBaseImagePlatform", stage->from, stage->from->lines,
+		    "Base image %s was pulled with platform \"%s\", expected \"%s\" for current "
+		    "build",
+		    stage->image_name, platform_text(offered, a),
+		    platform_text(&stage->platform, b));
+}
+
 static int lint_stages(struct planner *planner)
 {
 	auto_map struct map *seen = map_new();
@@ -276,6 +310,74 @@ static int lint_stages(struct planner *planner)
 		if (map_put(seen, str_from(stage->name), stage) < 0)
 			return plan_nomem(planner);
 	}
+	return 0;
+}
+
+/* --- COPY and ADD --- */
+
+static bool excludes_everything(const struct ignore *ignore)
+{
+	size_t i;
+
+	for (i = 0; i < ignore_count(ignore); i++) {
+		struct str pattern = ignore_pattern(ignore, i);
+
+		if (str_is(pattern, "*") || str_is(pattern, "**") || str_is(pattern, "**/*"))
+			return true;
+	}
+	return false;
+}
+
+void lint_ignored_source(struct stage *stage, const struct instruction *instruction,
+			 const char *path)
+{
+	const struct ignore *ignore = stage->planner->options->ignore;
+	auto_buf struct buf rooted = BUF_INIT(1 << 20), cleaned = BUF_INIT(1 << 20);
+	struct str relative;
+
+	if (!ignore || ignore_has_exceptions(ignore) || glob_has_meta(str_from(path)))
+		return;
+	buf_printf(&rooted, "/%s", path);
+	ignore_clean_path(buf_str(&rooted), &cleaned);
+	if (rooted.failed || cleaned.failed)
+		return;
+	relative = str_from_index(buf_str(&cleaned), 1);
+	if (relative.len ? !ignore_match(ignore, relative, NULL) : !excludes_everything(ignore))
+		return;
+	lint_report(stage->planner, "CopyIgnoredFile", instruction, instruction->lines,
+		    "Attempting to %s file \"%s\" that is excluded by .dockerignore",
+		    instruction->kind == INSTRUCTION_ADD ? "Add" : "Copy", path);
+}
+
+/* --- syntax --- */
+
+/* docker/dockerfile in any registry, in any version. */
+static bool is_own_syntax(struct str syntax)
+{
+	static const char own[] = "docker/dockerfile";
+	const char *at = memmem(syntax.ptr, syntax.len, own, sizeof(own) - 1);
+
+	return at && (at == syntax.ptr || at[-1] == '/');
+}
+
+int lint_syntax(struct planner *planner)
+{
+	const char *given = map_get(planner->build_args, STR("BUILDKIT_SYNTAX"));
+	struct str syntax = given ? str_from(given) : planner->recipe->syntax;
+	const struct line_range first = { 1, 1 };
+	char text[LINT_TEXT_MAX];
+
+	if (!syntax.len || is_own_syntax(syntax))
+		return 0;
+	planner->lines = first;
+	if (planner->options->strict_syntax)
+		return err_set(planner->err, ERR_UNSUPPORTED,
+			       "the recipe asks for the language of '%.*s', mica has its own only",
+			       (int)syntax.len, syntax.ptr);
+	snprintf(text, sizeof(text), "'%.*s' is not run, the built-in language is used",
+		 (int)syntax.len, syntax.ptr);
+	if (planner->options->warn)
+		planner->options->warn(planner->options->argument, NULL, first, text);
 	return 0;
 }
 

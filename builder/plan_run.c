@@ -429,7 +429,7 @@ static int read_mount(struct stage *stage, struct str value, struct run_mount *m
 	if (r == 0 && kind <= MOUNT_CACHE)
 		r = set_source(stage, mount, text.values[KEY_SOURCE]);
 	if (r == 0 && text.has[KEY_FROM])
-		r = plan_from(stage, text.values[KEY_FROM], &mount->from);
+		r = plan_from(stage, text.values[KEY_FROM], &mount->from, &mount->from_context);
 	if (r == 0 && text.has[KEY_SIZE])
 		r = read_size(planner, text.values[KEY_SIZE], &mount->size_bytes);
 	if (r == 0 && kind == MOUNT_CACHE)

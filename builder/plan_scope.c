@@ -391,6 +391,30 @@ int scope_expand_global(struct planner *planner, struct str word, struct str *re
 	return expand_with(planner, word, &options, ret_text);
 }
 
+static bool default_get(void *argument, struct str name, struct str *ret_value)
+{
+	struct planner *planner = argument;
+
+	return scope_get(&planner->default_globals, name, ret_value) ||
+	       automatic_arg(planner, name, ret_value);
+}
+
+bool scope_expand_default(struct planner *planner, struct str word, struct str *ret_text)
+{
+	struct expand_options options = { .escape = planner->recipe->escape,
+					  .get = default_get,
+					  .argument = planner };
+	struct buf text = BUF_INIT(LIMIT_EXPANSION_BYTES);
+	struct err ignored = { 0 };
+	char *copy = NULL;
+
+	if (expand_word(word, &options, &text, &ignored) == 0 && !str_has(buf_str(&text), '\0'))
+		copy = arena_strdup(planner->arena, buf_str(&text));
+	*ret_text = str_of(copy, copy ? text.len : 0);
+	buf_release(&text);
+	return copy != NULL;
+}
+
 /* --- ARG --- */
 
 int scope_global_arg(struct planner *planner, const struct instruction *instruction)
@@ -401,11 +425,15 @@ int scope_global_arg(struct planner *planner, const struct instruction *instruct
 		struct expand_options options = { .escape = planner->recipe->escape,
 						  .get = global_get,
 						  .argument = planner };
-		struct str name, value, given;
+		struct str name, value, given, text;
 		bool has_default = str_cut(instruction->words[i], '=', &name, &value);
 		bool has_value = build_arg(planner, name, &given);
 		int r = 0;
 
+		if (has_default && scope_expand_default(planner, value, &text))
+			r = scope_set(planner, &planner->default_globals, name, text);
+		if (r < 0)
+			return r;
 		/* A default that is overridden is not looked at, so it may be wrong (RCP-204). */
 		if (has_value)
 			value = given;

@@ -72,7 +72,7 @@ static void warn(void *argument, const char *rule, struct line_range lines, cons
 	struct fixture *fixture = argument;
 
 	(void)text;
-	buf_printf(&fixture->warnings, "%s:%u ", rule, lines.first);
+	buf_printf(&fixture->warnings, "%s:%u ", rule ? rule : "(null)", lines.first);
 }
 
 /* 'args': build arguments, NULL-terminated; 'options' may be NULL. */
@@ -762,17 +762,120 @@ static void test_result(void **state)
 	release(&fixture);
 }
 
+/* RCP-125 */
+static void test_syntax(void **state)
+{
+	struct plan_options options = { .strict_syntax = true };
+	struct fixture fixture;
+
+	(void)state;
+	expect_warnings("# syntax=docker/dockerfile:1\nFROM scratch", "");
+	expect_warnings("# syntax=r.example/docker/dockerfile-upstream:x\nFROM scratch", "");
+	expect_warnings("# syntax=me/mine\nFROM scratch", "(null):1 ");
+	assert_int_equal(plan_text(&fixture, "# syntax=me/mine\nFROM scratch", NULL, &options),
+			 -ERR_UNSUPPORTED);
+	assert_string_equal(fixture.err.text, "D:1: the recipe asks for the language of 'me/mine', "
+					      "mica has its own only");
+	release(&fixture);
+}
+
+/* RCP-7: an image that nobody has and that is nearly a stage. */
+static void test_suggestion(void **state)
+{
+	(void)state;
+	expect_error("FROM base AS builder\nFROM scratch\nCOPY --from=bilder a b",
+		     "D:3: no image 'bilder' (did you mean builder?)");
+}
+
+/* Rules that look at values: defaults, platforms, the ignore file. */
+static void test_lint_of_values(void **state)
+{
+	auto_ignore struct ignore *ignore = NULL;
+	struct plan_options options = { 0 };
+	struct fixture fixture;
+
+	(void)state;
+	must_plan(&fixture, "ARG A\nARG B=base\nFROM $B\nFROM ${A}", ARGS("A=base"), NULL);
+	assert_string_equal(fixture.warnings.data, "InvalidDefaultArgInFrom:4 ");
+	release(&fixture);
+	assert_int_equal(platform_parse(STR("linux/arm64"), &options.platform, &fixture.err), 0);
+	must_plan(&fixture, "FROM base", NULL, &options);
+	assert_string_equal(fixture.warnings.data, "InvalidBaseImagePlatform:1 ");
+	release(&fixture);
+
+	options = (struct plan_options){ 0 };
+	assert_int_equal(ignore_parse(STR("*.log\nd"), "i", &ignore, &fixture.err), 0);
+	options.ignore = ignore;
+	must_plan(&fixture,
+		  "FROM base AS a\nFROM scratch\nCOPY a.log b /\nADD ./d/x /y\nCOPY *.log . /\n"
+		  "COPY --from=a x.log /",
+		  NULL, &options);
+	assert_string_equal(fixture.warnings.data, "CopyIgnoredFile:3 CopyIgnoredFile:4 ");
+	release(&fixture);
+	/* What a base would set is not known without it. */
+	options = (struct plan_options){ .check_only = true };
+	must_plan(&fixture, "FROM nowhere\nCOPY $A b\nFROM scratch\nCOPY $A b", NULL, &options);
+	assert_string_equal(fixture.warnings.data, "UndefinedVar:4 ");
+	release(&fixture);
+}
+
+/* RCP-373 */
+static void test_named_contexts(void **state)
+{
+	struct plan_options options = {
+		.contexts = ARGS("st=docker-image://base", "dir=/some/where",
+				 "docker.io/library/img:latest=docker-image"
+				 "://base",
+				 "p::linux/amd64=docker-image://base", "p=docker-image://nowhere",
+				 "none=docker-image://scratch")
+	};
+	struct fixture fixture;
+
+	(void)state;
+	must_plan(&fixture,
+		  "FROM scratch AS st\nRUN x\nFROM img\nCOPY --from=st a b\nCOPY --from=dir a b\n"
+		  "RUN --mount=from=dir,target=/m x\nCOPY --from=P a b\nCOPY --from=none a b",
+		  NULL, &options);
+	assert_string_equal(fixture.resolved.data, "base@linux/amd64 ");
+	assert_int_equal(fixture.plan->step_count, 8);
+	assert_string_equal(fixture.plan->steps[3]->from_context, "/some/where");
+	assert_null(fixture.plan->steps[3]->from);
+	assert_string_equal(fixture.plan->steps[4]->mounts[0].from_context, "/some/where");
+	release(&fixture);
+	assert_int_equal(plan_text(&fixture, "FROM dir", NULL, &options), -ERR_UNSUPPORTED);
+	release(&fixture);
+}
+
+/* A chain of stages costs no more than one of them. */
+static void test_long_chain(void **state)
+{
+	auto_buf struct buf text = BUF_INIT(1 << 20);
+	struct fixture fixture;
+	unsigned i;
+
+	(void)state;
+	buf_puts(&text, "FROM scratch AS s0\n");
+	for (i = 1; i < 10000; i++)
+		buf_printf(&text, "FROM s%u AS s%u\nENV a=%u\n", i - 1, i, i);
+	must_plan(&fixture, text.data, NULL, NULL);
+	assert_int_equal(fixture.plan->target->history_step_count, 9999);
+	assert_true(fixture.plan->arena.used < 64 << 20);
+	release(&fixture);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_graph),	      cmocka_unit_test(test_graph_errors),
-		cmocka_unit_test(test_triggers),      cmocka_unit_test(test_scopes),
-		cmocka_unit_test(test_build_args),    cmocka_unit_test(test_config),
-		cmocka_unit_test(test_config_errors), cmocka_unit_test(test_history),
-		cmocka_unit_test(test_commands),      cmocka_unit_test(test_mounts),
-		cmocka_unit_test(test_run_flags),     cmocka_unit_test(test_copies),
-		cmocka_unit_test(test_lint),	      cmocka_unit_test(test_check_only),
-		cmocka_unit_test(test_result),
+		cmocka_unit_test(test_graph),	       cmocka_unit_test(test_graph_errors),
+		cmocka_unit_test(test_triggers),       cmocka_unit_test(test_scopes),
+		cmocka_unit_test(test_build_args),     cmocka_unit_test(test_config),
+		cmocka_unit_test(test_config_errors),  cmocka_unit_test(test_history),
+		cmocka_unit_test(test_commands),       cmocka_unit_test(test_mounts),
+		cmocka_unit_test(test_run_flags),      cmocka_unit_test(test_copies),
+		cmocka_unit_test(test_lint),	       cmocka_unit_test(test_check_only),
+		cmocka_unit_test(test_result),	       cmocka_unit_test(test_syntax),
+		cmocka_unit_test(test_suggestion),     cmocka_unit_test(test_lint_of_values),
+		cmocka_unit_test(test_named_contexts), cmocka_unit_test(test_long_chain),
 	};
 
 	if (argc > 1)
