@@ -86,6 +86,8 @@ static ssize_t tee_read(void *self, void *data, size_t len, struct err *err)
 	if (ingest->compressor &&
 	    (r = compressor_write(ingest->compressor, data, (size_t)count, err)) < 0)
 		return r;
+	layer_start_writeback(ingest->stage.tar_fd, ingest->position,
+			      ingest->position + (uint64_t)count);
 	ingest->position += (uint64_t)count;
 	return count;
 }

