@@ -43,5 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (expand_words(word, &options, emit, NULL, &err) < 0)
 		buf_clear(&result);
 	options.keep_quotes = true;
-	return expand_word(word, &options, &result, &err) < 0 ? 0 : 0;
+	if (expand_word(word, &options, &result, &err) < 0)
+		buf_clear(&result);
+	return 0;
 }
