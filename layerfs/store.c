@@ -100,8 +100,9 @@ static int make_root(const char *path, struct err *err)
 	return 0;
 }
 
-/* Directories below the root: missing ones are made in either mode, so that a root of an older version opens. */
-static int open_directories(struct store *store, struct err *err)
+/* Directories below the root. Missing ones are made, so that a root of an older version opens; but a directory without the
+ * first of them is no store and stays as it is, unless one is to be made. */
+static int open_directories(struct store *store, enum store_mode mode, struct err *err)
 {
 	size_t i;
 
@@ -110,6 +111,8 @@ static int open_directories(struct store *store, struct err *err)
 
 		if (r != -ENOENT && r < 0)
 			return r;
+		if (r == -ENOENT && i == 0 && mode == STORE_EXISTING)
+			return err_set(err, ENOENT, "no store in '%s'", store->path);
 		if (r == -ENOENT && mkdirat(store->root, directories[i], 0700) < 0 &&
 		    errno != EEXIST)
 			return err_sys(err, errno, "cannot create the store's '%s'",
@@ -152,7 +155,7 @@ int store_open(const char *path, enum store_mode mode, struct store **ret_store,
 		return err_sys(err, errno, "cannot open the store '%s'", store->path);
 	r = check_private(store->root, "", store->path, err);
 	if (r == 0)
-		r = open_directories(store, err);
+		r = open_directories(store, mode, err);
 	if (r == 0)
 		r = pool_new(0, &store->pool, err);
 	if (r == 0)

@@ -498,6 +498,29 @@ static void lost_state_comes_back_from_the_layout(void **at)
 
 /* --- Crashes (RCP-648) --- */
 
+/* The same blob once more, as a pull would bring it. */
+static int try_arrival(struct store *store, const struct layer_result *layer, struct err *err)
+{
+	auto_buf struct buf blob = BUF_INIT(MIB);
+	struct blob_writer writer;
+	struct blob_sink sink;
+	int r = store_read_blob(store, &layer->blob, &blob, err);
+
+	store_blob_sink(store, &sink);
+	if (r == 0)
+		r = sink.begin(sink.self, &layer->blob, blob.len, MEDIA_OCI_LAYER_ZSTD, &writer,
+			       err);
+	if (r < 0)
+		return r;
+	r = writer.write(writer.self, blob.data + writer.resume_offset,
+			 blob.len - writer.resume_offset, err);
+	if (r < 0) {
+		writer.abort(writer.self, true);
+		return r;
+	}
+	return writer.commit(writer.self, err);
+}
+
 /* Works on the store until it is killed. */
 static void work_for_ever(const char *root, unsigned seed)
 {
@@ -519,6 +542,7 @@ static void work_for_ever(const char *root, unsigned seed)
 		snprintf(text, sizeof(text), "%u-%u", seed, n % 16);
 		if (try_layer(store, text, &layer, &err) < 0 ||
 		    try_image(store, &layer, &manifest, &err) < 0 ||
+		    try_arrival(store, &layer, &err) < 0 ||
 		    store_tag(store, text, &manifest, &err) < 0)
 			break;
 		record.diff_id = layer.diff_id;

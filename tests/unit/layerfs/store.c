@@ -131,6 +131,8 @@ static void missing_root_is_made_only_when_asked(void **at)
 
 	snprintf(path, sizeof(path), "%s/a/b/root", place->path);
 	assert_int_equal(store_open(path, STORE_EXISTING, &store, &err), -ENOENT);
+	assert_int_equal(store_open(place->path, STORE_EXISTING, &store, &err), -ENOENT);
+	assert_non_null(strstr(err.text, "no store in '/tmp/mica-store-"));
 	ok(store_open(path, STORE_CREATE, &store, &err));
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0700);
