@@ -23,7 +23,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "formats/base/arena.h"
 #include "formats/base/io.h"
+#include "formats/base/limits.h"
 #include "formats/base/map.h"
 #include "layerfs/gc_reach.h"
 #include "layerfs/state.h"
@@ -33,6 +35,7 @@ struct collection {
 	const struct gc_options *options;
 	struct map *marked;    /* names below the root */
 	struct map *forgotten; /* blobs whose rows went, by name */
+	int64_t cutoff_ns;     /* records last used before are forgotten */
 	int64_t since_ns;      /* of the oldest live user */
 	char trash[sizeof(IO_TEMP_PREFIX "gc-") + 16];
 	bool has_trash;
@@ -88,11 +91,12 @@ static int mark_layer_alone(struct collection *gc, const struct digest *diff_id,
 static int mark_record(void *argument, const uint8_t key[STATE_KEY_BYTES],
 		       const struct state_record *record, int64_t used_ns, struct err *err)
 {
+	struct collection *gc = argument;
+
 	(void)key;
-	(void)used_ns;
-	if (!digest_is_set(&record->diff_id))
+	if (!digest_is_set(&record->diff_id) || used_ns < gc->cutoff_ns)
 		return 0;
-	return mark_layer_alone(argument, &record->diff_id, err);
+	return mark_layer_alone(gc, &record->diff_id, err);
 }
 
 static int mark_lease(void *argument, const char *object, int pid, int64_t since_ns,
@@ -144,16 +148,21 @@ static int mark_young_layer(void *argument, const char *directory, const char *n
 	return mark_layer_alone(gc, &diff_id, err);
 }
 
-static int mark_all(struct collection *gc, struct err *err)
+static struct reach_visitor visitor_of(struct collection *gc)
 {
-	struct state *state = store_state(gc->store);
-	struct reach_visitor visitor = {
+	return (struct reach_visitor){
 		.argument = gc,
 		.blob = mark_blob,
 		.layer = mark_layer,
 		.chain = mark_chain,
 		.broken = refuse,
 	};
+}
+
+static int mark_all(struct collection *gc, struct err *err)
+{
+	struct state *state = store_state(gc->store);
+	struct reach_visitor visitor = visitor_of(gc);
 	int r = reach_tags(gc->store, &visitor, NULL, err);
 
 	if (r == 0 && !gc->options->drop_cache)
@@ -372,6 +381,108 @@ static int forget_blob(void *argument, const struct digest *diff_id, const struc
 				    : state_blob_remove(store_state(gc->store), &blob->digest, err);
 }
 
+static int forget_record(void *argument, const uint8_t key[STATE_KEY_BYTES],
+			 const struct state_record *record, int64_t used_ns, struct err *err)
+{
+	struct collection *gc = argument;
+
+	(void)record;
+	return used_ns < gc->cutoff_ns ? state_cache_remove(store_state(gc->store), key, err) : 0;
+}
+
+/* --- Least recently used first --- */
+
+/* A layer that only records hold, and when the last of them was used. */
+struct held {
+	int64_t used_ns;
+	uint64_t bytes;
+};
+
+struct held_list {
+	struct collection *gc;
+	struct arena arena;
+	struct map *by_layer;
+	struct held **items;
+	size_t count;
+};
+
+static int add_held(void *argument, const uint8_t key[STATE_KEY_BYTES],
+		    const struct state_record *record, int64_t used_ns, struct err *err)
+{
+	struct held_list *list = argument;
+	struct store *store = list->gc->store;
+	char layer[STORE_NAME_MAX], blob_name[STORE_BLOB_NAME_MAX];
+	struct state_blob blob;
+	struct err ignored;
+	struct held *held;
+	struct str name;
+
+	(void)key;
+	if (!digest_is_set(&record->diff_id))
+		return 0;
+	name = str_from(store_layer_name(&record->diff_id, layer));
+	if (map_has(list->gc->marked, name))
+		return 0;
+	held = map_get(list->by_layer, name);
+	if (held) {
+		held->used_ns = held->used_ns > used_ns ? held->used_ns : used_ns;
+		return 0;
+	}
+	held = arena_alloc(&list->arena, sizeof(*held));
+	list->items = arena_grow(&list->arena, list->items, list->count, sizeof(held));
+	if (!held || !list->items || map_put(list->by_layer, name, held) < 0)
+		return err_nomem(err);
+	*held = (struct held){ .used_ns = used_ns, .bytes = size_of(store, layer) };
+	if (state_blob_of_layer(store_state(store), &record->diff_id, COMPRESSION_ZSTD, &blob,
+				&ignored) == 0)
+		held->bytes += size_of(store, store_blob_name(&blob.digest, blob_name));
+	list->items[list->count++] = held;
+	return 0;
+}
+
+static int older_first(const void *a, const void *b)
+{
+	const struct held *x = *(struct held *const *)a, *y = *(struct held *const *)b;
+
+	return x->used_ns < y->used_ns ? -1 : x->used_ns > y->used_ns;
+}
+
+static void move_cutoff(struct held_list *list, uint64_t excess_bytes)
+{
+	size_t i;
+
+	qsort(list->items, list->count, sizeof(*list->items), older_first);
+	for (i = 0; i < list->count && excess_bytes; i++) {
+		struct held *held = list->items[i];
+
+		if (held->used_ns >= list->gc->cutoff_ns)
+			list->gc->cutoff_ns = held->used_ns + 1;
+		excess_bytes -= held->bytes < excess_bytes ? held->bytes : excess_bytes;
+	}
+}
+
+/* Moves the cutoff so far that what the forgotten records alone hold is enough. */
+static int choose_cutoff(struct collection *gc, struct err *err)
+{
+	static const char *const parts[] = { "oci", "layers", "images" };
+	struct held_list list = { .gc = gc, .arena = ARENA_INIT(256 * MIB), .by_layer = map_new() };
+	struct reach_visitor visitor = visitor_of(gc);
+	uint64_t total = 0;
+	size_t i;
+	int r;
+
+	for (i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+		total += size_of(gc->store, parts[i]);
+	r = list.by_layer ? reach_tags(gc->store, &visitor, NULL, err) : err_nomem(err);
+	if (r == 0)
+		r = state_cache_records(store_state(gc->store), add_held, &list, err);
+	if (r == 0 && total > gc->options->keep_bytes && list.count)
+		move_cutoff(&list, total - gc->options->keep_bytes);
+	map_free(list.by_layer);
+	arena_release(&list.arena);
+	return r;
+}
+
 static int forget(struct collection *gc, struct err *err)
 {
 	struct state *state = store_state(gc->store);
@@ -379,9 +490,14 @@ static int forget(struct collection *gc, struct err *err)
 
 	if (gc->options->leftovers_only)
 		return 0;
-	r = mark_all(gc, err);
+	gc->cutoff_ns = gc->options->unused_since_ns;
+	r = gc->options->keep_bytes ? choose_cutoff(gc, err) : 0;
+	if (r == 0)
+		r = mark_all(gc, err);
 	if (r == 0 && gc->options->drop_cache && !gc->options->dry_run)
 		r = state_cache_clear(state, err);
+	else if (r == 0 && gc->cutoff_ns && !gc->options->dry_run)
+		r = state_cache_records(state, forget_record, gc, err);
 	return r < 0 ? r : state_blobs(state, forget_blob, gc, err);
 }
 

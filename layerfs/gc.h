@@ -16,9 +16,12 @@ enum gc_keep { GC_KEEP_ALL, GC_KEEP_BLOBS, GC_KEEP_TARS };
 
 struct gc_options {
 	bool dry_run;
-	bool leftovers_only; /* what crashes left, nothing else: temporary files, dead steps */
-	bool drop_cache;     /* forget step cache records first */
-	enum gc_keep keep;   /* which of the two forms of a layer stays */
+	bool leftovers_only;	 /* what crashes left, nothing else: temporary files, dead steps */
+	bool drop_cache;	 /* forget step cache records first */
+	int64_t unused_since_ns; /* forget records last used before this time (RCP-631); 0: none */
+	uint64_t
+		keep_bytes; /* forget least recently used records until the store is this small; 0: no limit */
+	enum gc_keep keep; /* which of the two forms of a layer stays */
 	void (*removed)(void *argument, const char *object, uint64_t size_bytes);
 	void *argument;
 };

@@ -267,6 +267,39 @@ static void usage_says_what_gc_frees(void **at)
 	assert_int_equal(sum, result.freed_bytes);
 }
 
+/* RCP-631: records go by their last use, and no more of them than it takes. */
+static void least_recently_used_records_go_first(void **at)
+{
+	struct place *place = *at;
+	struct layer_result old, middle, recent, tagged;
+	struct gc_usage usage;
+	int64_t between;
+	struct err err;
+
+	tag_image(place, "keep:1", "tagged", &tagged);
+	record_step(place, "old", &old);
+	between = io_realtime_ns();
+	record_step(place, "middle", &middle);
+	record_step(place, "recent", &recent);
+	reopen(place);
+	collect(place, (struct gc_options){ .unused_since_ns = between, .dry_run = true });
+	assert_true(is_whole(place, &old));
+	collect(place, (struct gc_options){ .unused_since_ns = between });
+	assert_true(is_gone(place, &old));
+	assert_true(is_whole(place, &middle));
+	ok(gc_usage(place->store, &usage, &err));
+	collect(place, (struct gc_options){ .keep_bytes = 1 << 30 });
+	assert_true(is_whole(place, &middle));
+	collect(place, (struct gc_options){ .keep_bytes = usage.blobs_bytes + usage.tars_bytes +
+							  usage.indexes_bytes - 1 });
+	assert_true(is_gone(place, &middle));
+	assert_true(is_whole(place, &recent));
+	collect(place, (struct gc_options){ .keep_bytes = 1 });
+	assert_true(is_gone(place, &recent));
+	assert_true(is_whole(place, &tagged));
+	assert_int_equal(check(place, true, false), 0);
+}
+
 /* What a live process just made, or asked for, stays; what is older than it does not. */
 static void live_processes_keep_what_they_use(void **at)
 {
@@ -600,6 +633,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		test(reachable_stays_and_the_rest_goes),
 		test(usage_says_what_gc_frees),
+		test(least_recently_used_records_go_first),
 		test(live_processes_keep_what_they_use),
 		test(leases_keep),
 		test(one_form_of_two_is_enough),
