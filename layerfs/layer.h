@@ -40,7 +40,8 @@ struct layer_options {
  *
  *	layer_writer_new() -> layer_writer_add()... -> layer_writer_seal() -> layer_writer_finish()
  *
- * add() takes entries in the order of FS-801; the order is asserted. Data of a regular file comes from 'data'. */
+ * add() takes entries in the order of FS-801; the order is asserted. Data of a regular file comes from 'data'. Never called
+ * from a job of store_pool(), whose other jobs the writer waits for. */
 struct layer_writer;
 
 struct layer_data {
