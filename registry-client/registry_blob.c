@@ -39,10 +39,9 @@ struct download {
 	void *argument;
 	uint64_t offset; /* next byte for the sink */
 	uint64_t size_bytes;
-	uint64_t skip;	      /* bytes of this answer that the sink has already */
-	bool judged;	      /* the headers of this answer */
-	bool restart_refused; /* the content changed under us */
-	struct buf etag;      /* strong, of the first answer */
+	uint64_t skip;	 /* bytes of this answer that the sink has already */
+	bool judged;	 /* the headers of this answer */
+	struct buf etag; /* strong, of the first answer */
 	struct http_reply reply;
 };
 
@@ -84,6 +83,8 @@ static int judge(struct download *d, struct err *err)
 			return wrong_size(d, "unexpected Content-Range", value, err);
 		return 0;
 	}
+	/* Everything again: the server knows no ranges, or has the content under another ETag. The name of a blob is its
+	 * digest, so what is there is skipped, and the digest of the whole decides. */
 	d->skip = d->offset;
 	if (http_header(&d->reply, "Content-Length", 0, &value) &&
 	    (str_to_u64(value, INT64_MAX, &length) < 0 || length != d->size_bytes))
@@ -91,13 +92,6 @@ static int judge(struct download *d, struct err *err)
 	if (d->etag.len == 0 && http_header(&d->reply, "ETag", 0, &value) && value.len < 256 &&
 	    str_starts(value, "\""))
 		buf_add(&d->etag, value);
-	else if (d->etag.len && http_header(&d->reply, "ETag", 0, &value) &&
-		 !str_eq(value, buf_str(&d->etag)))
-		d->restart_refused = true;
-	if (d->restart_refused && d->offset)
-		return err_set(err, ERR_DIGEST,
-			       "registry '%s', repository '%s': a blob changed while it was read",
-			       d->registry->domain, d->registry->path);
 	return 0;
 }
 

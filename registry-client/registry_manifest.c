@@ -316,7 +316,7 @@ static int read_tags(struct registry *registry, struct tags *tags, struct err *e
 	const char *last = NULL;
 	struct str link;
 	unsigned pages;
-	size_t count;
+	size_t count = 0;
 	int r;
 
 	for (pages = 0; pages < TAGS_PAGES_MAX; pages++) {

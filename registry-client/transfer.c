@@ -50,12 +50,14 @@ static bool is_canceled(void *self)
 {
 	struct moving *moving = self;
 	const struct transfer_progress *progress = moving->options->progress;
+	const struct http_options *http = &moving->options->registry.http;
 	bool failed;
 
 	pthread_mutex_lock(&moving->lock);
 	failed = moving->failed;
 	pthread_mutex_unlock(&moving->lock);
-	return failed || (progress && progress->canceled && progress->canceled(progress->self));
+	return failed || (progress && progress->canceled && progress->canceled(progress->self)) ||
+	       (http->canceled && http->canceled(http->canceled_self));
 }
 
 static void moving_init(struct moving *moving, const struct transfer_options *options)
