@@ -78,7 +78,7 @@ struct container {
 _Noreturn void container_run(struct container *container);
 
 /* The operations; 0 or -errno, with 'object' set. place.c: mounts; confine.c: limits, identity, filter. */
-int place_root(struct container *container);
+int place_root_mount(struct container *container);
 int place_kit(struct container *container);
 int place_proc(struct container *container);
 int place_sys(struct container *container);

@@ -31,7 +31,7 @@ static int fail_if(struct container *container, int result, const char *object)
 	return result < 0 ? container_fail(container, -result, object) : result;
 }
 
-int place_root(struct container *container)
+int place_root_mount(struct container *container)
 {
 	int result = mount_attach(container->root_fd, AT_FDCWD, BASE_ROOT);
 

@@ -24,11 +24,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "builder/sandbox/syscalls.h"
 #include "builder/sandbox/wire.h"
 #include "formats/base/buf.h"
 #include "formats/base/io.h"
 
 extern const char _binary_spawner_start[], _binary_spawner_end[];
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010U /* Linux 6.3 */
+#endif
 
 enum { SPAWNER_SOCKET = 3, REPLY_SPARE = 16, RESOLV_MAX = 64 << 10 };
 
@@ -46,12 +51,17 @@ struct sandbox_process {
 
 static int make_program(int *ret_fd, struct err *err)
 {
-	auto_close int fd = memfd_create("mica-spawner", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	auto_close int fd = memfd_create("mica-spawner",
+					 MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
 	size_t size = (size_t)(_binary_spawner_end - _binary_spawner_start);
 	int r;
 
-	if (fd < 0)
-		return err_sys(err, errno, "cannot make a memory file for the spawner");
+	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 every one could be executed */
+		fd = memfd_create("mica-spawner", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0) {
+		err_sys(err, errno, "cannot make an executable memory file for the spawner");
+		return err_hint(err, "sysctl vm.memfd_noexec=1 allows it, 2 does not");
+	}
 	r = io_write(fd, _binary_spawner_start, size);
 	if (r < 0)
 		return err_sys(err, -r, "cannot write the spawner to a memory file");
@@ -272,26 +282,36 @@ static void release_fds(struct request_fds *fds)
 		close(fds->owned[--fds->owned_count]);
 }
 
+/* Sends a copy of the mount, so that a descriptor serves for any number of containers and may be a plain directory. Only a
+ * process of the mount's own namespace may copy it, which the spawner is not. Before Linux 6.15 a detached mount could not
+ * be copied at all: then it goes itself, and works once. */
+static int add_mount(struct request_fds *fds, int source_fd, bool recursive, const char *target,
+		     struct err *err)
+{
+	int fd = mount_clone(source_fd, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0U));
+
+	if (fd == -EINVAL) {
+		fds->fds[fds->count++] = source_fd;
+		return 0;
+	}
+	if (fd < 0)
+		return err_sys(err, -fd, "cannot bind what is to be mounted on '%s'", target);
+	fds->owned[fds->owned_count++] = fd;
+	fds->fds[fds->count++] = fd;
+	return 0;
+}
+
 static int add_binds(const struct sandbox_spec *spec, struct request_fds *fds, struct err *err)
 {
-	size_t i;
+	int r = 0;
 
-	for (i = 0; i < spec->mount_count; i++) {
+	for (size_t i = 0; i < spec->mount_count && r == 0; i++) {
 		const struct sandbox_mount *mount = &spec->mounts[i];
-		int fd;
 
-		if (mount->kind != SANDBOX_BIND)
-			continue;
-		fd = open_tree(mount->source_fd, "",
-			       AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
-				       (mount->recursive ? AT_RECURSIVE : 0U));
-		if (fd < 0)
-			return err_sys(err, errno, "cannot bind what is to be mounted on '%s'",
-				       mount->target);
-		fds->owned[fds->owned_count++] = fd;
-		fds->fds[fds->count++] = fd;
+		if (mount->kind == SANDBOX_BIND)
+			r = add_mount(fds, mount->source_fd, mount->recursive, mount->target, err);
 	}
-	return 0;
+	return r;
 }
 
 static int send_request(struct sandbox *sandbox, struct request_fds *fds, uint32_t stdio_flags,
@@ -385,6 +405,10 @@ static int report_error(const struct wire_report *report, struct err *err)
 		err_sys(err, report->error, "cannot %s", operations[operation].text);
 	if (operations[operation].hint)
 		err_hint(err, "%s", operations[operation].hint);
+	/* ENOENT and EACCES speak of the command alone: a caller makes them 127 and 126. */
+	if (operation != OPERATION_EXEC &&
+	    (err->code == ENOENT || err->code == EACCES || err->code == ENOEXEC))
+		err->code = EINVAL;
 	return -err->code;
 }
 
@@ -438,15 +462,16 @@ static void free_process(struct sandbox_process *process)
 	free(process);
 }
 
-static void fill_fixed(const struct sandbox_spec *spec, int report_fd, int reply_fd,
-		       struct request_fds *fds, uint32_t *ret_flags)
+static int fill_fixed(const struct sandbox_spec *spec, int report_fd, int reply_fd,
+		      struct request_fds *fds, uint32_t *ret_flags, struct err *err)
 {
 	const int stdio[3] = { spec->stdin_fd, spec->stdout_fd, spec->stderr_fd };
 	size_t i;
 
 	fds->fds[fds->count++] = report_fd;
 	fds->fds[fds->count++] = reply_fd;
-	fds->fds[fds->count++] = spec->root_fd;
+	int r = add_mount(fds, spec->root_fd, false, "/", err);
+
 	*ret_flags = 0;
 	for (i = 0; i < 3; i++) {
 		/* An absent one travels as the reply socket and is marked. */
@@ -454,6 +479,7 @@ static void fill_fixed(const struct sandbox_spec *spec, int report_fd, int reply
 		if (stdio[i] >= 0)
 			*ret_flags |= 1U << (REPLY_SPARE + i);
 	}
+	return r;
 }
 
 int sandbox_start(struct sandbox *sandbox, const struct sandbox_spec *spec,
@@ -487,8 +513,9 @@ int sandbox_start(struct sandbox *sandbox, const struct sandbox_spec *spec,
 	if (reply_far < 0) {
 		r = err_sys(err, errno, "cannot make pipes for a container");
 	} else {
-		fill_fixed(spec, report_write, reply_far, &fds, &flags);
-		r = add_binds(spec, &fds, err);
+		r = fill_fixed(spec, report_write, reply_far, &fds, &flags, err);
+		if (r == 0)
+			r = add_binds(spec, &fds, err);
 	}
 	if (r == 0)
 		r = send_request(sandbox, &fds, flags, &payload, err);

@@ -29,7 +29,7 @@ static const struct {
 	operation_fn *run;
 } operations[] = {
 	{ OPERATION_SESSION, confine_session },
-	{ OPERATION_ROOT, place_root },
+	{ OPERATION_ROOT, place_root_mount },
 	{ OPERATION_KIT, place_kit },
 	{ OPERATION_PROC, place_proc },
 	{ OPERATION_SYS, place_sys },
