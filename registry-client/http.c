@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #define CURL_DISABLE_TYPECHECK
@@ -126,6 +127,7 @@ struct http {
 	enum http_failure failure;
 	uint64_t waited_ms;
 	unsigned seed;
+	enum http_network host_network; /* of the registry's address; private until one is known */
 	/* Certificates of the host that was asked last. */
 	char *certificate_host;
 	struct buf authorities;
@@ -168,6 +170,7 @@ int http_new(const struct http_options *options, struct http **ret_http, struct 
 		return err_nomem(err);
 	http->options.host = http->host;
 	http->options.cert_dir = http->cert_dir;
+	http->host_network = HTTP_NETWORK_PRIVATE;
 	http->seed = (unsigned)io_monotonic_ns() ^ (unsigned)(uintptr_t)http;
 	http->easy = curl.easy_init();
 	http->multi = curl.multi_init();
@@ -350,6 +353,36 @@ static int on_seek(void *argument, curl_off_t offset, int origin)
 		return CURL_SEEKFUNC_FAIL;
 	x->sent = (uint64_t)offset;
 	return CURL_SEEKFUNC_OK;
+}
+
+/* --- Addresses (SEC-R07) ---
+ *
+ * Realms, redirects and Locations are chosen by a server. A public one must not make us ask hosts of our own network, nor may
+ * any ask the link-local ones, where clouds serve credentials. Judged is the address that is connected to, so names that
+ * resolve to it and other spellings of it do not help. */
+
+static bool is_our_host(const struct http *http, struct str host);
+static struct str url_host(const char *url);
+
+static curl_socket_t open_socket(void *argument, curlsocktype purpose,
+				 struct curl_sockaddr *address)
+{
+	struct exchange *x = argument;
+	struct http *http = x->http;
+	enum http_network network = http_network_of(&address->addr);
+	struct str host = url_host(x->request->url);
+
+	if (purpose == CURLSOCKTYPE_IPCXN && is_our_host(http, host)) {
+		http->host_network = network;
+	} else if (network == HTTP_NETWORK_LINK_LOCAL ||
+		   (network == HTTP_NETWORK_PRIVATE && http->host_network == HTTP_NETWORK_PUBLIC)) {
+		x->code = err_set(
+			x->err, ERR_HTTP,
+			"the registry sends us to '%.*s', which is in a network of our own",
+			(int)host.len, host.ptr);
+		return CURL_SOCKET_BAD;
+	}
+	return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
 /* --- Certificates (REG-701) --- */
@@ -548,6 +581,8 @@ static int set_up(struct exchange *x, struct curl_slist **headers, char *problem
 	curl.easy_setopt(easy, CURLOPT_LOW_SPEED_TIME,
 			 (long)(x->request->body_len ? STALL_UPLOAD_S : STALL_S));
 	curl.easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+	curl.easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+	curl.easy_setopt(easy, CURLOPT_OPENSOCKETDATA, x);
 	curl.easy_setopt(easy, CURLOPT_ERRORBUFFER, problem);
 	curl.easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
 	curl.easy_setopt(easy, CURLOPT_HEADERDATA, x);

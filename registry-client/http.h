@@ -61,6 +61,11 @@ void http_reply_release(struct http_reply *reply);
 int http_send(struct http *http, const struct http_request *request, struct http_reply *ret_reply,
 	      struct err *err) must_check;
 
+/* What kind of network an address is in (SEC-R07); IPv4 inside of IPv6 counts as IPv4. */
+enum http_network { HTTP_NETWORK_PUBLIC, HTTP_NETWORK_PRIVATE, HTTP_NETWORK_LINK_LOCAL };
+struct sockaddr;
+enum http_network http_network_of(const struct sockaddr *address);
+
 /* Why the last http_send() gave ERR_HTTP. */
 enum http_failure {
 	HTTP_FAILURE_NONE,

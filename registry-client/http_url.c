@@ -4,9 +4,11 @@
  * addresses have, schemes other than http and https. Queries are kept byte for byte (signed URLs, REG-503). */
 #include "registry-client/http.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 struct url {
 	struct str scheme, host, port; /* 'port' empty: the default */
@@ -224,4 +226,69 @@ bool http_host_is_loopback(struct str host)
 			return false;
 	}
 	return count == 4;
+}
+
+/* --- Addresses --- */
+
+struct network {
+	uint32_t address;
+	unsigned bits;
+	enum http_network kind;
+};
+
+static enum http_network network_of_v4(uint32_t address)
+{
+	/* Special-purpose networks of RFC 6890 that no public server is in. */
+	static const struct network networks[] = {
+		{ 0x00000000, 8, HTTP_NETWORK_PRIVATE },     /* 0.0.0.0/8: this network */
+		{ 0x0a000000, 8, HTTP_NETWORK_PRIVATE },     /* 10.0.0.0/8 */
+		{ 0x64400000, 10, HTTP_NETWORK_PRIVATE },    /* 100.64.0.0/10: carrier NAT */
+		{ 0x7f000000, 8, HTTP_NETWORK_PRIVATE },     /* 127.0.0.0/8 */
+		{ 0xa9fe0000, 16, HTTP_NETWORK_LINK_LOCAL }, /* 169.254.0.0/16: cloud metadata */
+		{ 0xac100000, 12, HTTP_NETWORK_PRIVATE },    /* 172.16.0.0/12 */
+		{ 0xc0a80000, 16, HTTP_NETWORK_PRIVATE },    /* 192.168.0.0/16 */
+		{ 0xe0000000, 3, HTTP_NETWORK_PRIVATE },     /* 224.0.0.0/3: multicast, reserved */
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(networks) / sizeof(networks[0]); i++) {
+		if ((address ^ networks[i].address) >> (32 - networks[i].bits) == 0)
+			return networks[i].kind;
+	}
+	return HTTP_NETWORK_PUBLIC;
+}
+
+static uint32_t v4_at(const uint8_t *bytes)
+{
+	return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 |
+	       bytes[3];
+}
+
+static enum http_network network_of_v6(const uint8_t *bytes)
+{
+	static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+	static const uint8_t translated[12] = { 0x00, 0x64, 0xff, 0x9b };
+	static const uint8_t zeros[12];
+
+	/* ::ffff:a.b.c.d, 64:ff9b::a.b.c.d; ::, ::1 and the old ::a.b.c.d. */
+	if (memcmp(bytes, mapped, 12) == 0 || memcmp(bytes, translated, 12) == 0)
+		return network_of_v4(v4_at(bytes + 12));
+	if (memcmp(bytes, zeros, 12) == 0)
+		return HTTP_NETWORK_PRIVATE;
+	if (bytes[0] == 0xfe && (bytes[1] & 0xc0) == 0x80)
+		return HTTP_NETWORK_LINK_LOCAL;
+	if ((bytes[0] & 0xfe) == 0xfc || bytes[0] == 0xff)
+		return HTTP_NETWORK_PRIVATE;
+	return HTTP_NETWORK_PUBLIC;
+}
+
+enum http_network http_network_of(const struct sockaddr *address)
+{
+	if (address->sa_family == AF_INET)
+		return network_of_v4(ntohl(
+			((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr));
+	if (address->sa_family == AF_INET6)
+		return network_of_v6(
+			((const struct sockaddr_in6 *)(const void *)address)->sin6_addr.s6_addr);
+	return HTTP_NETWORK_PRIVATE;
 }

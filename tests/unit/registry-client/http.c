@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <arpa/inet.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -166,6 +167,58 @@ static void reads_retry_after(void **state)
 	}
 }
 
+/* SEC-R07 */
+static void knows_networks(void **state)
+{
+	static const struct {
+		const char *address;
+		enum http_network network;
+	} rows[] = {
+		{ "8.8.8.8", HTTP_NETWORK_PUBLIC },
+		{ "172.15.255.255", HTTP_NETWORK_PUBLIC },
+		{ "172.16.0.1", HTTP_NETWORK_PRIVATE },
+		{ "172.31.255.255", HTTP_NETWORK_PRIVATE },
+		{ "172.32.0.0", HTTP_NETWORK_PUBLIC },
+		{ "10.0.0.1", HTTP_NETWORK_PRIVATE },
+		{ "127.0.0.1", HTTP_NETWORK_PRIVATE },
+		{ "0.0.0.0", HTTP_NETWORK_PRIVATE },
+		{ "100.64.0.1", HTTP_NETWORK_PRIVATE },
+		{ "100.128.0.1", HTTP_NETWORK_PUBLIC },
+		{ "192.168.1.1", HTTP_NETWORK_PRIVATE },
+		{ "169.254.169.254", HTTP_NETWORK_LINK_LOCAL },
+		{ "224.0.0.1", HTTP_NETWORK_PRIVATE },
+		{ "255.255.255.255", HTTP_NETWORK_PRIVATE },
+		{ "2001:4860::8888", HTTP_NETWORK_PUBLIC },
+		{ "::1", HTTP_NETWORK_PRIVATE },
+		{ "::", HTTP_NETWORK_PRIVATE },
+		{ "::ffff:7f00:1", HTTP_NETWORK_PRIVATE },
+		{ "::ffff:8.8.8.8", HTTP_NETWORK_PUBLIC },
+		{ "64:ff9b::10.0.0.1", HTTP_NETWORK_PRIVATE },
+		{ "::ffff:a9fe:a9fe", HTTP_NETWORK_LINK_LOCAL },
+		{ "fe80::1", HTTP_NETWORK_LINK_LOCAL },
+		{ "febf::1", HTTP_NETWORK_LINK_LOCAL },
+		{ "fec0::1", HTTP_NETWORK_PUBLIC },
+		{ "fc00::1", HTTP_NETWORK_PRIVATE },
+		{ "fdff::1", HTTP_NETWORK_PRIVATE },
+		{ "ff02::1", HTTP_NETWORK_PRIVATE },
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct sockaddr_in6 six = { .sin6_family = AF_INET6 };
+		struct sockaddr_in four = { .sin_family = AF_INET };
+		bool is_six = strchr(rows[i].address, ':');
+
+		assert_int_equal(is_six ? inet_pton(AF_INET6, rows[i].address, &six.sin6_addr)
+					: inet_pton(AF_INET, rows[i].address, &four.sin_addr),
+				 1);
+		if (http_network_of(is_six ? (struct sockaddr *)&six : (struct sockaddr *)&four) !=
+		    rows[i].network)
+			fail_msg("%s", rows[i].address);
+	}
+}
+
 /* REG-601 */
 static void reads_links(void **state)
 {
@@ -216,10 +269,15 @@ static void copies_foreign_text(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(resolves),	  cmocka_unit_test(origins),
-		cmocka_unit_test(knows_loopback), cmocka_unit_test(encodes),
-		cmocka_unit_test(finds_headers),  cmocka_unit_test(reads_retry_after),
-		cmocka_unit_test(reads_links),	  cmocka_unit_test(copies_foreign_text),
+		cmocka_unit_test(resolves),
+		cmocka_unit_test(origins),
+		cmocka_unit_test(knows_loopback),
+		cmocka_unit_test(encodes),
+		cmocka_unit_test(finds_headers),
+		cmocka_unit_test(reads_retry_after),
+		cmocka_unit_test(knows_networks),
+		cmocka_unit_test(reads_links),
+		cmocka_unit_test(copies_foreign_text),
 	};
 
 	if (argc > 1)

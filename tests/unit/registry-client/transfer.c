@@ -536,6 +536,18 @@ static void refuses_endless_redirects(void **state)
 	assert_null(strstr(f.err.text, "secret"));
 	rules("[{\"do\":\"redirect\",\"path\":\"/manifests/\",\"to\":\"file:///etc/passwd\"}]");
 	assert_int_equal(pull(&f), -ERR_HTTP);
+	/* SEC-R07, in the spellings that resolve to it; nothing is sent. */
+	rules("[{\"do\":\"redirect\",\"path\":\"/manifests/\",\"to\":\"http://169.254.169.254/"
+	      "x\"}]");
+	assert_int_equal(pull(&f), -ERR_HTTP);
+	assert_non_null(strstr(f.err.text, "'169.254.169.254', which is in a network of our own"));
+	rules("[{\"do\":\"redirect\",\"path\":\"/manifests/\",\"to\":\"http://2852039166/x\"}]");
+	assert_int_equal(pull(&f), -ERR_HTTP);
+	assert_non_null(strstr(f.err.text, "in a network of our own"));
+	rules("[{\"do\":\"redirect\",\"path\":\"/manifests/\",\"to\":\"http://[::ffff:a9fe:a9fe]/"
+	      "x\"}]");
+	assert_int_equal(pull(&f), -ERR_HTTP);
+	assert_non_null(strstr(f.err.text, "in a network of our own"));
 	fixture_release(&f);
 }
 
