@@ -546,7 +546,7 @@ static struct str span(struct str *rest, const char *ends)
 	struct str result;
 	size_t i = 0;
 
-	while (i < rest->len && !memchr(ends, rest->ptr[i], strlen(ends)))
+	while (i < rest->len && !str_has(str_from(ends), rest->ptr[i]))
 		i++;
 	result = str_sub(*rest, 0, i);
 	*rest = str_from_index(*rest, i);

@@ -241,7 +241,7 @@ static void reads_links(void **state)
 	(void)state;
 
 	/* A NUL once held the parser for ever. */
-	buf_append(&binary.headers, "Link: <x>\0;a=\0\r\n", 18);
+	buf_add(&binary.headers, STR("Link: <x>\0;a=\0\r\n"));
 	assert_false(call_next_link(&binary, &target));
 	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		auto_http_reply struct http_reply reply = { .status = 0 };
