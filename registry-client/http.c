@@ -576,7 +576,9 @@ static int set_up(struct exchange *x, struct curl_slist **headers, char *problem
 	curl.easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl.easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 	curl.easy_setopt(easy, CURLOPT_BUFFERSIZE, (long)RECEIVE_BYTES);
-	curl.easy_setopt(easy, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_TIMEOUT_S);
+	curl.easy_setopt(easy, CURLOPT_CONNECTTIMEOUT,
+			 x->request->connect_timeout_s ? (long)x->request->connect_timeout_s
+						       : (long)CONNECT_TIMEOUT_S);
 	curl.easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, (long)STALL_BYTES_PER_S);
 	curl.easy_setopt(easy, CURLOPT_LOW_SPEED_TIME,
 			 (long)(x->request->body_len ? STALL_UPLOAD_S : STALL_S));

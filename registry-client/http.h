@@ -44,7 +44,8 @@ struct http_request {
 	int (*sink)(void *argument, const void *data, size_t len, struct err *err);
 	void *argument;
 	void (*sent)(void *argument, uint64_t bytes); /* body bytes sent so far; may be NULL */
-	bool once; /* no retry here: the caller has to begin elsewhere (uploads) */
+	bool once;		    /* no retry here: the caller has to begin elsewhere (uploads) */
+	unsigned connect_timeout_s; /* TLS included; 0: the default */
 };
 
 struct http_reply {

@@ -18,6 +18,9 @@
 #include "formats/json.h"
 #include "registry-client/call.h"
 
+/* A server of plain http may take the start of TLS for a request that is not complete yet, and wait for the rest. */
+enum { TLS_PROBE_S = 5 };
+
 enum { AUTH_ANSWERS_MAX = 2, WARNINGS_MAX = 4096, HEADER_MAX = LIMIT_TOKEN_BYTES + 64 };
 
 /* --- Life --- */
@@ -467,10 +470,13 @@ static int send_deciding(struct registry *registry, struct call *call, const cha
 		return r;
 	}
 	call->request.once = true;
+	call->request.connect_timeout_s = TLS_PROBE_S;
 	r = send_below(registry, call, false, scope, reply, err);
 	call->request.once = once;
+	call->request.connect_timeout_s = 0;
 	failure = http_last_failure(registry->http);
-	if (r == -ERR_HTTP && (failure == HTTP_FAILURE_TLS || failure == HTTP_FAILURE_CONNECT)) {
+	if (r == -ERR_HTTP && (failure == HTTP_FAILURE_TLS || failure == HTTP_FAILURE_CONNECT ||
+			       (failure == HTTP_FAILURE_TRANSFER && reply->status == 0))) {
 		r = send_below(registry, call, true, scope, reply, err);
 		if (r == 0)
 			decide(registry, true);

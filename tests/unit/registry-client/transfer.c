@@ -494,6 +494,53 @@ static void uses_basic(void **state)
 	fixture_release(&f);
 }
 
+/* REG-204: a refresh token goes as a form; where POST is not known, the same scope is asked for with GET. */
+static void uses_refresh_tokens(void **state)
+{
+	char path[] = "/tmp/mica-auth-XXXXXX", text[300];
+	struct fixture f;
+	int fd;
+
+	(void)state;
+	fixture_init(&f);
+	fd = mkstemp(path);
+	snprintf(text, sizeof(text), "{\"auths\":{\"%s\":{\"identitytoken\":\"refresh me\"}}}",
+		 sim.address);
+	assert_int_equal(io_write(fd, text, strlen(text)), 0);
+	close(fd);
+	f.options.registry.auth = (struct auth_options){ .authfile = path };
+	rules("[{\"do\":\"auth\",\"path\":\"^/v2/\"}]");
+	pulls(&f);
+	assert_int_equal(count_requests(&sim, "POST", "/token"), 1);
+	assert_int_equal(count_requests(&sim, "GET", "/token"), 0);
+	memory_release(&f.to);
+	memory_init(&f.to);
+	rules("[{\"do\":\"auth\",\"path\":\"^/v2/\"},"
+	      "{\"do\":\"status\",\"code\":404,\"method\":\"POST\",\"path\":\"^/token\"}]");
+	pulls(&f);
+	assert_int_equal(
+		count_requests(&sim, "GET", "/token?service=regsim&scope=repository:a/b:pull"), 1);
+	assert_int_equal(unlink(path), 0);
+	fixture_release(&f);
+}
+
+/* REG-210, REG-413: a realm of another kind is refused before anything is sent; a token that expires is replaced. */
+static void judges_realms_and_expiry(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	fixture_init(&f);
+	rules("[{\"do\":\"auth\",\"path\":\"^/v2/\",\"realm\":\"file:///etc/passwd\"}]");
+	assert_int_equal(pull(&f), -ERR_HTTP);
+	assert_non_null(strstr(f.err.text, "token server of the registry: malformed URL"));
+	rules("[{\"do\":\"auth\",\"path\":\"/blobs/"
+	      "\",\"prefix\":\"tok-2\"},{\"do\":\"auth\",\"path\":\"^/v2/\"}]");
+	pulls(&f);
+	assert_int_equal(count_requests(&sim, "GET", "/token"), 2);
+	fixture_release(&f);
+}
+
 /* SEC-R05, REG-660: nothing secret crosses an origin. */
 static void redirects_without_secrets(void **state)
 {
@@ -868,6 +915,52 @@ static void cancels(void **state)
 	fixture_release(&f);
 }
 
+static struct descriptor make_index(struct memory *memory, const struct descriptor *children,
+				    size_t count)
+{
+	struct descriptor index = { .media_type = MEDIA_OCI_INDEX };
+	auto_buf struct buf buf = BUF_INIT(1 << 20);
+	struct err err;
+
+	assert_int_equal(index_write(MEDIA_OCI_INDEX, children, count, &buf, &err), 0);
+	memory_put(memory, buf.data, buf.len, &index.digest);
+	index.size_bytes = buf.len;
+	return index;
+}
+
+/* REG-307, REG-313: an index in an index. One platform gives its image alone; all give everything, parents last. */
+static void moves_indexes(void **state)
+{
+	struct descriptor inner, outer, children[2];
+	struct fixture f;
+
+	(void)state;
+	fixture_init(&f);
+	platform_host(&f.manifest.platform);
+	inner = make_index(&f.from, &f.manifest, 1);
+	children[0] = inner;
+	children[1] = inner;
+	outer = make_index(&f.from, children, 2);
+	if (push_to(sim.address, "i/x:t", &f.options, &f.from, &outer, &f.err) < 0)
+		fail_msg("%s", f.err.text);
+	assert_int_equal(count_requests(&sim, "PUT", "/i/x/manifests/"), 3);
+	assert_int_equal(count_requests(&sim, "PUT", "/i/x/manifests/t"), 1);
+	assert_int_equal(pull_from(sim.address, "i/x:t", &f.options, &f.to, &f.pulled, &f.err), 0);
+	assert_true(digest_equal(&f.pulled.digest, &f.manifest.digest));
+	f.options.platform = (struct platform){ .os = "linux", .arch = "s390x" };
+	assert_int_equal(pull_from(sim.address, "i/x:t", &f.options, &f.to, &f.pulled, &f.err),
+			 -ENOENT);
+	assert_non_null(
+		strstr(f.err.text, "no image for platform 'linux/s390x'; available: linux/"));
+	memory_release(&f.to);
+	memory_init(&f.to);
+	f.options.all_platforms = true;
+	assert_int_equal(pull_from(sim.address, "i/x:t", &f.options, &f.to, &f.pulled, &f.err), 0);
+	assert_true(digest_equal(&f.pulled.digest, &outer.digest));
+	assert_int_equal(map_count(f.to.blobs), map_count(f.from.blobs));
+	fixture_release(&f);
+}
+
 /* REG-314 */
 static void checks_the_platform(void **state)
 {
@@ -985,6 +1078,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(gets_tokens),
 		cmocka_unit_test(widens_the_scope),
 		cmocka_unit_test(uses_basic),
+		cmocka_unit_test(uses_refresh_tokens),
+		cmocka_unit_test(judges_realms_and_expiry),
 		cmocka_unit_test(redirects_without_secrets),
 		cmocka_unit_test(refuses_endless_redirects),
 		cmocka_unit_test(resumes),
@@ -998,6 +1093,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(mounts),
 		cmocka_unit_test(lists_and_deletes_tags),
 		cmocka_unit_test(cancels),
+		cmocka_unit_test(moves_indexes),
 		cmocka_unit_test(checks_the_platform),
 		cmocka_unit_test(names_the_host),
 		cmocka_unit_test(docker_registry_plain),
