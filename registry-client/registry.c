@@ -337,34 +337,96 @@ static bool same_origin(const char *a, const char *b)
 	       str_eq(buf_str(&x), buf_str(&y));
 }
 
-/* One request to 'url'; the Authorization that went along is left in 'used', empty for foreign origins. */
-static int send_once(struct registry *registry, struct call *call, const char *url,
-		     const char *scope, struct buf *used, struct http_reply *reply, struct err *err)
+/* A way from the first URL to the last answer. Our credentials stay at the registry's origin; where a redirect leads to
+ * another one that wants a token, an anonymous one is fetched for that origin alone (REG-660). */
+struct way {
+	struct registry *registry;
+	struct call *call;
+	const char *scope;
+	struct buf url, origin; /* 'origin' is that of 'url' */
+	struct buf used;	/* the Authorization that went along, "" for none */
+	struct auth *guest;	/* of 'guest_origin' */
+	struct buf guest_origin;
+};
+
+static void way_release(struct way *way)
 {
-	bool ours = same_origin(url, registry->origin);
+	if (way->used.data)
+		explicit_bzero(way->used.data, way->used.capacity);
+	buf_release(&way->url);
+	buf_release(&way->origin);
+	buf_release(&way->used);
+	buf_release(&way->guest_origin);
+	auth_free(way->guest);
+}
+
+/* Who we are at the current URL; NULL: nobody. */
+static struct auth *auth_at(struct way *way)
+{
+	if (same_origin(way->url.data, way->registry->origin))
+		return way->registry->shared->auth;
+	return way->guest && str_eq(buf_str(&way->origin), buf_str(&way->guest_origin)) ? way->guest
+											: NULL;
+}
+
+static int become_guest(struct way *way, struct err *err)
+{
+	struct auth_options anonymous = { .anonymous = true };
+
+	auth_free(way->guest);
+	way->guest = NULL;
+	buf_clear(&way->guest_origin);
+	buf_add(&way->guest_origin, buf_str(&way->origin));
+	return auth_new(&anonymous, way->registry->domain, way->registry->path, &way->guest, err);
+}
+
+/* One request to the current URL. */
+static int send_once(struct way *way, struct http_reply *reply, struct err *err)
+{
+	struct auth *auth = auth_at(way);
 	const char *headers[CALL_HEADERS_MAX + 2];
+	struct call *call = way->call;
 	size_t count = 0, i;
 	int r;
 
-	buf_clear(used);
-	if (ours) {
-		r = auth_header(registry->shared->auth, registry->http, registry->origin, scope,
-				used, err);
+	buf_clear(&way->used);
+	if (auth) {
+		r = auth_header(auth, way->registry->http, way->origin.data, way->scope, &way->used,
+				err);
 		if (r < 0)
 			return r;
 	}
 	for (i = 0; i < call->header_count; i++)
 		headers[count++] = call->headers[i];
-	if (used->len)
-		headers[count++] = used->data;
+	if (way->used.len)
+		headers[count++] = way->used.data;
 	headers[count] = NULL;
 	call->request.method = call->method;
-	call->request.url = url;
+	call->request.url = way->url.data;
 	call->request.headers = headers;
-	r = http_send(registry->http, &call->request, reply, err);
+	r = http_send(way->registry->http, &call->request, reply, err);
 	call->request.headers = NULL;
 	call->request.url = NULL;
 	return r;
+}
+
+/* 1: the 401 was answered, try again. */
+static int answer_at(struct way *way, const struct http_reply *reply, struct err *err)
+{
+	struct auth *auth = auth_at(way);
+	struct str challenge;
+	int r;
+
+	if (!auth) {
+		if (!http_header(reply, "WWW-Authenticate", 0, &challenge))
+			return 0;
+		r = become_guest(way, err);
+		if (r < 0)
+			return r;
+		auth = way->guest;
+	}
+	return auth_answer(auth, way->registry->http, way->origin.data, reply, way->scope,
+			   buf_str(&way->used), err);
 }
 
 static bool is_redirect(const struct call *call, long status)
@@ -397,41 +459,54 @@ static int follow(const struct http_reply *reply, struct buf *url, struct err *e
 	return buf_check(url, "URL", err);
 }
 
+static int go(struct way *way, struct http_reply *reply, struct err *err)
+{
+	unsigned redirects = 0, answers = 0;
+	int r;
+
+	for (;;) {
+		r = http_origin(way->url.data, &way->origin, err);
+		if (r == 0)
+			r = send_once(way, reply, err);
+		if (r < 0)
+			return r;
+		if (reply->status == 401 && answers < AUTH_ANSWERS_MAX) {
+			answers++;
+			r = answer_at(way, reply, err);
+			if (r <= 0)
+				return r;
+			continue;
+		}
+		if (!is_redirect(way->call, reply->status))
+			return 0;
+		if (++redirects > LIMIT_REDIRECTS)
+			return err_set(err, ERR_LIMIT, "more redirects than the limit of %u",
+				       LIMIT_REDIRECTS);
+		answers = 0;
+		r = follow(reply, &way->url, err);
+		if (r < 0)
+			return r;
+	}
+}
+
 /* From a first URL to the last answer. */
 static int send_to_end(struct registry *registry, struct call *call, const char *first_url,
 		       const char *scope, struct http_reply *reply, struct err *err)
 {
-	auto_buf struct buf url = BUF_INIT(CALL_URL_MAX), used = BUF_INIT(HEADER_MAX);
-	unsigned redirects = 0, answers = 0;
+	struct way way = { .registry = registry,
+			   .call = call,
+			   .scope = scope,
+			   .url = BUF_INIT(CALL_URL_MAX),
+			   .origin = BUF_INIT(CALL_URL_MAX),
+			   .used = BUF_INIT(HEADER_MAX),
+			   .guest_origin = BUF_INIT(CALL_URL_MAX) };
 	int r;
 
-	buf_puts(&url, first_url);
-	r = buf_check(&url, "URL", err);
-	while (r == 0) {
-		r = send_once(registry, call, url.data, scope, &used, reply, err);
-		if (r < 0)
-			break;
-		if (reply->status == 401 && answers < AUTH_ANSWERS_MAX &&
-		    same_origin(url.data, registry->origin)) {
-			answers++;
-			r = auth_answer(registry->shared->auth, registry->http, registry->origin,
-					reply, scope, buf_str(&used), err);
-			if (r <= 0)
-				break;
-			r = 0;
-			continue;
-		}
-		if (!is_redirect(call, reply->status))
-			break;
-		if (++redirects > LIMIT_REDIRECTS) {
-			r = err_set(err, ERR_LIMIT, "more redirects than the limit of %u",
-				    LIMIT_REDIRECTS);
-			break;
-		}
-		r = follow(reply, &url, err);
-	}
-	if (used.len)
-		explicit_bzero(used.data, used.len);
+	buf_puts(&way.url, first_url);
+	r = buf_check(&way.url, "URL", err);
+	if (r == 0)
+		r = go(&way, reply, err);
+	way_release(&way);
 	return r;
 }
 

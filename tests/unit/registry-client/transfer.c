@@ -565,6 +565,35 @@ static void redirects_without_secrets(void **state)
 	fixture_release(&f);
 }
 
+/* REG-660: a target that wants a token gets an anonymous one, of its own token server. */
+static void redirects_as_a_guest(void **state)
+{
+	auto_buf struct buf log = BUF_INIT(16 << 20);
+	struct fixture f;
+	char text[400];
+
+	(void)state;
+	fixture_init(&f);
+	assert_int_equal(push_to(other.address, "a/b:t", &f.options, &f.from, &f.manifest, &f.err),
+			 0);
+	f.options.registry.auth = (struct auth_options){ .creds = "canary:secret" };
+	snprintf(text, sizeof(text),
+		 "[{\"do\":\"auth\",\"path\":\"^/v2/\"},{\"do\":\"redirect\",\"path\":\"/blobs/"
+		 "\",\"to\":\"http://"
+		 "%s{path}\"}]",
+		 other.address);
+	rules(text);
+	control(&other, "rules", "[{\"do\":\"auth\",\"path\":\"^/v2/\"}]", NULL);
+	pulls(&f);
+	assert_true(count_requests(&other, "GET", "/token") >= 1);
+	assert_int_equal(count_requests(&other, "GET", "account="), 0);
+	control(&other, "log", "", &log);
+	assert_non_null(strstr(log.data, "Bearer tok-"));
+	assert_null(strstr(log.data, "Basic "));
+	assert_null(strstr(log.data, "canary"));
+	fixture_release(&f);
+}
+
 static void refuses_endless_redirects(void **state)
 {
 	struct fixture f;
@@ -1081,6 +1110,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(uses_refresh_tokens),
 		cmocka_unit_test(judges_realms_and_expiry),
 		cmocka_unit_test(redirects_without_secrets),
+		cmocka_unit_test(redirects_as_a_guest),
 		cmocka_unit_test(refuses_endless_redirects),
 		cmocka_unit_test(resumes),
 		cmocka_unit_test(resumes_without_ranges),
