@@ -207,12 +207,9 @@ static bool run_internal(int argc, char **argv, int *ret_status)
 {
 	if (argc < 2)
 		return false;
-	if (strcmp(argv[1], "fuse-serve") == 0)
-		*ret_status = rootfs_serve(argc - 2, argv + 2);
-	else if (strcmp(argv[1], "sandbox-spawner") == 0)
-		*ret_status = sandbox_spawner_main(argc - 2, argv + 2);
-	else
+	if (strcmp(argv[1], "fuse-serve") != 0)
 		return false;
+	*ret_status = rootfs_serve(argc - 2, argv + 2);
 	return true;
 }
 
