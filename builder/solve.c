@@ -86,19 +86,26 @@ static void maybe_run(struct solve *solve, struct node *node)
 }
 
 static void need(struct solve *solve, struct node *node);
+static void need_inputs(struct solve *solve, struct node *node);
 
 /* A needed node missed: its inputs have to be there, then it runs. */
 static void demand_inputs(struct solve *solve, struct node *node)
 {
-	size_t i;
 
 	if (node->twin) {
 		need(solve, node->twin);
 		return;
 	}
+	need_inputs(solve, node);
+	maybe_run(solve, node);
+}
+
+static void need_inputs(struct solve *solve, struct node *node)
+{
+	size_t i;
+
 	for (i = 0; i < node->input_count; i++)
 		need(solve, node->inputs[i]);
-	maybe_run(solve, node);
 }
 
 /* The root filesystem of 'node' is needed: every layer of its chain, hit or not. */
@@ -108,6 +115,26 @@ static void need(struct solve *solve, struct node *node)
 		node->needed = true;
 		if (node->phase == NODE_MISSED)
 			demand_inputs(solve, node);
+		else if (node->blocked)
+			need_inputs(solve, node);
+	}
+}
+
+/* 'node' has no key before it ran, so nothing above it has one either: what of that is needed needs its inputs now, since it
+ * cannot be looked up without them. */
+static void block_above(struct solve *solve, struct node *node)
+{
+	size_t i;
+
+	for (i = 0; i < node->dependent_count; i++) {
+		struct node *above = node->dependents[i];
+
+		if (above->blocked)
+			continue;
+		above->blocked = true;
+		if (above->needed)
+			need_inputs(solve, above);
+		block_above(solve, above);
 	}
 }
 
@@ -204,6 +231,8 @@ static int key_node(struct solve *solve, struct node *node, struct err *err)
 		announce_done(solve, node);
 	} else {
 		node->phase = NODE_MISSED;
+		if (!known)
+			block_above(solve, node);
 		if (known && node->step->kind != STEP_BASE)
 			r = find_twin(solve, node, err);
 		if (r == 0 && node->twin && node->twin->phase == NODE_DONE) {

@@ -32,6 +32,7 @@ struct node {
 
 	enum phase phase;
 	bool keyed, needed, queued;
+	bool blocked;	   /* its key waits for something that has to run first */
 	bool hit, fresh;   /* found in the cache; executed in this build */
 	struct node *twin; /* another node with the same definition that executes for both */
 	struct key operation, definition;
