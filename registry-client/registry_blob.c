@@ -307,12 +307,12 @@ struct upload {
 	uint64_t size_bytes;
 	void (*sent)(void *argument, uint64_t bytes);
 	void *argument;
-	long status; /* of the last answer, 0 if none */
+	struct http_reply reply; /* to the PUT; status 0: none */
 };
 
 static int try_upload(struct registry *registry, struct upload *upload, struct err *err)
 {
-	auto_http_reply struct http_reply reply = { .status = 0 };
+	struct http_reply *reply = &upload->reply;
 	auto_buf struct buf url = BUF_INIT(CALL_URL_MAX);
 	char text[DIGEST_TEXT_MAX], operation[DIGEST_TEXT_MAX + 32];
 	struct call call = {
@@ -330,27 +330,27 @@ static int try_upload(struct registry *registry, struct upload *upload, struct e
 	};
 	int r;
 
-	upload->status = 0;
+	reply->status = 0;
+	buf_clear(&reply->headers);
 	snprintf(operation, sizeof(operation), "upload blob '%s'",
 		 digest_text(upload->digest, text));
 	r = open_upload(registry, upload->digest, &url, err);
 	if (r < 0)
 		return r;
 	call.url = url.data;
-	r = registry_call(registry, &call, &reply, err);
-	upload->status = reply.status;
+	r = registry_call(registry, &call, reply, err);
 	/* A server that refuses early answers and closes while we still send; its answer tells more than the broken pipe. */
-	if (r == -ERR_HTTP && reply.status >= 400)
-		return call_error(registry, &call, &reply, err);
+	if (r == -ERR_HTTP && reply->status >= 400)
+		return call_error(registry, &call, reply, err);
 	if (r < 0)
 		return r;
-	if (reply.status == 201)
+	if (reply->status == 201)
 		return 0;
-	if (reply.status == 200 || reply.status == 204)
+	if (reply->status == 200 || reply->status == 204)
 		return registry_has_blob(registry, upload->digest)
 			       ? 0
-			       : call_error(registry, &call, &reply, err);
-	return call_error(registry, &call, &reply, err);
+			       : call_error(registry, &call, reply, err);
+	return call_error(registry, &call, reply, err);
 }
 
 int registry_put_blob(struct registry *registry, const struct digest *digest, int fd,
@@ -369,19 +369,24 @@ int registry_put_blob(struct registry *registry, const struct digest *digest, in
 	for (tries = 1;; tries++) {
 		r = try_upload(registry, &upload, err);
 		if (r == 0 || r == -ERR_CANCELED)
-			return r;
+			break;
 		/* 404: the upload was forgotten, as distribution does with one that broke (REG-514). */
-		if (upload.status ? !http_may_retry(upload.status) && upload.status != 404
-				  : http_last_failure(registry->http) != HTTP_FAILURE_TRANSFER)
-			return r;
-		waited = http_wait(registry->http, tries, NULL, &wait_err);
+		if (upload.reply.status
+			    ? !http_may_retry(upload.reply.status) && upload.reply.status != 404
+			    : http_last_failure(registry->http) != HTTP_FAILURE_TRANSFER)
+			break;
+		waited = http_wait(registry->http, tries, &upload.reply, &wait_err);
 		if (waited < 0) {
 			*err = wait_err;
-			return waited;
+			r = waited;
 		}
-		if (waited == 0)
-			return r;
-		if (registry_has_blob(registry, digest))
-			return 0;
+		if (waited <= 0)
+			break;
+		if (registry_has_blob(registry, digest)) {
+			r = 0;
+			break;
+		}
 	}
+	http_reply_release(&upload.reply);
+	return r;
 }
