@@ -21,12 +21,9 @@ $(BUILD)/gen/spawner: $(SPAWNER_SOURCES) $(SPAWNER_HEADERS) $(BUILD)/gen/seccomp
 		-Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections -ffunction-sections -s -o $@ $(SPAWNER_SOURCES)
 
 # Symbols _binary_spawner_start and _binary_spawner_end come from the file's name.
-$(BUILD)/gen/.done: $(BUILD)/gen/seccomp_filter.h
-	@touch $@
-
 $(BUILD)/gen/spawner.o: $(BUILD)/gen/spawner
 	$(call say,LD)
 	$(Q)cd $(@D) && ld -r -b binary -z noexecstack -o spawner.o spawner
 
 $(LIB_builder): $(BUILD)/gen/spawner.o
-$(BUILD)/builder/sandbox/confine.o: $(BUILD)/gen/seccomp_filter.h
+$(BUILD)/builder/sandbox/confine.o $(BUILD)/tests/unit/builder/sandbox.o: $(BUILD)/gen/seccomp_filter.h
