@@ -218,8 +218,8 @@ static int look_below(struct placement *placement, const struct entry *dir, stru
 	return 0;
 }
 
-int place_look(struct placement *placement, struct entry *dir, struct str name,
-	       enum there *ret_there, struct buf *link, bool *ret_placed, struct err *err)
+int placement_look(struct placement *placement, struct entry *dir, struct str name,
+		   enum there *ret_there, struct buf *link, bool *ret_placed, struct err *err)
 {
 	auto_tree_node struct tree_node *node = NULL;
 	struct entry *child;
@@ -417,8 +417,9 @@ static int in_the_way(const struct entry *dir, struct str name, int code, const 
 	return err_set(err, code, "%s '%s'", what, path.failed ? "?" : path.data);
 }
 
-int place_directory(struct placement *placement, struct entry *dir, struct str name,
-		    const struct attributes *attributes, struct entry **ret_entry, struct err *err)
+int placement_directory(struct placement *placement, struct entry *dir, struct str name,
+			const struct attributes *attributes, struct entry **ret_entry,
+			struct err *err)
 {
 	auto_tree_node struct tree_node *node = NULL;
 	struct entry *entry;
@@ -456,7 +457,7 @@ int place_directory(struct placement *placement, struct entry *dir, struct str n
 	return r;
 }
 
-void place_attributes(struct entry *entry, const struct attributes *attributes, bool with_mtime)
+void placement_attributes(struct entry *entry, const struct attributes *attributes, bool with_mtime)
 {
 	int64_t mtime = entry->attributes.mtime;
 
@@ -467,8 +468,8 @@ void place_attributes(struct entry *entry, const struct attributes *attributes, 
 	entry->exists = false;
 }
 
-int place_path(struct placement *placement, struct str path, struct entry **ret_entry,
-	       struct err *err)
+int placement_path(struct placement *placement, struct str path, struct entry **ret_entry,
+		   struct err *err)
 {
 	struct entry *entry = placement->root;
 	struct attributes attributes;
@@ -479,15 +480,15 @@ int place_path(struct placement *placement, struct str path, struct entry **ret_
 	while (r == 0 && path.len) {
 		str_cut(path, '/', &name, &path);
 		if (name.len)
-			r = place_directory(placement, entry, name, &attributes, &entry, err);
+			r = placement_directory(placement, entry, name, &attributes, &entry, err);
 	}
 	*ret_entry = entry;
 	return r;
 }
 
-int place_leaf(struct placement *placement, struct entry *dir, struct str name,
-	       const struct attributes *attributes, bool replace_directories,
-	       struct entry **ret_entry, struct err *err)
+int placement_leaf(struct placement *placement, struct entry *dir, struct str name,
+		   const struct attributes *attributes, bool replace_directories,
+		   struct entry **ret_entry, struct err *err)
 {
 	auto_tree_node struct tree_node *node = NULL;
 	bool may_replace = replace_directories || S_ISLNK(attributes->mode);
@@ -553,8 +554,8 @@ static int spool_below(struct placement *placement, struct tree_node *node, stru
 	return r;
 }
 
-int place_take_up(struct placement *placement, struct entry *dir, struct str name,
-		  struct entry **ret_entry, struct err *err)
+int placement_take_up(struct placement *placement, struct entry *dir, struct str name,
+		      struct entry **ret_entry, struct err *err)
 {
 	auto_tree_node struct tree_node *node = NULL;
 	struct entry *entry;
@@ -586,8 +587,8 @@ int place_take_up(struct placement *placement, struct entry *dir, struct str nam
 
 /* --- Nodes of the selection --- */
 
-int place_contents(struct placement *placement, struct entry *dir, struct node *node,
-		   struct err *err)
+int placement_contents(struct placement *placement, struct entry *dir, struct node *node,
+		       struct err *err)
 {
 	uint32_t i;
 	int r = 0;
@@ -601,13 +602,14 @@ int place_contents(struct placement *placement, struct entry *dir, struct node *
 	for (i = 0; i < node->child_count && r == 0; i++) {
 		struct node *child = &node->children[i];
 
-		r = place_node(placement, dir, str_of(child->name, child->name_len), child, err);
+		r = placement_node(placement, dir, str_of(child->name, child->name_len), child,
+				   err);
 	}
 	return r;
 }
 
-int place_node(struct placement *placement, struct entry *dir, struct str name, struct node *node,
-	       struct err *err)
+int placement_node(struct placement *placement, struct entry *dir, struct str name,
+		   struct node *node, struct err *err)
 {
 	struct attributes attributes;
 	struct entry *entry;
@@ -615,13 +617,13 @@ int place_node(struct placement *placement, struct entry *dir, struct str name, 
 
 	attributes_of_node(&placement->rules, node, &attributes);
 	if (S_ISDIR(node->mode)) {
-		r = place_directory(placement, dir, name, &attributes, &entry, err);
+		r = placement_directory(placement, dir, name, &attributes, &entry, err);
 		if (r < 0)
 			return r;
-		place_attributes(entry, &attributes, false);
-		return place_contents(placement, entry, node, err);
+		placement_attributes(entry, &attributes, false);
+		return placement_contents(placement, entry, node, err);
 	}
-	r = place_leaf(placement, dir, name, &attributes, false, &entry, err);
+	r = placement_leaf(placement, dir, name, &attributes, false, &entry, err);
 	if (r < 0)
 		return r;
 	entry->content = CONTENT_NODE;

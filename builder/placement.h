@@ -6,7 +6,7 @@
  * in the order of the layer. A copied directory with nothing below it stays one entry that stands for its whole subtree, so
  * a copy into a new directory costs no memory per file and no lookup.
  *
- * Sequence: placement_new() -> place_*() -> placement_write() -> placement_free(). One thread. */
+ * Sequence: placement_new() -> placement_*() -> placement_write() -> placement_free(). One thread. */
 #ifndef BUILDER_PLACEMENT_H
 #define BUILDER_PLACEMENT_H
 
@@ -59,39 +59,40 @@ struct entry *entry_parent(const struct entry *entry); /* NULL at the root */
 /* What a name is now. */
 enum there { THERE_NOTHING, THERE_DIRECTORY, THERE_LINK, THERE_OTHER };
 /* 'link' (may be NULL; cleared first) receives the target of a link. '*ret_placed': put there by this step. */
-int place_look(struct placement *placement, struct entry *dir, struct str name,
-	       enum there *ret_there, struct buf *link, bool *ret_placed,
-	       struct err *err) must_check;
+int placement_look(struct placement *placement, struct entry *dir, struct str name,
+		   enum there *ret_there, struct buf *link, bool *ret_placed,
+		   struct err *err) must_check;
 
 /* The directory 'name', made with 'attributes' unless it exists; an existing one stays as it is. A link is replaced.
  * ENOTDIR: a file is in the way. */
-int place_directory(struct placement *placement, struct entry *dir, struct str name,
-		    const struct attributes *attributes, struct entry **ret_entry,
-		    struct err *err) must_check;
+int placement_directory(struct placement *placement, struct entry *dir, struct str name,
+			const struct attributes *attributes, struct entry **ret_entry,
+			struct err *err) must_check;
 /* Gives a directory other attributes; one that exists below keeps its time unless 'with_mtime' (RCP-308, RCP-564). */
-void place_attributes(struct entry *entry, const struct attributes *attributes, bool with_mtime);
+void placement_attributes(struct entry *entry, const struct attributes *attributes,
+			  bool with_mtime);
 /* The directory at a path without links, each missing level made as RCP-306 says. */
-int place_path(struct placement *placement, struct str path, struct entry **ret_entry,
-	       struct err *err) must_check;
+int placement_path(struct placement *placement, struct str path, struct entry **ret_entry,
+		   struct err *err) must_check;
 void created_directory(const struct copy_rules *rules, struct attributes *ret_attributes);
 
 /* Anything but a directory. 'replace_directories': as tar does; else only a link replaces one, and EISDIR. */
-int place_leaf(struct placement *placement, struct entry *dir, struct str name,
-	       const struct attributes *attributes, bool replace_directories,
-	       struct entry **ret_entry, struct err *err) must_check;
+int placement_leaf(struct placement *placement, struct entry *dir, struct str name,
+		   const struct attributes *attributes, bool replace_directories,
+		   struct entry **ret_entry, struct err *err) must_check;
 void entry_set_spool(struct entry *entry, uint64_t offset); /* content in the spool */
 /* Makes 'entry' another name of 'target': its attributes, content and group. */
 int entry_link(struct placement *placement, struct entry *entry, struct entry *target,
 	       struct err *err) must_check;
 /* The entry of a name that exists, taken up from below if need be. ENOENT, EISDIR. */
-int place_take_up(struct placement *placement, struct entry *dir, struct str name,
-		  struct entry **ret_entry, struct err *err) must_check;
+int placement_take_up(struct placement *placement, struct entry *dir, struct str name,
+		      struct entry **ret_entry, struct err *err) must_check;
 
 /* A node of the selection, rules applied; directories with everything in them. */
-int place_node(struct placement *placement, struct entry *dir, struct str name, struct node *node,
-	       struct err *err) must_check;
-int place_contents(struct placement *placement, struct entry *dir, struct node *node,
-		   struct err *err) must_check;
+int placement_node(struct placement *placement, struct entry *dir, struct str name,
+		   struct node *node, struct err *err) must_check;
+int placement_contents(struct placement *placement, struct entry *dir, struct node *node,
+		       struct err *err) must_check;
 
 /* A file without a name that holds content until it is written; made at first use, in the store. */
 int placement_spool(struct placement *placement, int *ret_fd, uint64_t *ret_offset,

@@ -434,7 +434,7 @@ int placement_write(struct placement *placement, const struct layer_options *opt
 		layer_writer_on_digest(output.writer, see_digest, &output);
 		r = write_all(&output, ret_result, err);
 	}
-	if (r == 0)	/* sealed: no digest arrives any more */
+	if (r == 0) /* sealed: no digest arrives any more */
 		*ret_writer = take(output.writer);
 	output_release(&output);
 	return r;

@@ -93,7 +93,7 @@ static int walk_component(struct unpacking *unpacking, struct way *way, struct s
 			way->at = entry_parent(way->at);
 		return 0;
 	}
-	r = place_look(placement, way->at, name, &there, &target, &placed, err);
+	r = placement_look(placement, way->at, name, &there, &target, &placed, err);
 	if (r < 0)
 		return r;
 	if (there == THERE_LINK) {
@@ -103,7 +103,7 @@ static int walk_component(struct unpacking *unpacking, struct way *way, struct s
 		return r;
 	}
 	created_directory(placement_rules(placement), &attributes);
-	return place_directory(placement, way->at, name, &attributes, &way->at, err);
+	return placement_directory(placement, way->at, name, &attributes, &way->at, err);
 }
 
 /* The directory that the last component of 'path' stands in. Missing parents are made. */
@@ -247,18 +247,18 @@ static int unpack_directory(struct unpacking *unpacking, struct entry *dir, stru
 	struct entry *entry;
 	enum there there;
 	bool placed;
-	int r = place_look(placement, dir, name, &there, NULL, &placed, err);
+	int r = placement_look(placement, dir, name, &there, NULL, &placed, err);
 
 	/* As tar does it: what is no directory goes. */
 	if (r == 0 && there == THERE_OTHER) {
 		struct attributes gone = { .mode = S_IFLNK };
 
-		r = place_leaf(placement, dir, name, &gone, true, &entry, err);
+		r = placement_leaf(placement, dir, name, &gone, true, &entry, err);
 	}
 	if (r == 0)
-		r = place_directory(placement, dir, name, attributes, &entry, err);
+		r = placement_directory(placement, dir, name, attributes, &entry, err);
 	if (r == 0)
-		place_attributes(entry, attributes, true);
+		placement_attributes(entry, attributes, true);
 	return r;
 }
 
@@ -276,14 +276,14 @@ static int unpack_hard_link(struct unpacking *unpacking, struct entry *dir, stru
 		return refuse(unpacking, "links to a name that is none", err);
 	r = find_parent(unpacking, buf_str(&target_path), &target_dir, &target_name, err);
 	if (r == 0)
-		r = place_take_up(placement, target_dir, target_name, &target, err);
+		r = placement_take_up(placement, target_dir, target_name, &target, err);
 	if (r == -ENOENT)
 		return refuse(unpacking, "is a hard link to a file that does not exist", err);
 	if (r < 0)
 		return r;
 	if (dir == target_dir && str_eq(name, target_name))
 		return 0;
-	r = place_leaf(placement, dir, name, &none, true, &entry, err);
+	r = placement_leaf(placement, dir, name, &none, true, &entry, err);
 	return r < 0 ? r : entry_link(placement, entry, target, err);
 }
 
@@ -318,7 +318,7 @@ static int unpack_entry(struct unpacking *unpacking, const struct tar_entry *fro
 	if (from->type == TAR_REGULAR)
 		r = spool_data(unpacking, from->size_bytes, &offset, err);
 	if (r == 0)
-		r = place_leaf(placement, dir, name, &attributes, true, &entry, err);
+		r = placement_leaf(placement, dir, name, &attributes, true, &entry, err);
 	if (r == 0 && from->type == TAR_REGULAR)
 		entry_set_spool(entry, offset);
 	return r;

@@ -174,13 +174,13 @@ static int place_of_file(struct copy *copy, const struct item *item, struct entr
 
 	if (copy->destination.is_directory) {
 		*ret_name = str_from(item->name);
-		return place_path(copy->placement, path, ret_dir, err);
+		return placement_path(copy->placement, path, ret_dir, err);
 	}
 	if (!str_cut_last(path, '/', &head, ret_name)) {
 		*ret_name = path;
 		head = str_of("", 0);
 	}
-	return place_path(copy->placement, head, ret_dir, err);
+	return placement_path(copy->placement, head, ret_dir, err);
 }
 
 /* --parents: the way from the pivot, with the attributes of the source directories (RCP-314). */
@@ -189,7 +189,7 @@ static int copy_nested(struct copy *copy, const struct item *item, struct err *e
 	struct placement *placement = copy->placement;
 	struct entry *dir;
 	size_t i;
-	int r = place_path(placement, buf_str(&copy->destination.path), &dir, err);
+	int r = placement_path(placement, buf_str(&copy->destination.path), &dir, err);
 
 	for (i = 0; i < item->parent_count && r == 0; i++) {
 		const struct node *parent = &item->parents[i];
@@ -201,10 +201,10 @@ static int copy_nested(struct copy *copy, const struct item *item, struct err *e
 			.mtime = parent->mtime,
 		};
 
-		r = place_directory(placement, dir, str_of(parent->name, parent->name_len),
-				    &attributes, &dir, err);
+		r = placement_directory(placement, dir, str_of(parent->name, parent->name_len),
+					&attributes, &dir, err);
 	}
-	return r < 0 ? r : place_node(placement, dir, str_from(item->name), item->node, err);
+	return r < 0 ? r : placement_node(placement, dir, str_from(item->name), item->node, err);
 }
 
 /* RCP-331: 1 when it was an archive and is unpacked, 0 when it is to be copied. */
@@ -224,7 +224,7 @@ static int try_unpack(struct copy *copy, const struct item *item, struct err *er
 		r = archive_probe(fd, &is_archive, err);
 	if (r < 0 || !is_archive)
 		return r;
-	r = place_path(copy->placement, buf_str(&copy->destination.path), &dest, err);
+	r = placement_path(copy->placement, buf_str(&copy->destination.path), &dest, err);
 	if (r == 0)
 		r = step_add_unpack(copy->placement, dest, take_fd(&fd), item->shown, err);
 	return r < 0 ? r : 1;
@@ -235,7 +235,7 @@ static int copy_heredoc(struct copy *copy, const struct item *item, struct entry
 			struct str name, struct err *err)
 {
 	item->node->mtime = placement_rules(copy->placement)->created_mtime;
-	return place_node(copy->placement, dir, name, item->node, err);
+	return placement_node(copy->placement, dir, name, item->node, err);
 }
 
 static int copy_item(struct copy *copy, const struct item *item, struct err *err)
@@ -247,8 +247,8 @@ static int copy_item(struct copy *copy, const struct item *item, struct err *err
 	if (item->nested)
 		return copy_nested(copy, item, err);
 	if (S_ISDIR(item->node->mode)) {
-		r = place_path(copy->placement, buf_str(&copy->destination.path), &dir, err);
-		return r < 0 ? r : place_contents(copy->placement, dir, item->node, err);
+		r = placement_path(copy->placement, buf_str(&copy->destination.path), &dir, err);
+		return r < 0 ? r : placement_contents(copy->placement, dir, item->node, err);
 	}
 	r = try_unpack(copy, item, err);
 	if (r != 0)
@@ -257,7 +257,7 @@ static int copy_item(struct copy *copy, const struct item *item, struct err *err
 	if (r < 0)
 		return r;
 	return item->heredoc ? copy_heredoc(copy, item, dir, name, err)
-			     : place_node(copy->placement, dir, name, item->node, err);
+			     : placement_node(copy->placement, dir, name, item->node, err);
 }
 
 static int copy_items(struct copy *copy, struct err *err)
@@ -268,7 +268,7 @@ static int copy_items(struct copy *copy, struct err *err)
 
 	/* With --parents the destination is made even for nothing (RCP-314). */
 	if (r == 0 && copy->step->parents)
-		r = place_path(copy->placement, buf_str(&copy->destination.path), &dir, err);
+		r = placement_path(copy->placement, buf_str(&copy->destination.path), &dir, err);
 	for (i = 0; i < copy->selection->item_count && r == 0; i++)
 		r = copy_item(copy, &copy->selection->items[i], err);
 	return r;
@@ -331,6 +331,6 @@ int step_workdir(struct store *store, struct tree *below, const struct step *ste
 	if (r == 0)
 		r = placement_new(store, below, NULL, &rules, &placement, err);
 	if (r == 0)
-		r = place_path(placement, buf_str(&canonical), &entry, err);
+		r = placement_path(placement, buf_str(&canonical), &entry, err);
 	return r < 0 ? r : placement_write(placement, options, ret_result, ret_writer, err);
 }
