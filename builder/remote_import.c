@@ -19,6 +19,7 @@
 #include "builder/plan.h"
 #include "builder/remote.h"
 #include "builder/remote_files.h"
+#include "formats/archive.h"
 #include "formats/base/limits.h"
 #include "formats/base/map.h"
 #include "layerfs/layer.h"
@@ -356,15 +357,46 @@ static int import_directory(struct store *store, const char *source,
 
 /* --- A tar --- */
 
+/* Compression of a file by its first bytes; what cannot be read twice counts as none. */
+static enum compression compression_of(int fd)
+{
+	uint8_t head[8];
+	ssize_t len = io_pread(fd, head, sizeof(head), 0);
+
+	return len > 0 ? compression_detect(head, (size_t)len) : COMPRESSION_NONE;
+}
+
+/* gzip and zstd are decompressed by 'stream', as every layer; bzip2 and xz by libarchive, from files. */
+static int open_tar(const char *path, struct source **ret_source, struct err *err)
+{
+	struct source *source = NULL;
+	enum compression compression;
+	int fd, r;
+
+	if (strcmp(path, "-") != 0) {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			return err_sys(err, errno, "cannot open '%s'", path);
+		compression = compression_of(fd);
+		if (compression == COMPRESSION_BZIP2 || compression == COMPRESSION_XZ)
+			return archive_decompress(fd, path, ret_source, err);
+		r = source_from_fd(fd, path, &source, err);
+	} else {
+		r = remote_open_input(path, &source, err);
+	}
+	if (r == 0)
+		r = source_decompress(source, NULL, ret_source, err);
+	if (r == -ERR_UNSUPPORTED)
+		err_hint(err, "bzip2 and xz are read from files, not from standard input");
+	return r;
+}
+
 static int import_tar(struct store *store, const char *path, const struct layer_options *options,
 		      struct layer_result *ret_result, struct err *err)
 {
 	struct source *source = NULL;
-	int r;
+	int r = open_tar(path, &source, err);
 
-	r = remote_open_input(path, &source, err);
-	if (r == 0)
-		r = source_decompress(source, NULL, &source, err);
 	return r < 0 ? r : layer_ingest(store, source, NULL, options, true, ret_result, err);
 }
 

@@ -168,7 +168,9 @@ same_tree() {
 	mica export base >"$dir/base.tar"
 	gzip -k "$dir/base.tar"
 	zstd -q "$dir/base.tar"
-	for from in "$dir/base.tar" "$dir/base.tar.gz" "$dir/base.tar.zst"; do
+	xz -k "$dir/base.tar"
+	bzip2 -k "$dir/base.tar"
+	for from in "$dir/base.tar" "$dir/base.tar.gz" "$dir/base.tar.zst" "$dir/base.tar.xz" "$dir/base.tar.bz2"; do
 		rm -rf "$second"
 		other import -c 'ENTRYPOINT ["/bin/sh", "-c"]' -c 'ENV A=b C="d e"' -c 'EXPOSE 80 53/udp' -c 'LABEL x=y' \
 			-c 'VOLUME /data' -c 'WORKDIR /w' -c 'USER 5' "$from" imported
