@@ -91,6 +91,6 @@ format:
 	clang-format -i $(shell git ls-files '*.c' '*.h')
 
 clean:
-	rm -rf build build-san
+	rm -rf build build-san build-fuzz
 
 -include $(patsubst %.c,$(BUILD)/%.d,$(SRC_all))

@@ -33,6 +33,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (stat_cache_merge(blob, half, 15, &once, &err) < 0)
 		return 0;
 	assert(stat_cache_merge(buf_str(&once), blob, 15, &twice, &err) == 0 || err.code);
-	(void)stat_cache_unite(blob, buf_str(&once), &twice, &err);
+	(void)!stat_cache_unite(blob, buf_str(&once), &twice, &err);
 	return 0;
 }
