@@ -39,14 +39,16 @@ teardown_file() {
 @test "built again, nothing runs" {
 	before=$(manifest_of hello)
 	run -0 mica build --progress=plain -t hello tests/data/debian
-	[[ $output != *"DONE"*"apt-get"* ]]
+	! grep -A1 -E '^#[0-9]+ \[.*(RUN|COPY|WORKDIR)' <<<"$output" | grep -q DONE
 	[ "$(grep -c CACHED <<<"$output")" -ge 7 ]
 	[ "$(manifest_of hello)" = "$before" ]
 }
 
 @test "pushed; skopeo and umoci take it, crun runs it" {
 	mica push hello "$REGISTRY/test/hello:1"
-	skopeo copy -q --src-tls-verify=false "docker://$REGISTRY/test/hello:1" "oci:$WORK/layout:1"
+	# Debian's umoci knows no zstd: skopeo makes it gzip on the way.
+	skopeo copy -q --src-tls-verify=false --dest-compress --dest-compress-format gzip \
+		"docker://$REGISTRY/test/hello:1" "oci:$WORK/layout:1"
 	umoci unpack --image "$WORK/layout:1" "$WORK/bundle" >/dev/null
 	[ "$("$WORK/bundle/rootfs/usr/local/bin/hello" x)" = "hello x" ]
 	jq '.process.terminal = false | .linux.namespaces |= map(select(.type != "network" and .type != "cgroup"))
@@ -97,7 +99,7 @@ teardown_file() {
 	cp build/debian-base.tar "/home/$user/"
 	install -m 755 "$MICA" "/home/$user/mica"
 	chown -R $user "/home/$user"
-	run su $user -c "cd ~ && ./mica import debian-base.tar debian-base && ./mica build --progress=plain -t hello ctx && ./mica run hello && ./mica fsck"
+	run su $user -c "unset MICA_ROOT; cd ~ && ./mica import debian-base.tar debian-base && ./mica build --progress=plain -t hello ctx && ./mica run hello && ./mica fsck"
 	[ "$mode" = none ] || chmod "$mode" /dev/fuse
 	echo "$output" | tail -n 30
 	userdel -r $user 2>/dev/null || true
