@@ -366,29 +366,25 @@ static enum compression compression_of(int fd)
 	return len > 0 ? compression_detect(head, (size_t)len) : COMPRESSION_NONE;
 }
 
-/* gzip and zstd are decompressed by 'stream', as every layer; bzip2 and xz by libarchive, from files. */
+/* gzip and zstd are decompressed by 'stream', as every layer; bzip2 and xz by libarchive. A pipe cannot be looked into
+ * without taking from it, so it goes the way that knows every compression. */
 static int open_tar(const char *path, struct source **ret_source, struct err *err)
 {
+	bool is_stdin = strcmp(path, "-") == 0;
+	int fd = is_stdin ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) :
+			    open(path, O_RDONLY | O_CLOEXEC);
+	const char *shown = is_stdin ? "standard input" : path;
 	struct source *source = NULL;
 	enum compression compression;
-	int fd, r;
+	int r;
 
-	if (strcmp(path, "-") != 0) {
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			return err_sys(err, errno, "cannot open '%s'", path);
-		compression = compression_of(fd);
-		if (compression == COMPRESSION_BZIP2 || compression == COMPRESSION_XZ)
-			return archive_decompress(fd, path, ret_source, err);
-		r = source_from_fd(fd, path, &source, err);
-	} else {
-		r = remote_open_input(path, &source, err);
-	}
-	if (r == 0)
-		r = source_decompress(source, NULL, ret_source, err);
-	if (r == -ERR_UNSUPPORTED)
-		err_hint(err, "bzip2 and xz are read from files, not from standard input");
-	return r;
+	if (fd < 0)
+		return err_sys(err, errno, "cannot open '%s'", shown);
+	compression = lseek(fd, 0, SEEK_CUR) < 0 ? COMPRESSION_XZ : compression_of(fd);
+	if (compression == COMPRESSION_BZIP2 || compression == COMPRESSION_XZ)
+		return archive_decompress(fd, shown, ret_source, err);
+	r = source_from_fd(fd, shown, &source, err);
+	return r < 0 ? r : source_decompress(source, NULL, ret_source, err);
 }
 
 static int import_tar(struct store *store, const char *path, const struct layer_options *options,

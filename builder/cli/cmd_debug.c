@@ -347,9 +347,13 @@ static int run_debug(struct command_context *context, const void *given, int arg
 {
 	const struct debug_flags *flags = given;
 
-	(void)context;
-	if (strcmp(argv[0], "ast") == 0 && argc == 2)
-		return debug_ast(flags, argv[1], err);
+	if (strcmp(argv[0], "ast") == 0 && argc == 2) {
+		int r = debug_ast(flags, argv[1], err);
+
+		/* A recipe that does not parse is the answer "no" (RCP-701). */
+		context->exit_status = r < 0 ? 1 : 0;
+		return r;
+	}
 	if (strcmp(argv[0], "expand") == 0 && argc == 1)
 		return each_line(flags, expand_line, err);
 	if (strcmp(argv[0], "match") == 0 && argc == 1)

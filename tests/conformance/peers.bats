@@ -5,9 +5,13 @@
 
 load ../cli/common
 
-setup_file() {
+setup() {
 	[ -n "${PEERS:-}" ] || skip "PEERS is not set"
-	[ "$(id -u)" = 0 ] || skip "needs root"
+	needs_root
+}
+
+setup_file() {
+	[ -n "${PEERS:-}" ] && [ "$(id -u)" = 0 ] || return 0
 	mica_setup_file
 	mkdir "$BATS_FILE_TMPDIR/ctx"
 	printf 'FROM base\nRUN echo made by mica >/who\nCMD ["/bin/cat", "/who"]\n' >"$BATS_FILE_TMPDIR/ctx/Dockerfile"
@@ -19,8 +23,7 @@ setup_file() {
 }
 
 teardown_file() {
-	[ -n "${PEERS:-}" ] || return 0
-	"$MICA_TEST_TOOLS/registry-server" stop "$BATS_FILE_TMPDIR/registry" || true
+	[ -z "${REGISTRY:-}" ] || "$MICA_TEST_TOOLS/registry-server" stop "$BATS_FILE_TMPDIR/registry" || true
 }
 
 peer() {
