@@ -152,6 +152,9 @@ static int add(struct output *output, const struct attributes *attributes, const
 	}
 	if (hard_link) {
 		entry.type = TAR_HARDLINK;
+		/* They belong to the inode, and the first name has told them. */
+		entry.xattrs = NULL;
+		entry.xattr_count = 0;
 		entry.link = str_from(hard_link);
 		entry.size_bytes = 0;
 		entry.rdev_major = entry.rdev_minor = 0;
