@@ -3,8 +3,10 @@
  * result into a tagged image; rows of its own work are events like any other. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 
 #include "builder/cli/cli.h"
 #include "builder/cli/progress.h"
@@ -790,6 +792,27 @@ static void release(struct build *build)
 		close(build->context_fd);
 }
 
+/* The stacks that the kernel driver takes are of more kinds than the FUSE driver's, and the plan of a build has to know which
+ * it will be: so what can be known before is asked here. Failures later still move 'auto' on to FUSE where that can do it. */
+static void choose_driver(struct build *build)
+{
+	enum rootfs_driver found;
+	char reason[ERR_TEXT_MAX];
+	struct statfs store;
+	struct err err;
+
+	if (build->driver != ROOTFS_AUTO)
+		return;
+	/* A file of tmpfs cannot be mounted as EROFS. */
+	if (fstatfs(store_dirfd(build->store), &store) == 0 && store.f_type == TMPFS_MAGIC)
+		build->driver = ROOTFS_FUSE;
+	/* Without FUSE either, the first RUN tells why. */
+	else if (rootfs_probe(true, &found, reason, sizeof(reason), &err) < 0)
+		log_debug("%s", err.text);
+	else if (found == ROOTFS_FUSE)
+		build->driver = ROOTFS_FUSE;
+}
+
 static int start_views(struct build *build, const struct command_context *context, struct err *err)
 {
 	enum progress_mode mode;
@@ -837,14 +860,16 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 		release(&build);
 		return r;
 	}
-	if (r == 0)
+	if (r == 0) {
+		choose_driver(&build);
 		r = start_views(&build, context, err);
+	}
 	if (r < 0) {
 		release(&build);
 		return r;
 	}
 	if (context->isolation_note[0])
-		log_info("%s", context->isolation_note);
+		log_warn("%s", context->isolation_note);
 	r = run_build(&build, context, &lines, err);
 	progress_finish(build.progress);
 	status = r == 0 ? "completed" : r == -ERR_CANCELED ? "canceled" : "failed";
