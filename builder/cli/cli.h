@@ -55,7 +55,7 @@ enum command_needs {
 struct command_context {
 	struct store *store;
 	enum isolation isolation;
-	char isolation_note[256];
+	char isolation_note[512];
 	int exit_status; /* set by a verb that succeeds with another status (run, diff) */
 };
 

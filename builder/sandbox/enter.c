@@ -21,6 +21,11 @@
 #include "formats/base/buf.h"
 #include "formats/base/io.h"
 
+/* What it means is said where it is noticed: as EINVAL of a chown, far from its reason. */
+#define SINGLE_ID                                                                                  \
+	"only one id can be mapped, so that files cannot be given to other users (chown: Invalid " \
+	"argument)"
+
 enum { SUBID_FILE_MAX = 1 << 20, RANGE_WANTED = 65535 };
 
 /* Set once by sandbox_enter(), before there are threads. */
@@ -102,8 +107,8 @@ static bool find_ranges(struct ranges *ranges, char *note, size_t note_size)
 	if (!find_range("/etc/subuid", name, getuid(), &ranges->uids) ||
 	    !find_range("/etc/subgid", name, getuid(), &ranges->gids)) {
 		snprintf(note, note_size,
-			 "only one id can be mapped: no range for '%s' in /etc/subuid and "
-			 "/etc/subgid "
+			 SINGLE_ID
+			 ": no range for '%s' in /etc/subuid and /etc/subgid "
 			 "(usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s)",
 			 name ? name : "this user", name ? name : "USER");
 		return false;
@@ -210,8 +215,8 @@ static int enter_with_ranges(const struct ranges *ranges, char *note, size_t not
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 1;
 	snprintf(note, note_size,
-		 "only one id can be mapped: %s failed (is package uidmap installed, setuid and "
-		 "allowed here?)",
+		 SINGLE_ID ": %s failed (is package uidmap installed, setuid and "
+			   "allowed here?)",
 		 WIFEXITED(status) && WEXITSTATUS(status) == 2 ? "newgidmap" : "newuidmap");
 	return 0;
 }
