@@ -16,8 +16,8 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "formats/base/arena.h"
 #include "formats/base/io.h"
@@ -29,6 +29,7 @@ enum { COMPARE_CHUNK = 64 << 10 };
 
 struct snapshot {
 	struct layer_writer *writer;
+	int store_dirfd; /* borrowed */
 	struct tree *lower, *top;
 	struct stack stack; /* of 'top' */
 	const struct snapshot_options *options;
@@ -125,28 +126,32 @@ static enum tar_type type_of(uint32_t mode)
 	}
 }
 
-/* Content with holes or in several pieces, copied into an unlinked file in memory. */
+/* Content with holes or in several pieces, copied into an unlinked file of the store, holes as holes. */
 static int spool(struct snapshot *snapshot, struct tree_node *node, struct layer_data *data,
 		 struct err *err)
 {
-	auto_close int fd = memfd_create("spool", MFD_CLOEXEC);
+	auto_close int fd = openat(snapshot->store_dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC,
+				   0600);
 	auto_free char *chunk = malloc(COMPARE_CHUNK);
 	uint64_t offset = 0;
 	ssize_t count;
 
 	if (fd < 0)
-		return err_sys(err, errno, "cannot make a memory file");
+		return err_sys(err, errno, "cannot make a temporary file in the store");
 	if (!chunk)
 		return err_nomem(err);
 	while ((count = tree_read(snapshot->top, node, chunk, COMPARE_CHUNK, offset)) > 0) {
-		int r = io_write(fd, chunk, (size_t)count);
+		bool zeros = chunk[0] == 0 && memcmp(chunk, chunk + 1, (size_t)count - 1) == 0;
+		int r = zeros ? 0 : io_pwrite(fd, chunk, (size_t)count, offset);
 
 		if (r < 0)
-			return err_sys(err, -r, "cannot write to a memory file");
+			return err_sys(err, -r, "cannot write to a temporary file");
 		offset += (uint64_t)count;
 	}
 	if (count < 0)
 		return err_sys(err, (int)-count, "cannot read");
+	if (ftruncate(fd, (off_t)offset) < 0)
+		return err_sys(err, errno, "cannot write to a temporary file");
 	*data = (struct layer_data){ .kind = LAYER_DATA_FD, .fd = take_fd(&fd) };
 	return 0;
 }
@@ -343,7 +348,8 @@ static bool same_attributes(const struct tree_attr *a, const struct tree_attr *b
 	       (!with_mtime || (a->mtime == b->mtime && a->mtime_nsec == b->mtime_nsec));
 }
 
-/* FS-904. Names of a group are never dropped one by one: a new name needs the others in its layer. */
+/* FS-904. Names of a group are never dropped one by one: a new name needs the others in its layer, and one that left its group
+ * is another file. */
 static int is_unchanged(struct snapshot *snapshot, struct tree_node *node, struct tree_node *old,
 			const struct place_marks *marks, bool *ret_unchanged, struct err *err)
 {
@@ -356,14 +362,16 @@ static int is_unchanged(struct snapshot *snapshot, struct tree_node *node, struc
 	old_attr = tree_attr(old);
 	if (!same_attributes(attr, old_attr, true))
 		return 0;
-	if (!S_ISDIR(attr->mode) && (attr->nlink > 1 || attr->size_bytes != old_attr->size_bytes))
+	if (!S_ISDIR(attr->mode) &&
+	    (attr->nlink > 1 || old_attr->nlink > 1 || attr->size_bytes != old_attr->size_bytes))
 		return 0;
 	r = same_xattrs(snapshot, node, old, ret_unchanged, err);
 	if (r < 0 || !*ret_unchanged)
 		return r;
 	if (S_ISLNK(attr->mode))
 		return same_target(snapshot, node, old, ret_unchanged, err);
-	if (S_ISREG(attr->mode) && attr->size_bytes && !marks->metacopy)
+	/* A metacopy has the content that was below it, which a redirect took from elsewhere. */
+	if (S_ISREG(attr->mode) && attr->size_bytes && (!marks->metacopy || marks->redirect))
 		return same_content(snapshot, node, old, ret_unchanged, err);
 	return 0;
 }
@@ -657,7 +665,7 @@ int snapshot_layer(struct store *store, int upper_fd, enum mark_family marks,
 		   struct layer_result *ret_result, struct layer_writer **ret_writer,
 		   struct err *err)
 {
-	struct snapshot snapshot = { .options = options };
+	struct snapshot snapshot = { .options = options, .store_dirfd = store_dirfd(store) };
 	auto_layer_writer struct layer_writer *writer = NULL;
 	int r = init(&snapshot, upper_fd, marks, lower, err);
 

@@ -4,10 +4,11 @@
  * overlayfs with index=on copies an inode of several names up once and keeps it in work/index; names of it that were not
  * touched go on showing it through that index, but only in the mount that has this work directory. As a lower of the next
  * step the upper has no index, so those names would show the old content again (FS-112). Sealing links them into the upper.
- * This is rare, so nothing here is fast but the question whether there is anything to do. */
+ * This is rare, so nothing here is fast but the question whether there is anything to do: else the whole union is walked, since
+ * names may have been moved with their directories and what counts is what the union shows. */
 #include "layerfs/snapshot.h"
 
-#include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -18,7 +19,9 @@
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/base/map.h"
-#include "layerfs/place.h"
+#include "layerfs/index.h"
+#include "layerfs/rootfs_driver.h"
+#include "layerfs/tree_node.h"
 
 /* /proc/self/fd/N: calls that take no O_PATH descriptor reach one this way. */
 enum { FD_PATH_MAX = 32 };
@@ -31,12 +34,27 @@ static const char *fd_path(int fd, char path[FD_PATH_MAX])
 
 struct attribute_target {
 	char path[FD_PATH_MAX];
+	enum mark_family marks;
 };
+
+/* What the union shows under the name of a mark is stored escaped (FS-205). */
+static char *stored_name(struct str name, enum mark_family marks)
+{
+	const char *prefix = marks == MARKS_USER ? "user.overlay." : "trusted.overlay.";
+	auto_buf struct buf text = BUF_INIT(2 * XATTR_NAME_MAX);
+
+	if (!str_starts(name, prefix))
+		return str_dup(name);
+	buf_puts(&text, prefix);
+	buf_puts(&text, "overlay.");
+	buf_add(&text, str_from_index(name, strlen(prefix)));
+	return text.failed ? NULL : buf_take(&text);
+}
 
 static int set_xattr(void *argument, struct str name, struct str value, struct err *err)
 {
 	const struct attribute_target *target = argument;
-	auto_free char *text = str_dup(name);
+	auto_free char *text = stored_name(name, target->marks);
 
 	if (!text)
 		return err_nomem(err);
@@ -47,15 +65,19 @@ static int set_xattr(void *argument, struct str name, struct str value, struct e
 }
 
 /* Owner, mode, xattrs and time of 'node' for the directory 'fd'. */
-static int copy_attributes(struct tree *tree, struct tree_node *node, int fd, struct err *err)
+static int copy_attributes(struct tree *tree, struct tree_node *node, enum mark_family marks,
+			   int fd, struct err *err)
 {
 	const struct tree_attr *attr = tree_attr(node);
 	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT },
 				     { .tv_sec = attr->mtime, .tv_nsec = attr->mtime_nsec } };
-	struct attribute_target target;
+	struct attribute_target target = { .marks = marks };
 	int r;
 
 	fd_path(fd, target.path);
+	/* What a default ACL of the directory above gave it. */
+	(void)removexattr(target.path, "system.posix_acl_default");
+	(void)removexattr(target.path, "system.posix_acl_access");
 	if (fchownat(fd, "", attr->uid, attr->gid, AT_EMPTY_PATH) < 0)
 		return err_sys(err, errno, "cannot give a directory to %u:%u", attr->uid,
 			       attr->gid);
@@ -75,7 +97,7 @@ int snapshot_prepare(int upper_fd, const struct stack *lower, struct err *err)
 
 	if (r == 0)
 		r = tree_root(tree, &root, err);
-	return r < 0 ? r : copy_attributes(tree, root, upper_fd, err);
+	return r < 0 ? r : copy_attributes(tree, root, rootfs_own_marks(), upper_fd, err);
 }
 
 /* --- Mount points --- */
@@ -171,21 +193,177 @@ int snapshot_drop_stubs(int upper_fd, const struct stack *lower, const char *con
 
 /* --- Joining hard links --- */
 
-/* One inode of work/index: where it lies in the upper and which object below it stands for. */
-struct group {
-	uint64_t upper_inode, lower_identity;
-	char *upper_path; /* one of its names */
-	uint32_t names;	  /* in the upper */
-	uint32_t lower_names;
+/* The entries of work/index are named by the origin of their inode: the kernel's handle of the lower object that was copied
+ * up, in hexadecimal (FS-703). So they tell what an inode stands for wherever its names were moved to, and serve as the name
+ * to link from even when the upper has none left. */
+enum { HANDLE_MAX = 128, INODE32_HANDLE = 0x01, INODE64_HANDLE = 0x81 };
+
+/* In front of the handle. */
+struct origin_head {
+	uint8_t version, magic, len, flags, type;
+	uint8_t uuid[EROFS_UUID_BYTES];
+};
+
+/* What names an object of any element, in a map. An index is mounted by two drivers and several kernels, so there it is the
+ * inode number; a directory element is only ever asked on the file system that made the handle. */
+struct origin_key {
+	uint8_t bytes[HANDLE_MAX + sizeof(uint32_t)];
+	size_t len;
 };
 
 struct seal {
-	int upper_fd;
-	struct tree *lower, *top;
-	struct map *by_inode, *by_identity; /* -> struct group */
+	const struct stack *lower;
+	struct stack stack; /* with the upper */
+	struct tree *top;
+	int upper_fd, index_fd;
+	struct map *by_origin; /* -> name of the index entry */
 	struct arena arena;
 	struct buf path;
 };
+
+static struct str key_str(const struct origin_key *key)
+{
+	return str_of(key->bytes, key->len);
+}
+
+static void key_of_handle(uint32_t type, const void *handle, size_t len, struct origin_key *key)
+{
+	memcpy(key->bytes, &type, sizeof(type));
+	memcpy(key->bytes + sizeof(type), handle, len);
+	key->len = sizeof(type) + len;
+}
+
+static void key_of_nid(size_t element, uint64_t nid, struct origin_key *key)
+{
+	const uint64_t number = element;
+
+	memcpy(key->bytes, &number, sizeof(number));
+	memcpy(key->bytes + sizeof(number), &nid, sizeof(nid));
+	key->bytes[2 * sizeof(nid)] = 'n'; /* no handle has this length */
+	key->len = 2 * sizeof(nid) + 1;
+}
+
+/* The index that the superblock 'uuid' is of. FUSE has none: then it is the only index, for else the kernel keeps no
+ * work/index. False: a directory element. */
+static bool find_index(const struct stack *stack, const struct origin_head *head,
+		       size_t *ret_element)
+{
+	static const uint8_t none[EROFS_UUID_BYTES];
+	bool found = false;
+	size_t i;
+
+	for (i = 0; i < stack->count; i++) {
+		const struct index *index = stack->elements[i].index;
+
+		if (!index)
+			continue;
+		*ret_element = i;
+		if (memcmp(erofs_image_uuid(index_image(index)), head->uuid, sizeof(none)) == 0)
+			return true;
+		found = true;
+	}
+	return found && head->type == INODE64_HANDLE && memcmp(head->uuid, none, sizeof(none)) == 0;
+}
+
+static bool from_hex(const char *text, uint8_t *bytes, size_t size, size_t *ret_len)
+{
+	size_t len;
+
+	for (len = 0; text[0]; text += 2) {
+		char pair[3] = { text[0], text[1], '\0' };
+
+		if (len == size || !isxdigit((unsigned char)pair[0]) ||
+		    !isxdigit((unsigned char)pair[1]))
+			return false;
+		bytes[len++] = (uint8_t)strtoul(pair, NULL, 16);
+	}
+	*ret_len = len;
+	return true;
+}
+
+static bool key_of_entry(const struct seal *seal, const char *name, struct origin_key *key)
+{
+	uint8_t bytes[HANDLE_MAX];
+	const uint8_t *handle = bytes + sizeof(struct origin_head);
+	struct origin_head head;
+	uint32_t words[2];
+	size_t len, element;
+
+	if (!from_hex(name, bytes, sizeof(bytes), &len) || len < sizeof(head) + sizeof(words))
+		return false;
+	memcpy(&head, bytes, sizeof(head));
+	if (head.version != 0 || head.magic != 0xfb)
+		return false;
+	memcpy(words, handle, sizeof(words));
+	if (!find_index(seal->lower, &head, &element))
+		key_of_handle(head.type, handle, len - sizeof(head), key);
+	else if (head.type == INODE64_HANDLE)
+		key_of_nid(element, (uint64_t)words[0] << 32 | words[1], key);
+	else if (head.type == INODE32_HANDLE)
+		key_of_nid(element, words[0], key);
+	else
+		return false;
+	return true;
+}
+
+/* False: not of the lower. */
+static int key_of_node(const struct seal *seal, const struct tree_node *node, bool *ret_found,
+		       struct origin_key *key, struct err *err)
+{
+	const struct place *place = &node->places[0];
+	size_t element = (size_t)(place->element - seal->stack.elements);
+	_Alignas(struct file_handle) uint8_t room[sizeof(struct file_handle) + HANDLE_MAX];
+	struct file_handle *handle = (struct file_handle *)room;
+	int mount_id;
+
+	*ret_found = element < seal->lower->count;
+	if (!*ret_found)
+		return 0;
+	if (place->element->index) {
+		key_of_nid(element, place->nid, key);
+		return 0;
+	}
+	handle->handle_bytes = HANDLE_MAX;
+	if (name_to_handle_at(place->fd, "", handle, &mount_id, AT_EMPTY_PATH) < 0)
+		return err_sys(err, errno, "cannot get the handle of '/%s'", seal->path.data);
+	key_of_handle((uint32_t)handle->handle_type, handle->f_handle, handle->handle_bytes, key);
+	return 0;
+}
+
+static int read_index(struct seal *seal, struct err *err)
+{
+	int fd = openat(seal->index_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	auto_closedir DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (!dir) {
+		int code = errno;
+
+		if (fd >= 0)
+			close(fd);
+		return err_sys(err, code, "cannot open the index directory");
+	}
+	while ((errno = 0, entry = readdir(dir))) {
+		struct origin_key key;
+		struct stat st;
+		char *name;
+
+		if (entry->d_name[0] == '.' || entry->d_name[0] == '#')
+			continue;
+		if (fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+			return err_sys(err, errno, "cannot stat an index entry");
+		/* Directories and whiteouts are indexed for NFS export only. */
+		if (S_ISDIR(st.st_mode) || (S_ISCHR(st.st_mode) && st.st_rdev == 0))
+			continue;
+		if (!key_of_entry(seal, entry->d_name, &key))
+			return err_set(err, ERR_UNSUPPORTED, "unknown overlayfs index entry '%s'",
+				       entry->d_name);
+		name = arena_strdup(&seal->arena, str_from(entry->d_name));
+		if (!name || map_put(seal->by_origin, key_str(&key), name) < 0)
+			return err_nomem(err);
+	}
+	return errno ? err_sys(err, errno, "cannot read the index directory") : 0;
+}
 
 static size_t enter(struct seal *seal, struct str name)
 {
@@ -197,95 +375,35 @@ static size_t enter(struct seal *seal, struct str name)
 	return len;
 }
 
-/* The inodes of work/index. */
-static int read_index(struct seal *seal, int index_fd, struct err *err)
+/* A directory that gets a name here must not show it: the step did not write to it. */
+static int keep_times(int dirfd, const struct stat *before, struct err *err)
 {
-	auto_closedir DIR *dir = fdopendir(index_fd);
-	struct dirent *entry;
+	const struct timespec times[2] = { before->st_atim, before->st_mtim };
 
-	if (!dir) {
-		close(index_fd);
-		return err_nomem(err);
-	}
-	while ((errno = 0, entry = readdir(dir))) {
-		struct group *group;
-		struct stat st;
-
-		if (entry->d_name[0] == '.' || entry->d_name[0] == '#')
-			continue;
-		if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-			return err_sys(err, errno, "cannot stat an index entry");
-		/* Directories and whiteouts are indexed for NFS export only. */
-		if (S_ISDIR(st.st_mode) || S_ISCHR(st.st_mode))
-			continue;
-		group = arena_alloc(&seal->arena, sizeof(*group));
-		if (!group || map_put_u64(seal->by_inode, st.st_ino, group) < 0)
-			return err_nomem(err);
-		group->upper_inode = st.st_ino;
-	}
-	return errno ? err_sys(err, errno, "cannot read the index directory") : 0;
+	if (utimensat(dirfd, ".", times, 0) < 0)
+		return err_sys(err, errno, "cannot set the time of a directory");
+	return 0;
 }
 
-static int note_name(struct seal *seal, struct group *group, struct tree_node *old, struct err *err)
+/* Makes 'name' in the upper's directory 'parent' like the union's directory 'path'. */
+static int copy_up_dir(struct seal *seal, int parent, const char *name, const char *path,
+		       struct err *err)
 {
-	group->names++;
-	if (!group->upper_path)
-		group->upper_path = arena_strdup(&seal->arena, buf_str(&seal->path));
-	if (!group->upper_path)
-		return err_nomem(err);
-	if (!old || group->lower_names)
-		return 0;
-	group->lower_identity = tree_attr(old)->identity;
-	group->lower_names = tree_attr(old)->nlink;
-	return map_put_u64(seal->by_identity, group->lower_identity, group) < 0 ? err_nomem(err)
-										: 0;
-}
-
-/* Finds the names of indexed inodes in the upper and, beside them, the object below. */
-static int find_names(struct seal *seal, const struct place *dir, struct tree_node *old_dir,
-		      struct err *err)
-{
-	struct place_list *list;
-	struct place_name name;
-	int r = place_list_open(dir, &list, err);
+	auto_tree_node struct tree_node *node = NULL;
+	auto_close int fd = -1;
+	struct stat before;
+	int r = tree_resolve(seal->top, str_from(path), false, &node, NULL, err);
 
 	if (r < 0)
 		return r;
-	while ((r = place_list_next(list, &name, err)) > 0) {
-		auto_tree_node struct tree_node *old = NULL;
-		struct place place;
-		struct place_marks marks;
-		size_t len;
-
-		if (name.whiteout)
-			continue;
-		r = place_lookup(dir, name.name, &place, &marks, err);
-		if (r < 0)
-			break;
-		if (old_dir) {
-			r = tree_lookup(seal->lower, old_dir, name.name, &old, err);
-			r = r == -ENOENT || r == -ENOTDIR ? 0 : r;
-		}
-		len = enter(seal, name.name);
-		if (r == 0 && S_ISDIR(marks.attr.mode)) {
-			bool merged = !marks.opaque && !marks.redirect && old &&
-				      S_ISDIR(tree_attr(old)->mode);
-
-			r = find_names(seal, &place, merged ? old : NULL, err);
-		} else if (r == 0) {
-			struct group *group = map_get_u64(seal->by_inode, marks.attr.identity);
-
-			if (group)
-				r = note_name(seal, group, old, err);
-		}
-		buf_truncate(&seal->path, len);
-		place_marks_release(&marks);
-		place_release(&place);
-		if (r < 0)
-			break;
-	}
-	place_list_close(list);
-	return r < 0 ? r : 0;
+	if (fstat(parent, &before) < 0 || mkdirat(parent, name, 0700) < 0)
+		return err_sys(err, errno, "cannot copy up directory '/%s'", path);
+	fd = openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "cannot open upper directory '/%s'", path);
+	r = copy_attributes(seal->top, node, seal->stack.elements[seal->lower->count].marks, fd,
+			    err);
+	return r < 0 ? r : keep_times(parent, &before, err);
 }
 
 /* The directory of 'path' in the upper, made like the union's where it is missing. */
@@ -298,27 +416,16 @@ static int open_parent(struct seal *seal, const char *path, int *ret_fd, struct 
 	if (fd < 0 || !copy)
 		return err_sys(err, fd < 0 ? errno : ENOMEM, "cannot open the upper directory");
 	while ((slash = strchr(at, '/'))) {
-		auto_tree_node struct tree_node *node = NULL;
 		int next, r = 0;
 
 		*slash = '\0';
+		if (faccessat(fd, at, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT)
+			r = copy_up_dir(seal, fd, at, copy, err);
+		if (r < 0)
+			return r;
 		next = openat(fd, at, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (next < 0 && errno == ENOENT) {
-			r = tree_resolve(seal->top, str_from(copy), false, &node, NULL, err);
-			if (r == 0 && mkdirat(fd, at, 0700) < 0)
-				r = err_sys(err, errno, "cannot copy up directory '%s'", copy);
-			if (r < 0)
-				return r;
-			next = openat(fd, at, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-			if (next >= 0)
-				r = copy_attributes(seal->top, node, next, err);
-			if (r < 0) {
-				close(next);
-				return r;
-			}
-		}
 		if (next < 0)
-			return err_sys(err, errno, "cannot open upper directory '%s'", copy);
+			return err_sys(err, errno, "cannot open upper directory '/%s'", copy);
 		close(fd);
 		fd = next;
 		*slash = '/';
@@ -328,35 +435,48 @@ static int open_parent(struct seal *seal, const char *path, int *ret_fd, struct 
 	return 0;
 }
 
-/* 'path' still shows the object below: it becomes one more name of the upper's inode. */
-static int join_name(struct seal *seal, const struct group *group, const char *path,
-		     struct err *err)
+/* The name in hand still is that of the object below: it becomes one more name of the index entry's inode. */
+static int join_name(struct seal *seal, const char *index_name, struct err *err)
 {
-	auto_tree_node struct tree_node *node = NULL;
+	const char *path = seal->path.data, *slash = strrchr(path, '/');
 	auto_close int parent = -1;
-	const char *base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
-	int r = tree_resolve(seal->top, str_from(path), false, &node, NULL, err);
+	struct stat before;
+	int r = open_parent(seal, path, &parent, err);
 
-	if (r == -ENOENT || r == -ENOTDIR)
-		return 0;
-	if (r < 0 || tree_attr(node)->identity != group->lower_identity)
+	if (r < 0)
 		return r;
-	r = open_parent(seal, path, &parent, err);
-	if (r == 0 && linkat(seal->upper_fd, group->upper_path, parent, base, 0) < 0 &&
-	    errno != EEXIST)
-		r = err_sys(err, errno, "cannot join '/%s' and '/%s'", group->upper_path, path);
-	return r;
+	if (fstat(parent, &before) < 0 ||
+	    linkat(seal->index_fd, index_name, parent, slash ? slash + 1 : path, 0) < 0)
+		return err_sys(err, errno, "cannot join the names of '/%s'", path);
+	return keep_times(parent, &before, err);
 }
 
-/* All names of the groups' objects below. */
+static int join_names(struct seal *seal, struct tree_node *dir_node, struct err *err);
+
+static int join_node(struct seal *seal, struct tree_node *node, struct err *err)
+{
+	struct origin_key key;
+	const char *index_name;
+	bool found;
+	int r = buf_check(&seal->path, "path", err);
+
+	if (r == 0 && S_ISDIR(tree_attr(node)->mode))
+		return join_names(seal, node, err);
+	if (r < 0 || tree_attr(node)->nlink < 2)
+		return r;
+	r = key_of_node(seal, node, &found, &key, err);
+	index_name = r == 0 && found ? map_get(seal->by_origin, key_str(&key)) : NULL;
+	return index_name ? join_name(seal, index_name, err) : r;
+}
+
+/* All names of the union that still are names of an object below with an index entry. */
 static int join_names(struct seal *seal, struct tree_node *dir_node, struct err *err)
 {
 	auto_tree_dir struct tree_dir *dir = NULL;
-	int r = tree_open_dir(seal->lower, dir_node, &dir, err);
+	int r = tree_open_dir(seal->top, dir_node, &dir, err);
 
 	while (r == 0) {
 		auto_tree_node struct tree_node *node = NULL;
-		struct group *group;
 		struct str name;
 		size_t len;
 
@@ -364,84 +484,42 @@ static int join_names(struct seal *seal, struct tree_node *dir_node, struct err 
 		if (r <= 0)
 			return r;
 		len = enter(seal, name);
-		r = buf_check(&seal->path, "path", err);
-		if (r == 0 && S_ISDIR(tree_attr(node)->mode)) {
-			r = join_names(seal, node, err);
-		} else if (r == 0 && tree_attr(node)->nlink > 1) {
-			group = map_get_u64(seal->by_identity, tree_attr(node)->identity);
-			if (group)
-				r = join_name(seal, group, seal->path.data, err);
-		}
+		r = join_node(seal, node, err);
 		buf_truncate(&seal->path, len);
 	}
 	return r;
 }
 
-static bool any_incomplete(const struct seal *seal)
-{
-	struct str key;
-	void *value;
-	size_t at = 0;
-
-	while (map_next(seal->by_identity, &at, &key, &value)) {
-		const struct group *group = value;
-
-		if (group->names < group->lower_names)
-			return true;
-	}
-	return false;
-}
-
-static int join(struct seal *seal, const struct stack *stack, struct err *err)
+static int join_all(struct seal *seal, enum mark_family marks, struct err *err)
 {
 	auto_tree_node struct tree_node *root = NULL;
-	struct place place;
-	struct place_marks marks;
-	int r = tree_root(seal->lower, &root, err);
+	int r = stack_copy(seal->lower, &seal->stack, err);
 
 	if (r == 0)
-		r = place_root(&stack->elements[stack->count - 1], &place, &marks, err);
-	if (r < 0)
-		return r;
-	r = find_names(seal, &place, root, err);
-	place_marks_release(&marks);
-	place_release(&place);
-	if (r < 0 || !any_incomplete(seal))
-		return r;
-	return join_names(seal, root, err);
+		r = stack_push_upper(&seal->stack, seal->upper_fd, marks, err);
+	if (r == 0)
+		r = tree_new(&seal->stack, &seal->top, err);
+	if (r == 0)
+		r = tree_root(seal->top, &root, err);
+	return r < 0 ? r : join_names(seal, root, err);
 }
 
 static int join_groups(int upper_fd, int index_fd, enum mark_family marks,
 		       const struct stack *lower, struct err *err)
 {
-	struct seal seal = { .upper_fd = upper_fd,
-			     .by_inode = map_new(),
-			     .by_identity = map_new(),
+	struct seal seal = { .lower = lower,
+			     .upper_fd = upper_fd,
+			     .index_fd = index_fd,
+			     .by_origin = map_new(),
 			     .arena = ARENA_INIT(256 * MIB),
 			     .path = BUF_INIT(LIMIT_TAR_PATH) };
-	struct stack stack = { 0 };
-	int r = seal.by_inode && seal.by_identity ? 0 : err_nomem(err);
+	int r = seal.by_origin ? read_index(&seal, err) : err_nomem(err);
 
-	if (r == 0)
-		r = read_index(&seal, index_fd, err);
-	else
-		close(index_fd);
-	if (r == 0 && map_count(seal.by_inode)) {
-		r = stack_copy(lower, &stack, err);
-		if (r == 0)
-			r = stack_push_upper(&stack, upper_fd, marks, err);
-		if (r == 0)
-			r = tree_new(lower, &seal.lower, err);
-		if (r == 0)
-			r = tree_new(&stack, &seal.top, err);
-		if (r == 0)
-			r = join(&seal, &stack, err);
-	}
+	if (r == 0 && map_count(seal.by_origin))
+		r = join_all(&seal, marks, err);
 	tree_free(seal.top);
-	tree_free(seal.lower);
-	stack_release(&stack);
-	map_free(seal.by_inode);
-	map_free(seal.by_identity);
+	stack_release(&seal.stack);
+	map_free(seal.by_origin);
 	arena_release(&seal.arena);
 	buf_release(&seal.path);
 	return r;
@@ -450,7 +528,8 @@ static int join_groups(int upper_fd, int index_fd, enum mark_family marks,
 int snapshot_seal(int upper_fd, int work_fd, enum mark_family marks, const struct stack *lower,
 		  struct err *err)
 {
-	int index_fd = openat(work_fd, "index", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	auto_close int index_fd = openat(work_fd, "index",
+					 O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	int r;
 
 	/* A mount without the feature (in a user namespace) has no index. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tree_node: what the files of tree share. Private to them.
+/* tree_node: what the files of tree share. Private to them and to snapshot, which asks where an object lies.
  *
  * tree.c finds and lists nodes, tree_resolve.c walks paths, tree_content.c reads what a node holds. */
 #ifndef LAYERFS_TREE_NODE_H

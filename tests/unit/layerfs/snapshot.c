@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* snapshot against the kernel. A step is played on overlayfs with every feature on, over EROFS indexes and sealed uppers; then
+ * four trees must be one: what the mount of the step showed, the next mount on its sealed upper (FS-112), tree over the same,
+ * and the merged index with the step's layer on top (FS-1253). Seeded operations look for what nobody thought of, the cases
+ * in the table say which entries a layer has, in their order (FS-801 to FS-813, FS-901 to FS-911, RCP-666, RCP-667).
+ *
+ * Runs in a mount namespace of its own. The scratch directory is not on a tmpfs: the kernel mounts no EROFS from one. */
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+
+#include "layerfs/layer.h"
+#include "layerfs/rootfs.h"
+#include "layerfs/rootfs_driver.h"
+#include "layerfs/snapshot.h"
+#include "tests/unit/layerfs/union_walk.h"
+
+static char scratch[] = "/var/tmp/mica-snapshot-XXXXXX";
+static struct store *store;
+static bool can_mount;
+
+static const struct snapshot_options plain = {
+	.layer = { .no_blob = true, .source_date_epoch = INT64_MAX },
+};
+
+/* Runs a script in 'dir' of the scratch directory; '*ret_text', if asked for, is what it said. */
+static int shell(const char *dir, const char *script, struct buf *ret_text)
+{
+	int pipes[2], status;
+	pid_t pid;
+
+	sys(pipe(pipes));
+	pid = (pid_t)sys(fork());
+	if (pid == 0) {
+		dup2(pipes[1], 1);
+		dup2(pipes[1], 2);
+		close(pipes[0]);
+		close(pipes[1]);
+		if (chdir(dir) == 0)
+			execl("/bin/bash", "bash", "-ec", script, (char *)NULL);
+		_exit(127);
+	}
+	close(pipes[1]);
+	if (ret_text)
+		ok(io_read_fd(pipes[0], "pipe", ret_text, &err));
+	else
+		while (read(pipes[0], &(char[512]){ 0 }, 512) > 0)
+			;
+	close(pipes[0]);
+	sys(waitpid(pid, &status, 0));
+	return status;
+}
+
+static void run(const char *dir, const char *script)
+{
+	auto_buf struct buf text = BUF_INIT(1 << 20);
+
+	if (shell(dir, script, &text) != 0)
+		fail_msg("%s: %.*s", script, (int)text.len, text.data);
+}
+
+static int set_up(void **unused)
+{
+	struct err ignored;
+
+	(void)unused;
+	if (geteuid() != 0)
+		return 0;
+	sys(unshare(CLONE_NEWNS));
+	sys(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	assert_non_null(mkdtemp(scratch));
+	sys(chdir(scratch));
+	sys(mkdir("mnt", 0755));
+	umask(0);
+	ok(store_open("store", STORE_CREATE, &store, &err));
+	can_mount = rootfs_kernel_probe(&ignored) == 0;
+	return 0;
+}
+
+static int tear_down(void **unused)
+{
+	(void)unused;
+	if (geteuid() != 0)
+		return 0;
+	store_close(store);
+	(void)umount2("mnt", MNT_DETACH); /* of a test that failed */
+	sys(chdir("/"));
+	return io_remove_tree(AT_FDCWD, scratch, &err);
+}
+
+static void skip_unless_able(void)
+{
+	if (geteuid() != 0 || !can_mount) {
+		print_message("needs root and EROFS mounts of files\n");
+		skip();
+	}
+}
+
+/* --- Layers and steps ------------------------------------------------------------------------------------------------- */
+
+enum { CHAIN_MAX = 4 };
+
+/* Layers bottom first, and the same as a stack, whose elements may be uppers. */
+struct chain {
+	struct digest layers[CHAIN_MAX];
+	size_t count;
+	struct stack stack;
+	struct store_step steps[CHAIN_MAX]; /* whose uppers are in the stack */
+	size_t step_count;
+};
+
+static struct stack stack_of_layers(const struct chain *chain)
+{
+	struct stack stack = { 0 };
+	struct index *index;
+
+	ok(index_open_chain(store, chain->layers, chain->count, &index, &err));
+	ok(stack_push_index(&stack, index, false, &err));
+	index_unref(index);
+	return stack;
+}
+
+static void add_layer(struct chain *chain, const struct layer_result *result)
+{
+	assert_true(chain->count < CHAIN_MAX);
+	chain->layers[chain->count++] = result->diff_id;
+}
+
+/* The lowest layer, of the plain directory 'path'. */
+static void chain_begin(struct chain *chain, const char *path)
+{
+	struct layer_result result;
+	struct stack nothing;
+	int fd = (int)sys(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC));
+
+	*chain = (struct chain){ .count = 0 };
+	nothing = stack_of_layers(chain);
+	ok(snapshot_layer(store, fd, MARKS_TRUSTED, &nothing, &plain, &result, NULL, &err));
+	stack_release(&nothing);
+	close(fd);
+	add_layer(chain, &result);
+	chain->stack = stack_of_layers(chain);
+}
+
+static void chain_end(struct chain *chain)
+{
+	stack_release(&chain->stack);
+	while (chain->step_count)
+		store_step_release(store, &chain->steps[--chain->step_count]);
+}
+
+static struct rootfs *mount_stack(const struct stack *stack, const struct store_step *step)
+{
+	struct rootfs_options options = { .driver = ROOTFS_KERNEL,
+					  .allow_dev = true,
+					  .allow_suid = true };
+	struct rootfs *rootfs;
+
+	if (step) {
+		options.writable = true;
+		options.upper_fd = step->upper_fd;
+		options.work_fd = step->work_fd;
+	}
+	ok(rootfs_mount(stack, &options, &rootfs, &err));
+	ok(rootfs_attach(rootfs, AT_FDCWD, "mnt", &err));
+	return rootfs;
+}
+
+static void unmount(struct rootfs *rootfs)
+{
+	rootfs_close(rootfs);
+	sys(umount2("mnt", UMOUNT_NOFOLLOW));
+}
+
+static struct walk *walk_of_mount(enum walk_depth depth)
+{
+	struct walk *walk = walk_new(depth);
+	int here = (int)sys(open(".", O_PATH | O_DIRECTORY | O_CLOEXEC));
+
+	walk_mounted(walk, here, "mnt", "");
+	close(here);
+	return walk;
+}
+
+static struct walk *walk_of_stack(const struct stack *stack, enum walk_depth depth)
+{
+	struct walk *walk = walk_new(depth);
+	struct tree_node *root;
+	struct tree *tree;
+
+	ok(tree_new(stack, &tree, &err));
+	ok(tree_root(tree, &root, &err));
+	walk_tree(walk, tree, root, "");
+	tree_node_free(root);
+	tree_free(tree);
+	return walk;
+}
+
+static void assert_same_and_free(const char *what, struct walk *expected, struct walk *got,
+				 uint64_t seed)
+{
+	if (!str_eq(buf_str(&expected->dump), buf_str(&got->dump)))
+		print_error("%s differs\n", what);
+	assert_same(expected, got, seed);
+	walk_free(expected);
+	walk_free(got);
+}
+
+/* Plays a step on the stack and checks all that must hold of it. The chain grows by its layer, its stack by the upper. */
+static void play(struct chain *chain, void (*act)(const void *argument), const void *argument,
+		 uint64_t seed)
+{
+	struct store_step *step = &chain->steps[chain->step_count++];
+	struct walk *shown, *shown_as_layer;
+	struct stack as_layers;
+	struct rootfs *rootfs;
+	struct layer_result result, again;
+
+	ok(store_step_new(store, step, &err));
+	ok(snapshot_prepare(step->upper_fd, &chain->stack, &err));
+	rootfs = mount_stack(&chain->stack, step);
+	act(argument);
+	shown = walk_of_mount(WALK_UNION);
+	shown_as_layer = walk_of_mount(WALK_LAYER);
+	unmount(rootfs);
+
+	ok(snapshot_seal(step->upper_fd, step->work_fd, MARKS_TRUSTED, &chain->stack, &err));
+	assert_int_equal(faccessat(step->work_fd, "index", F_OK, 0), -1);
+	ok(snapshot_layer(store, step->upper_fd, MARKS_TRUSTED, &chain->stack, &plain, &result,
+			  NULL, &err));
+	ok(snapshot_layer(store, step->upper_fd, MARKS_TRUSTED, &chain->stack, &plain, &again, NULL,
+			  &err));
+	assert_true(digest_equal(&result.diff_id, &again.diff_id)); /* FS-811 */
+	add_layer(chain, &result);
+	ok(stack_push_upper(&chain->stack, step->upper_fd, MARKS_TRUSTED, &err));
+
+	as_layers = stack_of_layers(chain);
+	assert_same_and_free("the layer", shown_as_layer, walk_of_stack(&as_layers, WALK_LAYER),
+			     seed);
+	stack_release(&as_layers);
+	rootfs = mount_stack(&chain->stack, NULL);
+	assert_same_and_free("the next mount", shown, walk_of_mount(WALK_UNION), seed);
+	shown = walk_of_mount(WALK_UNION);
+	unmount(rootfs);
+	assert_same_and_free("the tree", shown, walk_of_stack(&chain->stack, WALK_UNION), seed);
+}
+
+/* GNU tar's list of the topmost layer: type and name, and whatever else tar says. */
+static void list_layer(const struct chain *chain, struct buf *text)
+{
+	char script[512], hex[DIGEST_HEX_MAX];
+
+	snprintf(script, sizeof(script),
+		 "tar -tvf store/layers/%s/tar | awk '{ printf \"%%s%%s\", substr($0, 1, 1), $6; "
+		 "for (i = 7; i <= NF; i++) printf \" %%s\", $i; print \"\" }'",
+		 digest_hex(&chain->layers[chain->count - 1], hex));
+	if (shell(".", script, text) != 0)
+		fail_msg("%.*s", (int)text->len, text->data);
+}
+
+/* --- Seeded operations ------------------------------------------------------------------------------------------------ */
+
+static void random_step(const void *unused)
+{
+	int i;
+
+	(void)unused;
+	for (i = 0; i < 150; i++)
+		random_operation("mnt");
+	for (i = 0; i < 4; i++)
+		replace_directory("mnt");
+}
+
+static void random_base(void)
+{
+	int i;
+
+	run(".", "rm -rf base && mkdir -m 751 base");
+	for (i = 0; i < 300; i++)
+		random_operation("base");
+}
+
+static void test_random_steps(void **unused)
+{
+	uint64_t seed;
+
+	(void)unused;
+	skip_unless_able();
+	for (seed = 1; seed <= 40; seed++) {
+		struct chain chain;
+		int steps;
+
+		state = seed;
+		random_base();
+		chain_begin(&chain, "base");
+		for (steps = 0; steps < 3; steps++) {
+			auto_buf struct buf text = BUF_INIT(1 << 20);
+
+			play(&chain, random_step, NULL, seed);
+			list_layer(&chain, &text);
+			assert_null(text.data ? strstr(text.data, "tar: ") : NULL);
+		}
+		chain_end(&chain);
+	}
+}
+
+/* --- Cases ------------------------------------------------------------------------------------------------------------ */
+
+static void run_on_mount(const void *script)
+{
+	run("mnt", script);
+}
+
+static void clear_base(void)
+{
+	run(".", "rm -rf base && mkdir -m 755 base");
+}
+
+/* A base, up to two steps, and the list of the last layer. */
+static const struct snapshot_case {
+	const char *name, *base, *step, *next, *list;
+} cases[] = {
+	{ "file deleted", "mkdir d; echo x >d/f; echo y >d/g", "rm d/f", NULL, "dd/\n-d/.wh.f\n" },
+	{ "directory deleted: one whiteout", "mkdir -p d/e/f; echo x >d/e/f/g", "rm -r d/e", NULL,
+	  "dd/\n-d/.wh.e\n" },
+	{ "deleted and made again", "mkdir -p d/e; echo x >d/e/f", "rm -r d; mkdir d; echo y >d/n",
+	  NULL, "dd/\n-d/.wh..wh..opq\n-d/n\n" },
+	{ "made and deleted", "echo x >f", "touch a; mkdir b; rm -r a b", NULL, "" },
+	{ "directory replaced by a file", "mkdir d; echo x >d/f", "rm -r d; echo y >d", NULL,
+	  "-d\n" },
+	{ "directory replaced by a symlink and back", "mkdir d; echo x >d/f", "rm -r d; ln -s e d",
+	  "rm d; mkdir d; echo z >d/g", "dd/\n-d/g\n" },
+	{ "file replaced by a directory", "echo x >f", "rm f; mkdir f; echo y >f/g", NULL,
+	  "df/\n-f/g\n" },
+	{ "renamed", "mkdir -p a/b/c; echo x >a/b/c/f; echo y >a/g", "mv a z", NULL,
+	  "-.wh.a\ndz/\ndz/b/\ndz/b/c/\n-z/b/c/f\n-z/g\n" },
+	{ "renamed inside a renamed one", "mkdir -p a/b/c e; echo x >a/b/c/f", "mv a z; mv z/b e/q",
+	  NULL, "-.wh.a\nde/\nde/q/\nde/q/c/\n-e/q/c/f\ndz/\n" },
+	{ "renamed again in the next step", "mkdir -p a/b; echo x >a/b/f", "mv a z",
+	  "mv z/b y; echo n >y/n", "dy/\n-y/f\n-y/n\ndz/\n-z/.wh.b\n" },
+	{ "renamed over another", "mkdir a b; echo x >a/f; rm -f b/f", "mv -T a b", NULL,
+	  "-.wh.a\ndb/\n-b/.wh..wh..opq\n-b/f\n" },
+	{ "metadata only", "echo x >f; echo y >g; mkdir d", "chmod 600 f; chown 7:8 g; chmod 700 d",
+	  NULL, "dd/\n-f\n-g\n" },
+	{ "metadata twice", "head -c 300000 /dev/urandom >f", "chmod 600 f", "chown 3:4 f",
+	  "-f\n" },
+	{ "same metadata, other content behind a redirect",
+	  "echo xx >a; echo yy >b; chmod 600 a b; touch -d @1000 a b",
+	  "chmod 644 a; chmod 600 a; mv a b", NULL, "-.wh.a\n-b\n" },
+	{ "linked", "mkdir d e; echo x >d/f", "ln d/f e/g", NULL,
+	  "dd/\n-d/f\nde/\nhe/g link to d/f\n" },
+	{ "written through one name", "mkdir d e; echo x >d/f; ln d/f e/g; ln d/f e/h",
+	  "echo new >e/g", NULL, "dd/\n-d/f\nde/\nhe/g link to d/f\nhe/h link to d/f\n" },
+	{ "written and renamed", "mkdir d e; echo x >d/f; ln d/f e/g", "echo n >d/f; mv d/f d/q",
+	  NULL, "dd/\n-d/.wh.f\n-d/q\nde/\nhe/g link to d/q\n" },
+	{ "written and renamed over a name of another group",
+	  "mkdir d e; echo x >d/f; ln d/f e/g; echo y >d/a; ln d/a e/b", "echo n >d/f; mv d/f d/a",
+	  NULL, "dd/\n-d/.wh.f\n-d/a\nde/\n-e/b\nhe/g link to d/a\n" },
+	{ "written, more names than before", "mkdir d; echo x >f; ln f d/g", "echo n >f; ln f h",
+	  NULL, "dd/\n-d/g\nhf link to d/g\nhh link to d/g\n" },
+	{ "written, name and its directory renamed", "mkdir d; echo x >f; ln f d/g",
+	  "echo n >f; mv d e", NULL, "-.wh.d\nde/\n-e/g\nhf link to e/g\n" },
+	{ "written, then only the other names left", "mkdir d; echo x >f; ln f d/g; ln f d/h",
+	  "echo n >f; rm f", NULL, "-.wh.f\ndd/\n-d/g\nhd/h link to d/g\n" },
+	{ "a link broken", "mkdir d; echo x >f; ln f d/g; touch -d @1000 f", "cp -p f n; mv n f",
+	  NULL, "dd/\n-d/g\n-f\n" },
+	{ "device with two names", "mknod a c 1 3; ln a b", "chmod 600 a", NULL,
+	  "ca\nhb link to a\n" },
+	{ "symlink with two names", "ln -s t a; ln a b", "chown -h 5:6 b", NULL,
+	  "la -> t\nhb link to a\n" },
+	{ "touched, unchanged", "mkdir d; echo x >d/f", "exec 3>>d/f; chmod 600 d/f; chmod 666 d/f",
+	  NULL, "" },
+	{ "mtime alone", "echo x >f", "touch -d @1234567 f", NULL, "-f\n" },
+	{ "content alone", "echo x >f; touch -d @1000 f", "echo y >f; touch -d @1000 f", NULL,
+	  "-f\n" },
+	{ "special files", "", "mkfifo p; mknod c c 1 7; mknod b b 7 9", NULL, "bb\ncc\npp\n" },
+	{ "sparse", "", "truncate -s 300K f; echo x >>f; truncate -s 900K f; truncate -s 600K hole",
+	  NULL, "-f\n-hole\n" },
+	{ "sparse below", "truncate -s 300K f; echo x >>f; truncate -s 900K f", "chmod 600 f", NULL,
+	  "-f\n" },
+	{ "truncated", "head -c 100000 /dev/urandom >f", "truncate -s 0 f", NULL, "-f\n" },
+	{ "xattrs", "touch f", "setfattr -n user.a -v 1 f; setfattr -n trusted.b -v '' f", NULL,
+	  "-f\n" },
+	{ "xattr removed", "touch f; setfattr -n user.a -v 1 f", "setfattr -x user.a f", NULL,
+	  "-f\n" },
+	{ "root", "", "chmod 700 .", NULL, "d./\n" },
+	{ "xattr of the root", "", "setfattr -n user.a -v 1 .", NULL, "d./\n" },
+	{ "nothing", "mkdir d; echo x >d/f", "ls -lR; cat d/f", NULL, "" },
+	{ "order", "mkdir a a-b a.b; echo x >a/z; echo y >a/b",
+	  "rm a/b a/z; touch a/A a.b/x a-b/x .x", NULL,
+	  "-.x\nda/\n-a/.wh.b\n-a/.wh.z\n-a/A\nda-b/\n-a-b/x\nda.b/\n-a.b/x\n" },
+};
+
+static void test_cases(void **unused)
+{
+	size_t i, failures = 0;
+
+	(void)unused;
+	skip_unless_able();
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		auto_buf struct buf text = BUF_INIT(1 << 20);
+		struct chain chain;
+
+		clear_base();
+		run("base", cases[i].base);
+		chain_begin(&chain, "base");
+		play(&chain, run_on_mount, cases[i].step, i);
+		if (cases[i].next)
+			play(&chain, run_on_mount, cases[i].next, i);
+		list_layer(&chain, &text);
+		if (!str_is(buf_str(&text), cases[i].list)) {
+			print_error("%s:\n%.*sexpected:\n%s", cases[i].name, (int)text.len,
+				    text.data ? text.data : "", cases[i].list);
+			failures++;
+		}
+		chain_end(&chain);
+	}
+	assert_int_equal(failures, 0);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_cases),
+		cmocka_unit_test(test_random_steps),
+	};
+
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
