@@ -47,6 +47,7 @@ enum command_needs {
 	NEEDS_NOTHING = 0,
 	NEEDS_STORE = 1,     /* opened, must exist */
 	NEEDS_NEW_STORE = 2, /* opened, made when missing */
+	NEEDS_ROOT = 8,	     /* only the path of the store; the verb opens it */
 	NEEDS_NAMESPACE =
 		4, /* sandbox_enter() first, so that an ordinary user can mount and map ids */
 };
@@ -56,7 +57,9 @@ struct command_context {
 	struct store *store;
 	enum isolation isolation;
 	char isolation_note[512];
-	int exit_status; /* set by a verb that succeeds with another status (run, diff) */
+	char *default_root; /* main's own */
+	const char *root;   /* path of the store; NULL when none was asked for */
+	int exit_status;    /* set by a verb that succeeds with another status (run, diff) */
 };
 
 struct command {

@@ -25,7 +25,7 @@ struct build_flags {
 	const char *file, *target, *platform, *progress, *iidfile, *metadata_file, *driver,
 		*network;
 	const char *source_date_epoch, *ignorefile, *compression, *pull, *hostname, *digestfile;
-	struct text_list tags, build_args, labels, secrets, add_hosts, no_cache_filter;
+	struct text_list tags, build_args, labels, secrets, add_hosts, allow;
 	uint64_t jobs;
 	bool no_cache, quiet, push, check, load, tls_verify;
 };
@@ -45,6 +45,7 @@ static const struct option options[] = {
 	{ "add-host", 0, OPTION_LIST, offsetof(struct build_flags, add_hosts), "HOST:IP", "line for /etc/hosts of RUN" },
 	{ "network", 0, OPTION_TEXT, offsetof(struct build_flags, network), "host|none", "network of RUN (default: host)" },
 	{ "hostname", 0, OPTION_TEXT, offsetof(struct build_flags, hostname), "NAME", "host name inside RUN" },
+	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host", "let RUN --security=insecure and --network=host do what they ask" },
 	{ "jobs", 'j', OPTION_NUMBER, offsetof(struct build_flags, jobs), "N", "steps that run at the same time (default: CPUs; MICA_JOBS)" },
 	{ "compression", 0, OPTION_TEXT, offsetof(struct build_flags, compression), "zstd|gzip|uncompressed", "of new layers (default: zstd)" },
 	{ "source-date-epoch", 0, OPTION_TEXT, offsetof(struct build_flags, source_date_epoch), "SECONDS", "latest time in layers and image (SOURCE_DATE_EPOCH)" },
@@ -621,10 +622,47 @@ static int make_plan(struct build *build, struct line_range *ret_lines, struct e
 		.resolve = resolve_base,
 		.argument = build,
 		.warn = warn,
+		.ignore = build->ignore,
 		.check_only = build->flags->check,
 	};
 
 	return plan_new(&build->recipe, &plan_options, &build->plan, ret_lines, err);
+}
+
+static bool is_allowed(const struct build *build, const char *entitlement)
+{
+	size_t i;
+
+	for (i = 0; i < build->flags->allow.count; i++)
+		if (strcmp(build->flags->allow.items[i], entitlement) == 0)
+			return true;
+	return false;
+}
+
+/* What a recipe may not take for itself is refused before anything runs (RCP-276, SEC-B04). */
+static int check_entitlements(struct build *build, struct line_range *ret_lines, struct err *err)
+{
+	bool no_network = build->flags->network && strcmp(build->flags->network, "none") == 0;
+	size_t i, j;
+
+	for (i = 0; i < build->plan->step_count; i++) {
+		const struct step *step = build->plan->steps[i];
+
+		*ret_lines = step->lines;
+		if (step->insecure && !is_allowed(build, "security.insecure"))
+			return err_set(err, EPERM,
+				       "RUN --security=insecure needs --allow security.insecure");
+		if (step->network_host && no_network && !is_allowed(build, "network.host"))
+			return err_set(err, EPERM, "RUN --network=host needs --allow network.host");
+		for (j = 0; j < step->device_count; j++)
+			if (step->devices[j].required)
+				return err_set(err, ERR_UNSUPPORTED, "device '%s' is not available",
+					       step->devices[j].name);
+			else
+				log_warn("device '%s' is not available", step->devices[j].name);
+	}
+	*ret_lines = (struct line_range){ 0 };
+	return 0;
 }
 
 static bool uses_context(const struct plan *plan)
@@ -650,7 +688,8 @@ static void apply_network(struct build *build)
 	if (!build->flags->network || strcmp(build->flags->network, "none") != 0)
 		return;
 	for (i = 0; i < build->plan->step_count; i++)
-		build->plan->steps[i]->network_none = true;
+		if (!build->plan->steps[i]->network_host)
+			build->plan->steps[i]->network_none = true;
 }
 
 static int solve(struct build *build, struct command_context *context, struct line_range *ret_lines,
@@ -729,6 +768,8 @@ static int run_build(struct build *build, struct command_context *context,
 		r = load_ignore(build, err);
 	if (r == 0)
 		r = make_plan(build, ret_lines, err);
+	if (r == 0)
+		r = check_entitlements(build, ret_lines, err);
 	if (r == 0)
 		apply_network(build);
 	if (r == 0)

@@ -144,10 +144,19 @@ static int run_fsck(struct command_context *context, const void *flags_, int arg
 				     .repair = flags->repair,
 				     .fault = print_fault };
 	uint64_t faults = 0;
-	int r = gc_fsck(context->store, &fsck, &faults, err);
+	int r = store_open(context->root, STORE_EXISTING, &context->store, err);
 
 	(void)argc;
 	(void)argv;
+	/* A broken state.db is made again from the layout, which knows the names. */
+	if (r == -ERR_FORMAT && flags->repair) {
+		print_fault(NULL, "state.db", err->text, true);
+		r = gc_recover(context->root, &context->store, err);
+	} else if (r == -ERR_FORMAT) {
+		err_hint(err, "mica fsck --repair");
+	}
+	if (r == 0)
+		r = gc_fsck(context->store, &fsck, &faults, err);
 	if (r == 0 && faults) {
 		err_set(err, ERR_NEGATIVE, "%llu fault%s in '%s'", (unsigned long long)faults,
 			faults == 1 ? "" : "s", store_path(context->store));
@@ -185,6 +194,6 @@ const struct command command_fsck = {
 	.summary = "Check that the store is whole; exit status 1 when it is not",
 	.options = fsck_options,
 	.flags_size = sizeof(struct fsck_flags),
-	.needs = NEEDS_STORE | NEEDS_NAMESPACE,
+	.needs = NEEDS_ROOT | NEEDS_NAMESPACE,
 	.run = run_fsck,
 };

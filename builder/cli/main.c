@@ -118,16 +118,16 @@ static int prepare(const struct command *command, const struct common_flags *com
 		   struct command_context *context, struct err *err)
 {
 	const char *root = common->root ? common->root : getenv("MICA_ROOT");
-	auto_free char *default_root = NULL;
 	int r;
 
 	/* The caller's own place: inside a user namespace everybody is uid 0. */
-	if ((!root || !*root) && command->needs & (NEEDS_STORE | NEEDS_NEW_STORE)) {
-		r = store_default_path(&default_root, err);
+	if ((!root || !*root) && command->needs & (NEEDS_STORE | NEEDS_NEW_STORE | NEEDS_ROOT)) {
+		r = store_default_path(&context->default_root, err);
 		if (r < 0)
 			return r;
-		root = default_root;
+		root = context->default_root;
 	}
+	context->root = root;
 	if (command->needs & NEEDS_NAMESPACE) {
 		r = sandbox_enter(ISOLATION_AUTO, &context->isolation, context->isolation_note,
 				  sizeof(context->isolation_note), err);
@@ -166,6 +166,7 @@ static int run_command(const struct command *command, int argc, char **argv,
 	cli_release(command, flags);
 	store_close(context->store);
 	context->store = NULL;
+	free(take(context->default_root));
 	return r;
 }
 
