@@ -372,6 +372,19 @@ int rootfs_fuse_mount(const struct stack *stack, const struct rootfs_options *op
 		     : mount_overlay(stack, options, fuse_fd, attributes, marks, ret_fd, err);
 }
 
+/* fusermount3 opens the device with the rights of its caller. If that is what failed, we know a remedy. */
+static int explain_fuse(struct err *err)
+{
+	struct err why;
+	int fd;
+
+	if (open_fuse(&fd, &why) == 0)
+		close(fd);
+	else
+		*err = why;
+	return -err->code;
+}
+
 int rootfs_fuse_mount_path(const struct stack *stack, const struct rootfs_options *options,
 			   const char *path, struct err *err)
 {
@@ -390,7 +403,8 @@ int rootfs_fuse_mount_path(const struct stack *stack, const struct rootfs_option
 		return err_nomem(err);
 	}
 	extra[0] = where;
-	return start_server(stack->elements[0].index, options->server_argv, -1, extra, &alive, err);
+	r = start_server(stack->elements[0].index, options->server_argv, -1, extra, &alive, err);
+	return r < 0 ? explain_fuse(err) : 0;
 }
 
 int rootfs_fuse_probe(struct err *err)

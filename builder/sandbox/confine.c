@@ -121,7 +121,8 @@ int confine_limits(struct container *container)
 	return 0;
 }
 
-/* A pipe belongs to who made it, which keeps a USER from opening /dev/stdout again. */
+/* A pipe belongs to who made it, which keeps a USER from opening /dev/stdout again. That of another user of the host cannot be
+ * given away, and what it is open for works nevertheless. */
 static int hand_over(const struct container *container, int fd)
 {
 	struct stat st;
@@ -132,7 +133,9 @@ static int hand_over(const struct container *container, int fd)
 		return -errno;
 	if (!S_ISFIFO(st.st_mode) && !isatty(fd))
 		return 0;
-	return fchown(fd, container->request->uid, (gid_t)-1) < 0 && errno != EINVAL ? -errno : 0;
+	if (fchown(fd, container->request->uid, (gid_t)-1) < 0 && errno != EINVAL && errno != EPERM)
+		return -errno;
+	return 0;
 }
 
 int confine_stdio(struct container *container)
