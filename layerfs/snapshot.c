@@ -8,7 +8,9 @@
  * changed after the rename.
  *
  * A directory is written when something in it is (FS-802): it waits in 'struct above' until then. Names of one inode are
- * joined by the identity that 'top' gives them, the first in order carries the content (FS-804). */
+ * joined by the identity that 'top' gives them, the first in order carries the content (FS-804). One thing is lost: a file that
+ * moved untouched with its directory is a file of its own in the layer, and a name that it has elsewhere below stays with the
+ * lower file. To see that would take a walk of the lower for each renamed directory. */
 #include "layerfs/snapshot.h"
 
 #include <assert.h>
@@ -24,6 +26,7 @@
 #include "formats/base/limits.h"
 #include "formats/base/map.h"
 #include "layerfs/place.h"
+#include "layerfs/tree_node.h"
 
 enum { COMPARE_CHUNK = 64 << 10 };
 
@@ -32,7 +35,9 @@ struct snapshot {
 	int store_dirfd; /* borrowed */
 	struct tree *lower, *top;
 	struct stack stack; /* of 'top' */
+	const struct stack *below;
 	const struct snapshot_options *options;
+	bool named;	   /* an error has its path already */
 	struct buf path;   /* of the entry in hand, no trailing slash */
 	struct map *links; /* identity -> path of the name that carries the content */
 	struct arena link_paths;
@@ -232,6 +237,7 @@ static int put_entry(struct snapshot *snapshot, struct tree_node *node, struct s
 		entry.xattrs = entry.type == TAR_HARDLINK ? NULL : xattrs.all;
 		entry.xattr_count = entry.type == TAR_HARDLINK ? 0 : xattrs.count;
 		r = layer_writer_add(snapshot->writer, &entry, &data, err);
+		snapshot->named = r < 0;
 	}
 	arena_release(&xattrs.arena);
 	return r;
@@ -388,12 +394,22 @@ static size_t enter_name(struct snapshot *snapshot, struct str name)
 	return len;
 }
 
+/* FS-905: once, by the innermost path. */
+static void name_error(struct snapshot *snapshot, int r, struct err *err)
+{
+	if (r == 0 || snapshot->named || snapshot->path.failed)
+		return;
+	err_wrap(err, "'/%s'", snapshot->path.data);
+	snapshot->named = true;
+}
+
 static int check_name(struct snapshot *snapshot, struct str name, struct err *err)
 {
 	int r = buf_check(&snapshot->path, "path", err);
 
 	if (r < 0 || !str_starts(name, ".wh."))
 		return r;
+	snapshot->named = true;
 	err_set(err, ERR_FORMAT, "'/%s' cannot be in a layer: '.wh.' marks what was removed",
 		snapshot->path.data);
 	return err_hint(err, "give the file another name in this step");
@@ -425,6 +441,7 @@ static int walk_whole(struct snapshot *snapshot, struct above *above, struct tre
 		} else if (r == 0) {
 			r = write_node(snapshot, above, child, err);
 		}
+		name_error(snapshot, r, err);
 		buf_truncate(&snapshot->path, len);
 	}
 	return r;
@@ -433,6 +450,33 @@ static int walk_whole(struct snapshot *snapshot, struct above *above, struct tre
 static int walk(struct snapshot *snapshot, struct above *above, const struct place *place,
 		struct tree_node *node, struct tree_node *old, struct err *err);
 
+/* Whether two places of the tree below and of the one with the upper are one object. */
+static bool same_place(const struct snapshot *snapshot, const struct place *a,
+		       const struct stack *a_of, const struct place *b)
+{
+	struct stat x, y;
+
+	if (a->element - a_of->elements != b->element - snapshot->stack.elements)
+		return false;
+	if (a->element->index)
+		return a->nid == b->nid;
+	return fstat(a->fd, &x) == 0 && fstat(b->fd, &y) == 0 && x.st_ino == y.st_ino;
+}
+
+/* A redirect to where the directory is: it was moved away and back. */
+static bool is_back(const struct snapshot *snapshot, const struct tree_node *node,
+		    const struct tree_node *old)
+{
+	size_t i;
+
+	if (node->count != old->count + 1)
+		return false;
+	for (i = 0; i < old->count; i++)
+		if (!same_place(snapshot, &old->places[i], snapshot->below, &node->places[i + 1]))
+			return false;
+	return true;
+}
+
 /* A directory of the upper. 'old' is what the lower has under its name, or NULL. */
 static int snapshot_dir(struct snapshot *snapshot, struct above *above, const struct place *place,
 			const struct place_marks *marks, struct tree_node *node,
@@ -440,7 +484,8 @@ static int snapshot_dir(struct snapshot *snapshot, struct above *above, const st
 {
 	struct above here = { above, node, snapshot->path.len, false };
 	bool old_is_dir = old && S_ISDIR(tree_attr(old)->mode);
-	bool new = !old_is_dir || marks->opaque || marks->redirect;
+	bool moved = marks->redirect && !(old_is_dir && is_back(snapshot, node, old));
+	bool new = !old_is_dir || marks->opaque || moved;
 	bool unchanged = false;
 	int r;
 
@@ -462,8 +507,8 @@ static int snapshot_dir(struct snapshot *snapshot, struct above *above, const st
 		if (r < 0)
 			return r;
 	}
-	return marks->redirect ? walk_whole(snapshot, &here, node, err)
-			       : walk(snapshot, &here, place, node, NULL, err);
+	return moved ? walk_whole(snapshot, &here, node, err)
+		     : walk(snapshot, &here, place, node, NULL, err);
 }
 
 /* Mount points that the set-up made stay out while nothing is in them (RCP-270). */
@@ -567,8 +612,7 @@ static int walk_name(struct snapshot *snapshot, struct above *above, const struc
 		place_marks_release(&marks);
 		place_release(&place);
 	}
-	if (r < 0 && !snapshot->path.failed)
-		err_wrap(err, "'/%s'", snapshot->path.data);
+	name_error(snapshot, r, err);
 	buf_truncate(&snapshot->path, len);
 	return r;
 }
@@ -618,6 +662,7 @@ static int init(struct snapshot *snapshot, int upper_fd, enum mark_family marks,
 	snapshot->links = map_new();
 	if (!snapshot->links)
 		return err_nomem(err);
+	snapshot->below = lower;
 	r = stack_copy(lower, &snapshot->stack, err);
 	if (r == 0)
 		r = stack_push_upper(&snapshot->stack, upper_fd, marks, err);
@@ -628,6 +673,21 @@ static int init(struct snapshot *snapshot, int upper_fd, enum mark_family marks,
 	return r;
 }
 
+/* Owner, mode and xattrs. */
+static int is_root_unchanged(struct snapshot *snapshot, bool *ret_same, struct err *err)
+{
+	auto_tree_node struct tree_node *root = NULL, *old = NULL;
+	int r = tree_root(snapshot->top, &root, err);
+
+	if (r == 0)
+		r = tree_root(snapshot->lower, &old, err);
+	if (r == 0)
+		r = same_xattrs(snapshot, root, old, ret_same, err);
+	if (r == 0 && !same_attributes(tree_attr(root), tree_attr(old), false))
+		*ret_same = false;
+	return r;
+}
+
 static int walk_root(struct snapshot *snapshot, struct err *err)
 {
 	auto_tree_node struct tree_node *root = NULL, *old = NULL;
@@ -635,17 +695,17 @@ static int walk_root(struct snapshot *snapshot, struct err *err)
 	struct place place;
 	struct place_marks marks;
 	bool same;
-	int r = tree_root(snapshot->top, &root, err);
+	int r = is_root_unchanged(snapshot, &same, err);
 
 	if (r == 0)
-		r = tree_root(snapshot->lower, &old, err);
+		r = tree_root(snapshot->top, &root, err);
 	if (r == 0)
-		r = same_xattrs(snapshot, root, old, &same, err);
+		r = tree_root(snapshot->lower, &old, err);
 	if (r < 0)
 		return r;
 	above.node = root;
 	/* Its time changes with every new name in it, which those names tell already. */
-	if (!same || !same_attributes(tree_attr(root), tree_attr(old), false)) {
+	if (!same) {
 		above.written = false;
 		r = write_above(snapshot, &above, err);
 	}
@@ -704,24 +764,17 @@ static int has_entries(int upper_fd, bool *ret_entries, struct err *err)
 
 int snapshot_is_empty(int upper_fd, const struct stack *lower, bool *ret_empty, struct err *err)
 {
-	auto_tree struct tree *tree = NULL;
-	auto_tree_node struct tree_node *root = NULL;
-	const struct tree_attr *attr;
-	struct stat st;
+	struct snapshot snapshot = { .path = { .max = 0 } };
 	bool entries;
 	int r = has_entries(upper_fd, &entries, err);
 
 	*ret_empty = false;
 	if (r < 0 || entries)
 		return r;
-	if (fstatat(upper_fd, "", &st, AT_EMPTY_PATH) < 0)
-		return err_sys(err, errno, "cannot stat the upper directory");
-	r = tree_new(lower, &tree, err);
+	/* Marks do not count here, whatever their family. */
+	r = init(&snapshot, upper_fd, MARKS_TRUSTED, lower, err);
 	if (r == 0)
-		r = tree_root(tree, &root, err);
-	if (r < 0)
-		return r;
-	attr = tree_attr(root);
-	*ret_empty = st.st_mode == attr->mode && st.st_uid == attr->uid && st.st_gid == attr->gid;
-	return 0;
+		r = is_root_unchanged(&snapshot, ret_empty, err);
+	release(&snapshot);
+	return r;
 }

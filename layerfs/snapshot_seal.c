@@ -126,6 +126,20 @@ static bool is_stub(int parent, const char *name, const struct stat *st)
 	return fd >= 0 && is_empty_dir(fd);
 }
 
+/* An opaque or moved directory hides what is below its name. */
+static bool hides_below(int parent, const char *name)
+{
+	auto_close int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	static const char *const marks[] = { "trusted.overlay.opaque", "trusted.overlay.redirect",
+					     "user.overlay.opaque", "user.overlay.redirect" };
+	size_t i;
+
+	for (i = 0; i < sizeof(marks) / sizeof(marks[0]); i++)
+		if (fgetxattr(fd, marks[i], NULL, 0) >= 0)
+			return true;
+	return false;
+}
+
 /* A directory that overlayfs copied up and in which nothing is left: as below, so it need not be there. */
 static bool is_bare_copy(const struct stat *st, const struct tree_attr *old)
 {
@@ -134,7 +148,9 @@ static bool is_bare_copy(const struct stat *st, const struct tree_attr *old)
 	       st->st_mtim.tv_sec == old->mtime && (uint32_t)st->st_mtim.tv_nsec == old->mtime_nsec;
 }
 
-static int drop_stub(int upper_fd, struct tree *tree, const char *path, struct err *err)
+/* 'only_dir': a directory above a mount point. */
+static int drop_stub(int upper_fd, struct tree *tree, const char *path, bool only_dir,
+		     struct err *err)
 {
 	auto_free char *copy = strdup(path);
 	auto_close int parent = -1;
@@ -152,12 +168,12 @@ static int drop_stub(int upper_fd, struct tree *tree, const char *path, struct e
 		*slash = '\0';
 	parent = io_open_beneath(upper_fd, slash ? copy : ".", O_RDONLY | O_DIRECTORY, 0);
 	if (parent < 0 || fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-	    !is_stub(parent, name, &st))
+	    (only_dir && !S_ISDIR(st.st_mode)) || !is_stub(parent, name, &st))
 		return 0;
 	r = tree_resolve(tree, str_from(path), false, &old, NULL, err);
 	if (r < 0 && r != -ENOENT && r != -ENOTDIR)
 		return r;
-	if (r == 0 && !is_bare_copy(&st, tree_attr(old)))
+	if (r == 0 && (!is_bare_copy(&st, tree_attr(old)) || hides_below(parent, name)))
 		return 0;
 	/* Its directory keeps the times it has. */
 	if (fstat(parent, &above) < 0)
@@ -182,10 +198,10 @@ int snapshot_drop_stubs(int upper_fd, const struct stack *lower, const char *con
 
 		if (!path)
 			return err_nomem(err);
-		r = drop_stub(upper_fd, tree, path, err);
+		r = drop_stub(upper_fd, tree, path, false, err);
 		while (r == 0 && (slash = strrchr(path, '/'))) {
 			*slash = '\0';
-			r = drop_stub(upper_fd, tree, path, err);
+			r = drop_stub(upper_fd, tree, path, true, err);
 		}
 	}
 	return r;

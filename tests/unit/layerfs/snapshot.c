@@ -383,6 +383,23 @@ static const struct snapshot_case {
 	  "-f\n" },
 	{ "xattr removed", "touch f; setfattr -n user.a -v 1 f", "setfattr -x user.a f", NULL,
 	  "-f\n" },
+	{ "ACL", "mkdir d",
+	  "echo x >f; setfacl -m u:7:r f; mkdir e; setfacl -d -m g:9:rx e; touch e/g", NULL,
+	  "de/\n-e/g\n-f\n" },
+	{ "ACL and xattrs stay with a renamed directory",
+	  "mkdir -p d/e; setfattr -n user.a -v 1 d/e; echo x >d/e/f; setfattr -n trusted.b -v 2 "
+	  "d/e/f",
+	  "mv d q", "chmod 600 q/e/f", "dq/\ndq/e/\n-q/e/f\n" },
+	{ "names of a group joined in untouched directories",
+	  "mkdir -p d/e/f g; echo x >d/e/f/h; ln d/e/f/h g/i; chown 5:6 d/e; chmod 2711 d/e/f; "
+	  "setfattr -n user.a -v 1 d/e/f; touch -d @1000 d/e/f d/e d",
+	  "echo y >g/i", "rm -r d/e", "dd/\n-d/.wh.e\ndg/\n-g/i\n" },
+	{ "a group in an upper", "", "mkdir d e; echo x >d/f; ln d/f e/g",
+	  "echo n >d/f; mv d/f d/q", "dd/\n-d/.wh.f\n-d/q\nde/\nhe/g link to d/q\n" },
+	{ "metadata of a group, then a name moved", "mkdir d e; echo x >d/f; ln d/f e/g",
+	  "chmod 600 d/f; mv d/f e/q", "chmod 640 e/g", "de/\n-e/g\nhe/q link to e/g\n" },
+	{ "renamed and back", "mkdir -p d; echo x >d/f; touch -d @1000 d", "mv d e; mv e d", NULL,
+	  "" },
 	{ "root", "", "chmod 700 .", NULL, "d./\n" },
 	{ "xattr of the root", "", "setfattr -n user.a -v 1 .", NULL, "d./\n" },
 	{ "nothing", "mkdir d; echo x >d/f", "ls -lR; cat d/f", NULL, "" },
@@ -418,11 +435,206 @@ static void test_cases(void **unused)
 	assert_int_equal(failures, 0);
 }
 
+/* --- What is refused, left out or not looked at ------------------------------------------------------------------------ */
+
+/* An upper by hand over the layer of 'base'; the caller ends the chain. */
+static int open_upper(struct chain *chain, const char *script)
+{
+	chain_begin(chain, "base");
+	run(".", "rm -rf upper && mkdir -m 755 upper");
+	run("upper", script);
+	return (int)sys(open("upper", O_PATH | O_DIRECTORY | O_CLOEXEC));
+}
+
+static void take_layer(struct chain *chain, int fd, enum mark_family marks,
+		       const struct snapshot_options *options, const char *list)
+{
+	auto_buf struct buf text = BUF_INIT(1 << 20);
+	struct layer_result result;
+
+	ok(snapshot_layer(store, fd, marks, &chain->stack, options, &result, NULL, &err));
+	add_layer(chain, &result);
+	list_layer(chain, &text);
+	if (!str_is(buf_str(&text), list))
+		fail_msg("%.*sexpected:\n%s", (int)text.len, text.data ? text.data : "", list);
+}
+
+/* FS-813, SEC-X25. */
+static void test_refuses_whiteout_names(void **unused)
+{
+	struct layer_result result;
+	struct chain chain;
+	int fd;
+
+	(void)unused;
+	skip_unless_able();
+	clear_base();
+	fd = open_upper(&chain, "mkdir -p a/b; touch a/b/.wh.x");
+	assert_int_equal(
+		snapshot_layer(store, fd, MARKS_TRUSTED, &chain.stack, &plain, &result, NULL, &err),
+		-ERR_FORMAT);
+	assert_string_equal(err.text, "cannot take a snapshot: '/a/b/.wh.x' cannot be in a layer: "
+				      "'.wh.' marks what was removed");
+	assert_string_equal(err.hint, "give the file another name in this step");
+	close(fd);
+	chain_end(&chain);
+}
+
+/* FS-809: sockets, marks and labels of this machine; a capability set loses the root of its namespace. */
+static void test_left_out(void **unused)
+{
+	static const uint8_t v3[24] = { 0, 0, 0, 3, 4, [20] = 0x10, 0x27 },
+			     v2[20] = { 0, 0, 0, 2, 4 };
+	struct tree_node *node;
+	struct walk *walk;
+	struct stack stack;
+	struct chain chain;
+	struct tree *tree;
+	int fd;
+
+	(void)unused;
+	skip_unless_able();
+	clear_base();
+	fd = open_upper(&chain, "touch f; mkdir d; python3 -c 'import socket; "
+				"socket.socket(socket.AF_UNIX).bind(\"d/s\")';"
+				"for n in user.overlay.x user.fuseoverlayfs.y user.containers."
+				"override_stat trusted.mica.z user.kept trusted.kept; do setfattr "
+				"-n $n -v 1 f; done");
+	sys(setxattr("upper/f", "security.capability", v3, sizeof(v3), 0));
+	take_layer(&chain, fd, MARKS_TRUSTED, &plain, "dd/\n-f\n");
+	stack = stack_of_layers(&chain);
+	ok(tree_new(&stack, &tree, &err));
+	ok(tree_resolve(tree, STR("f"), false, &node, NULL, &err));
+	walk = walk_new(WALK_ALL);
+	ok(tree_xattrs(tree, node, dump_xattr, walk, &err));
+	buf_putc(&walk->dump, '\0');
+	assert_memory_equal(walk->dump.data, " security.capability=", 21);
+	assert_memory_equal(walk->dump.data + 21, v2, sizeof(v2));
+	assert_string_equal(walk->dump.data + 21 + sizeof(v2), " trusted.kept=1 user.kept=1");
+	walk_free(walk);
+	tree_node_free(node);
+	tree_free(tree);
+	stack_release(&stack);
+	close(fd);
+	chain_end(&chain);
+}
+
+/* RCP-446: as is, and when asked before. */
+static void test_nothing_changed(void **unused)
+{
+	static const struct {
+		const char *script;
+		bool empty;
+	} changes[] = {
+		{ "true", true },
+		{ "touch -d @77 .", true },
+		{ "chmod 711 .", false },
+		{ "chown 0:1 .", false },
+		{ "setfattr -n user.b -v 2 .", false },
+		{ "setfattr -x user.a .", false },
+		{ "touch x", false },
+	};
+	struct chain chain;
+	bool empty;
+	size_t i;
+	int fd;
+
+	(void)unused;
+	skip_unless_able();
+	clear_base();
+	run("base", "setfattr -n user.a -v 1 .; chown 3:4 .; chmod 1755 .");
+	for (i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+		struct layer_result result;
+		char hex[DIGEST_HEX_MAX];
+
+		fd = open_upper(&chain, "true");
+		ok(snapshot_prepare(fd, &chain.stack, &err));
+		run("upper", changes[i].script);
+		ok(snapshot_is_empty(fd, &chain.stack, &empty, &err));
+		assert_int_equal(empty, changes[i].empty);
+		ok(snapshot_layer(store, fd, MARKS_TRUSTED, &chain.stack, &plain, &result, NULL,
+				  &err));
+		digest_hex(&result.diff_id, hex);
+		assert_int_equal(strcmp(hex, LAYER_EMPTY_DIFF_ID + strlen("sha256:")) == 0, empty);
+		close(fd);
+		chain_end(&chain);
+	}
+}
+
+/* The marks of a user namespace (FS-702), as 'userxattr' mounts and podman write them. */
+static void test_user_marks(void **unused)
+{
+	struct chain chain;
+	int fd;
+
+	(void)unused;
+	skip_unless_able();
+	clear_base();
+	run("base",
+	    "mkdir a b c x; touch a/old c/in b/gone b/kept x/f; echo data >m; touch -d @9 m");
+	fd = open_upper(&chain,
+			"mkdir a b q; touch a/new b/gone m;"
+			"setfattr -n user.overlay.opaque -v y a;"
+			"setfattr -n user.overlay.opaque -v x b;"
+			"setfattr -n user.overlay.whiteout -v y b/gone;"
+			"setfattr -n user.overlay.redirect -v /c q; mknod c c 0 0;"
+			"truncate -s 5 m; touch -d @8 m; setfattr -n user.overlay.metacopy m");
+	take_layer(&chain, fd, MARKS_USER, &plain,
+		   "-.wh.c\nda/\n-a/.wh..wh..opq\n-a/new\ndb/\n-b/.wh.gone\n-m\ndq/\n-q/in\n");
+	run(".",
+	    "test $(find store/layers -name tar -newer upper -exec tar -xOf {} m \\; 2>/dev/null "
+	    "| head -1) = data");
+	close(fd);
+	chain_end(&chain);
+}
+
+/* RCP-270: mount points of the set-up and what was copied up for them, but nothing that a command changed, and nothing
+ * through its symlinks. */
+static void test_stubs(void **unused)
+{
+	static const char *const paths[] = { "dev",	  "proc",   "etc/hosts",
+					     "a/b/cache", "l/stub", "new/deep/mnt",
+					     "full",	  "file/x", NULL };
+	struct snapshot_options options = plain;
+	auto_buf struct buf left = BUF_INIT(4096);
+	struct chain chain;
+	int fd;
+
+	(void)unused;
+	skip_unless_able();
+	clear_base();
+	run("base", "mkdir -p dev etc a/b was; echo old >was/f; touch -d @1000 dev a/b a was etc");
+	fd = open_upper(&chain, "mkdir -p dev proc etc a/b/cache real/stub new/deep/mnt full was;"
+				"ln -s real l; touch etc/hosts etc/mine full/data file;"
+				"setfattr -n trusted.overlay.opaque -v y was;"
+				"touch -d @1000 dev a/b a was etc; touch -d @2000 new/deep");
+	ok(snapshot_drop_stubs(fd, &chain.stack, paths, &err));
+	shell("upper", "find . -mindepth 1 | LC_ALL=C sort | tr '\\n' ' '", &left);
+	buf_putc(&left, '\0');
+	assert_string_equal(left.data, "./etc ./etc/mine ./file ./full ./full/data ./l ./real "
+				       "./real/stub ./was ");
+	run("upper", "test $(stat -c %Y etc) = 1000");
+	/* A directory that the step emptied is no mount point, whatever it looks like. */
+	ok(snapshot_drop_stubs(fd, &chain.stack, (const char *const[]){ "was", NULL }, &err));
+	sys(faccessat(fd, "was", F_OK, 0));
+	options.hidden = (const char *const[]){ "real/stub", "full", NULL };
+	take_layer(&chain, fd, MARKS_TRUSTED, &options,
+		   "detc/\n-etc/mine\n-file\ndfull/\n-full/data\nll -> real\ndreal/\ndwas/\n"
+		   "-was/.wh..wh..opq\n");
+	close(fd);
+	chain_end(&chain);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cases),
 		cmocka_unit_test(test_random_steps),
+		cmocka_unit_test(test_refuses_whiteout_names),
+		cmocka_unit_test(test_left_out),
+		cmocka_unit_test(test_nothing_changed),
+		cmocka_unit_test(test_user_marks),
+		cmocka_unit_test(test_stubs),
 	};
 
 	if (argc > 1)

@@ -195,7 +195,8 @@ static int dump_xattr(void *argument, struct str name, struct str value, struct 
 	(void)unused;
 	if (walk->depth == WALK_LAYER && str_starts(name, "trusted.overlay."))
 		return 0;
-	buf_printf(&walk->dump, " %.*s=%.*s", (int)name.len, name.ptr, (int)value.len, value.ptr);
+	buf_printf(&walk->dump, " %.*s=", (int)name.len, name.ptr);
+	buf_add(&walk->dump, value);
 	return 0;
 }
 
