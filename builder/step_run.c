@@ -144,7 +144,8 @@ static int mount_cache(struct run *run, const struct run_mount *mount, struct er
 {
 	int fd = -1, r;
 
-	if (mount->from || mount->source)
+	/* The plan gives every mount a source; "/" is that of a cache which starts empty. */
+	if (mount->from || (mount->source && strcmp(mount->source, "/") != 0))
 		return err_set(err, ERR_UNSUPPORTED,
 			       "a cache mount with from= or source= is not supported yet");
 	r = cache_directory(run, mount, &fd, err);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
 # mica as an ordinary user, with subordinate ids and without (SEC-I80): everything that root can do, and the same bytes.
-# shellcheck disable=SC2016  # scripts are for the shell of the user
+# shellcheck disable=SC2016,SC2154  # scripts are for the shell of the user; bats sets variables
 bats_require_minimum_version 1.5.0
 load common
 load user

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # An ordinary user for one test: it exists only in a mount namespace, as does the /dev/fuse that it may or may not open, so
 # nothing of the machine changes.
-# shellcheck disable=SC2154  # bats sets variables that shellcheck cannot see
+# shellcheck disable=SC2154,SC2016  # bats sets variables that shellcheck cannot see; the inner shells expand theirs
 
 # Once a file, behind mica_setup_file: the user's things, seen as /mnt by it: mica, base.tar, home.
 user_setup_file() {
@@ -21,7 +21,7 @@ user_setup_file() {
 # "ranges" of subordinate ids, or "single" for a user without.
 as_user() {
 	local user="$BATS_FILE_TMPDIR/user"
-	rm -rf "$user/home"
+	rm -rf "${user:?}/home"
 	install -d -o 4711 -g 4711 "$user/home"
 	timeout -s KILL 120 unshare -m bash -c '
 		set -e
