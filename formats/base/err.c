@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static void set_text(struct err *err, int code, const char *format, va_list args)
+static void printf_like(3, 0) set_text(struct err *err, int code, const char *format, va_list args)
 {
 	assert(err && code > 0);
 	err->code = code;

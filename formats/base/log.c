@@ -54,7 +54,8 @@ static void escape(const char *raw, char *line, size_t room)
 	line[at] = '\0';
 }
 
-static void print(enum log_level level, const char *prefix, const char *format, va_list args)
+static void printf_like(3, 0)
+	print(enum log_level level, const char *prefix, const char *format, va_list args)
 {
 	char raw[LINE_MAX_BYTES], line[LINE_MAX_BYTES * 2];
 	size_t len = strlen(prefix);
