@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* compressor: the parallel half of stream.h.
  *
  * The input is cut into pieces by position alone and each piece becomes a frame or member that knows nothing of the others,

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* OpenSSL is used through its low-level SHA functions, not through EVP: the first EVP_MD_fetch() costs 0.5 to 1.1 ms
  * (configuration file, provider tables) and each short digest 122 ns against 51 ns, measured with 3.0 on the development
  * machine. A build whose steps are all cached has a budget of 10 ms for everything. The assembly behind both is the same

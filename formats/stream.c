@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Sources are objects with two functions; struct source adds the sticky failure, so that a reader at the end of a chain may
  * check once, and an implementation may forget its state after it failed.
  *

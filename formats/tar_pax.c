@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* PAX extended headers: records "LENGTH KEY=VALUE\n", LENGTH counting the whole record.
  *
  * One table row per key that means something to a layer; other keys are ignored, as every reader does. Where readers differ

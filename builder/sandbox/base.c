@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* base: the mount namespace of the spawner (see container.h for what it holds).
  *
  * A container's mount namespace starts as a copy of its parent's. Copying and later dropping the twenty to hundred mounts

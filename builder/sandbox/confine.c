@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* confine: what a process of a container may do, apart from what it sees (SEC-I20 to SEC-I55).
  *
  * The order at the end matters: the filter is installed while CAP_SYS_ADMIN is held, since no_new_privs stays off for

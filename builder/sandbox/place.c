@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* place: the mounts of a container (SEC-I40 to SEC-I45, SEC-I05, SEC-I06).
  *
  * Everything is made as a detached mount and attached by descriptor. Targets of the special mounts are opened with

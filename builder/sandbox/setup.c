@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* setup: the child between clone and exec: a fixed list of operations, then the command (SEC-I02).
  *
  * A container is data; what differs between containers is decided inside the operations by the request. The first

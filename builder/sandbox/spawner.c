@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* spawner: the process that starts containers.
  *
  * mica has threads, open files, secrets and a heap; none of that may stand beside a clone() or become a container. So a

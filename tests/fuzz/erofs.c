@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The reader: opens, checks, then walks and touches everything a caller could ask for (FS-518, SEC-X21). The checksum is put
  * right first, or hardly any input would pass it. */
 #include <string.h>

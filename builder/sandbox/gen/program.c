@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The spawner as a program of its own; see builder/sandbox/spawner.c. */
 #include "builder/sandbox/sandbox.h"
 

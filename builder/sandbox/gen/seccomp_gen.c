@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* seccomp_gen: turns seccomp_policy.h into constant BPF arrays, when mica is built (SEC-I33).
  *
  * libseccomp is asked for nothing but the numbers of names on each architecture. The program is our own: per

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* USER and --chown over a root filesystem that is one plain directory: the table of RCP-277 row by row, RCP-309, SEC-R17. */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Selections of a directory context: which names match (RCP-301 to RCP-303, RCP-310, RCP-314, RCP-315, RCP-351 to RCP-356),
  * what their digests depend on (RCP-607), what the stat cache saves (RCP-608), and that nothing outside is reached
  * (SEC-001, RCP-929). */

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Crews: every piece is done once, also those added on the way; the first error ends the run and nothing is lost. */
 #include "builder/crew.h"
 

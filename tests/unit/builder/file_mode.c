@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* --chmod against chmod(1) itself: every clause on every kind of mode, for files and directories (RCP-311). */
 #include "builder/file_mode.h"
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Containers over a plain directory with a static busybox: what a process inside sees, and what of it is left outside.
  * The filter is judged by a BPF interpreter against the policy data it was made from (SEC-I34). */
 #include <setjmp.h>

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The stat cache: what is written is found, every changed fact is a miss, merging equals a slow definition, and a damaged
  * blob knows nothing or something wrong but never crashes (RCP-608). */
 #include "builder/stat_cache.h"

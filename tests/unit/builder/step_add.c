@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* ADD of local archives (RCP-331 to RCP-333, RCP-945): what counts as one, what an unpacked tree looks like, and that a
  * hostile archive cannot leave its destination. Harmless archives are made by GNU tar, hostile ones by our own writer. */
 #include "tests/unit/builder/image_fixture.h"

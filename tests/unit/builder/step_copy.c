@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* COPY, ADD and WORKDIR from a tree on disk to the tree of the image: destination rules (RCP-303 to RCP-308), conflicts
  * (RCP-307), modes and owners (RCP-309, RCP-311), --link, --parents, --exclude (RCP-313 to RCP-315), what is kept (RCP-312),
  * times (RCP-563, RCP-564), archives (RCP-331 to RCP-333), WORKDIR (RCP-236). Results are read back through the merged index

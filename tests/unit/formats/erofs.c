@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A seeded random tree is kept as a model, written, and read back by three judges: our reader, the kernel (root only) and
  * fsck.erofs (1.8.8 or later; FSCK_EROFS names another command). FS-501 to FS-520. */
 #include "formats/erofs.h"

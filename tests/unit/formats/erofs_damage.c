@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Images damaged at random: nothing is read outside of the map (run it with SAN=address,undefined), and erofs_check() tells
  * each fault that it knows by name. FS-518 to FS-520, SEC-X21. */
 #include <dirent.h>

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Layers put into a store by hand, opened alone and as chains: what is read, which digests are found, when merged indexes
  * are made again. FS-107, FS-601, FS-606, FS-609. */
 #include "layerfs/index.h"

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Layers are written as texts, merged, and listed as texts. Random layers are also applied by a slow oracle on path strings,
  * the definition of REG-857 word by word. FS-603 to FS-606, SEC-X01, X03, X05, X06. */
 #include "layerfs/merge.h"

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Building, writing, opening, checking and merging with the n-th allocation failing, once and for good, until n is large
  * enough that all succeed. Each failure is -ENOMEM, and leaves as many blocks in use as there were before (STY-27). */
 #include <errno.h>

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The whole way of a layer with judges at both ends: a generated tree, GNU tar, ingest, merged index, the kernel's EROFS. What
  * the kernel shows must be listed as the tree is. FS-1208, FS-1210, STY-25. */
 #include <errno.h>
