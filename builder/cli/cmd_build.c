@@ -728,7 +728,7 @@ static int solve(struct build *build, struct command_context *context, struct li
 	}
 	if (r == 0)
 		r = solve_run(build->plan, &solve_options, &result, err);
-	if (r < 0 && result.failed) {
+	if (r < 0 && r != -ERR_CANCELED && result.failed) {
 		const char *log;
 
 		progress_finish(build->progress);
@@ -920,7 +920,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 		show_findings(&build);
 		warn_unused_args(&build);
 	}
-	if (r < 0 && !build.excerpt_shown)
+	if (r < 0 && r != -ERR_CANCELED && !build.excerpt_shown)
 		show_excerpt(&build, lines);
 	if (r < 0 && r != -ERR_CANCELED)
 		err_wrap(err, "failed to solve");
