@@ -14,9 +14,9 @@
 
 struct account {
 	uint32_t uid, gid;
-	uint32_t *groups;	/* supplementary, the primary gid among them; in the arena given */
+	uint32_t *groups; /* supplementary, the primary gid among them; in the arena given */
 	size_t group_count;
-	const char *home;	/* "/" when none is known; in the arena given */
+	const char *home; /* "/" when none is known; in the arena given */
 };
 
 /* 'user' as in USER: "", "name", "1000", "u:g". ERR_FORMAT naming the user and the file that lacks it. */

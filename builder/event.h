@@ -15,31 +15,39 @@
 #include "formats/dockerfile.h"
 
 enum event_kind {
-	EVENT_STEP,		/* a row is known: 'name'; stage < 0 for internal rows */
+	EVENT_STEP, /* a row is known: 'name'; stage < 0 for internal rows */
 	EVENT_STARTED,
-	EVENT_LOG,		/* bytes of output of a RUN */
-	EVENT_STATUS,		/* counts of a sub-row: 'name', current, total */
-	EVENT_WARNING,		/* 'text', 'lines' */
-	EVENT_DONE,		/* final state of a row */
+	EVENT_LOG,     /* bytes of output of a RUN */
+	EVENT_STATUS,  /* counts of a sub-row: 'name', current, total */
+	EVENT_WARNING, /* 'text', 'lines' */
+	EVENT_DONE,    /* final state of a row */
 };
 
-enum step_state { STEP_WAITING, STEP_RUNNING, STEP_CACHED, STEP_REUSED, STEP_DONE, STEP_FAILED,
-		  STEP_CANCELED, STEP_SKIPPED };
+enum step_state {
+	STEP_WAITING,
+	STEP_RUNNING,
+	STEP_CACHED,
+	STEP_REUSED,
+	STEP_DONE,
+	STEP_FAILED,
+	STEP_CANCELED,
+	STEP_SKIPPED
+};
 
 struct event {
 	enum event_kind kind;
-	unsigned step;			/* row number, from 0, in order of EVENT_STEP */
-	int64_t time_ns;		/* CLOCK_REALTIME; set by the hub */
-	const char *name;		/* STEP: row name (UX-20); STATUS: id of the sub-row */
-	const char *key;		/* STEP: "sha256:..." definition key or NULL */
+	unsigned step;	  /* row number, from 0, in order of EVENT_STEP */
+	int64_t time_ns;  /* CLOCK_REALTIME; set by the hub */
+	const char *name; /* STEP: row name (UX-20); STATUS: id of the sub-row */
+	const char *key;  /* STEP: "sha256:..." definition key or NULL */
 	int stage;
-	struct line_range lines;	/* STEP, WARNING */
-	unsigned stream;		/* LOG: 1 stdout, 2 stderr */
-	struct str text;		/* LOG, WARNING; DONE with STEP_FAILED: message */
-	const char *rule;		/* WARNING: lint rule or NULL */
-	uint64_t current, total;	/* STATUS */
-	bool finished;			/* STATUS */
-	enum step_state state;		/* DONE */
+	struct line_range lines; /* STEP, WARNING */
+	unsigned stream;	 /* LOG: 1 stdout, 2 stderr */
+	struct str text;	 /* LOG, WARNING; DONE with STEP_FAILED: message */
+	const char *rule;	 /* WARNING: lint rule or NULL */
+	uint64_t current, total; /* STATUS */
+	bool finished;		 /* STATUS */
+	enum step_state state;	 /* DONE */
 };
 
 struct event_hub;
@@ -50,7 +58,8 @@ struct event_reader {
 
 int event_hub_new(struct event_hub **ret_hub, struct err *err) must_check;
 void event_hub_free(struct event_hub *hub);
-void event_hub_add(struct event_hub *hub, const struct event_reader *reader);	/* before the first event */
+void event_hub_add(struct event_hub *hub,
+		   const struct event_reader *reader); /* before the first event */
 void event_emit(struct event_hub *hub, struct event *event);
 /* A new row; returns its number. */
 unsigned event_step(struct event_hub *hub, const char *name, const char *key, int stage,

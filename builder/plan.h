@@ -17,9 +17,9 @@
 #include "formats/oci.h"
 
 enum step_kind {
-	STEP_BASE,	/* FROM: an image or scratch */
+	STEP_BASE, /* FROM: an image or scratch */
 	STEP_RUN,
-	STEP_COPY,	/* and ADD */
+	STEP_COPY, /* and ADD */
 	STEP_WORKDIR,
 };
 
@@ -27,14 +27,14 @@ enum run_mount_kind { MOUNT_BIND, MOUNT_CACHE, MOUNT_TMPFS, MOUNT_SECRET, MOUNT_
 struct run_mount {
 	enum run_mount_kind kind;
 	const char *target, *source, *id;
-	struct step *from;		/* bind, cache: root to take 'source' from; NULL: the context */
-	const char *from_context;	/* a named context's directory instead, or NULL */
+	struct step *from;	  /* bind, cache: root to take 'source' from; NULL: the context */
+	const char *from_context; /* a named context's directory instead, or NULL */
 	bool read_only, required;
 	enum { SHARING_SHARED, SHARING_PRIVATE, SHARING_LOCKED } sharing;
 	uint32_t mode, uid, gid;
 	bool has_mode, has_uid, has_gid;
 	uint64_t size_bytes;
-	const char *env;		/* secret */
+	const char *env; /* secret */
 };
 
 /* A CDI device name (RCP-278). */
@@ -44,39 +44,39 @@ struct run_device {
 };
 
 struct copy_source {
-	const char *path;		/* expanded, cleaned of nothing */
-	const struct heredoc *heredoc;	/* instead of a path */
-	struct str heredoc_content;	/* expanded body */
-	bool is_url;	/* remote: http(s) or git */
+	const char *path;	       /* expanded, cleaned of nothing */
+	const struct heredoc *heredoc; /* instead of a path */
+	struct str heredoc_content;    /* expanded body */
+	bool is_url;		       /* remote: http(s) or git */
 	bool is_git;
 };
 
 struct step {
 	enum step_kind kind;
-	unsigned number;		/* in the plan, topological order */
-	struct step *parent;		/* root filesystem it works on; NULL for BASE */
+	unsigned number;     /* in the plan, topological order */
+	struct step *parent; /* root filesystem it works on; NULL for BASE */
 	unsigned stage;
-	const char *name;		/* row name of UX-20: "[build 2/5] RUN make" */
+	const char *name; /* row name of UX-20: "[build 2/5] RUN make" */
 	struct line_range lines;
 	const struct instruction *instruction;
 
 	/* BASE */
-	const char *image;		/* NULL: scratch */
-	struct digest *base_layers;	/* diff ids, filled through the resolver */
+	const char *image;	    /* NULL: scratch */
+	struct digest *base_layers; /* diff ids, filled through the resolver */
 	size_t base_layer_count;
 	struct digest base_manifest;
 
 	/* RUN */
-	const char **argv;		/* SHELL applied */
-	const char **env;		/* sorted as RCP-274 says, "K=V" */
-	const char **key_env;		/* what of it enters the key (no proxies) */
+	const char **argv;    /* SHELL applied */
+	const char **env;     /* sorted as RCP-274 says, "K=V" */
+	const char **key_env; /* what of it enters the key (no proxies) */
 	const char *cwd, *user, *hostname;
 	bool network_none, network_host, insecure;
 	struct run_mount *mounts;
 	size_t mount_count;
 	struct run_device *devices;
 	size_t device_count;
-	struct str script;		/* heredoc with "#!": provided at script_path */
+	struct str script; /* heredoc with "#!": provided at script_path */
 	const char *script_path;
 
 	/* COPY and ADD */
@@ -84,23 +84,23 @@ struct step {
 	enum { UNPACK_AUTO, UNPACK_NO, UNPACK_YES } unpack;
 	struct copy_source *sources;
 	size_t source_count;
-	struct step *from;		/* other stage or image, NULL: the context */
-	const char *from_context;	/* a named context's directory instead, or NULL */
-	const char *dest;		/* absolute, trailing slash kept */
-	const char *chown, *chmod, *checksum;	/* or NULL */
+	struct step *from;		      /* other stage or image, NULL: the context */
+	const char *from_context;	      /* a named context's directory instead, or NULL */
+	const char *dest;		      /* absolute, trailing slash kept */
+	const char *chown, *chmod, *checksum; /* or NULL */
 	const char **excludes;
 	size_t exclude_count;
 
 	/* WORKDIR */
-	const char *workdir;		/* absolute; what is made belongs to 'user' above */
+	const char *workdir; /* absolute; what is made belongs to 'user' above */
 };
 
 /* What the image looks like after a stage. */
 struct plan_stage {
-	const char *name;		/* "" when unnamed */
+	const char *name; /* "" when unnamed */
 	unsigned number;
-	struct step *last;		/* root filesystem of the stage */
-	struct image_config config;	/* without diff_ids: solve fills them */
+	struct step *last;	    /* root filesystem of the stage */
+	struct image_config config; /* without diff_ids: solve fills them */
 	/* Which step made which history entry: entry i of config.history beyond the base's belongs to history_steps[i]
 	 * (NULL: metadata only). */
 	struct step **history_steps;
@@ -109,31 +109,31 @@ struct plan_stage {
 
 struct plan {
 	struct arena arena;
-	struct step **steps;		/* topological order */
+	struct step **steps; /* topological order */
 	size_t step_count;
 	struct plan_stage *target;
 	unsigned stage_count;
-	const char **unused_args;	/* RCP-207 */
+	const char **unused_args; /* RCP-207 */
 	size_t unused_arg_count;
 };
 
 struct plan_options {
-	const char *target;		/* stage name or number, NULL: the last */
-	const char *const *build_args;	/* "K=V", NULL-terminated or NULL */
-	const char *const *labels;	/* "K=V" */
+	const char *target;	       /* stage name or number, NULL: the last */
+	const char *const *build_args; /* "K=V", NULL-terminated or NULL */
+	const char *const *labels;     /* "K=V" */
 	const char *hostname;
-	struct platform platform;	/* normalised, never empty */
+	struct platform platform; /* normalised, never empty */
 	bool platform_given;
 	/* Config of a base image for FROM, COPY --from=IMAGE; pulls what is needed. Diff ids are in ret_config. */
 	int (*resolve)(void *argument, const char *image, const struct platform *platform,
 		       struct line_range lines, struct image_config *ret_config,
 		       struct digest *ret_manifest, struct err *err);
 	void *argument;
-	const struct ignore *ignore;	/* of the build context, for CopyIgnoredFile, or NULL */
+	const struct ignore *ignore; /* of the build context, for CopyIgnoredFile, or NULL */
 	/* "NAME=SOURCE": a directory, docker-image://REF or oci-layout://..., which then stands for the stage or image of that
 	 * name (RCP-373); NULL-terminated or NULL. Images are passed to 'resolve' as REF or as oci-layout://... */
 	const char *const *contexts;
-	bool strict_syntax;		/* a foreign '# syntax=' is an error, not a warning (RCP-125) */
+	bool strict_syntax; /* a foreign '# syntax=' is an error, not a warning (RCP-125) */
 	/* Lint findings and other warnings (rule NULL), in order; may be NULL. */
 	void (*warn)(void *argument, const char *rule, struct line_range lines, const char *text);
 	/* Only the lint pass: all stages are evaluated, no resolver is called, bases count as images without anything. */

@@ -10,7 +10,7 @@ struct record;
 /* Starts a build and reads the hub from now on. */
 int record_new(struct store *store, const char *name, struct event_hub *hub,
 	       struct record **ret_record, struct err *err) must_check;
-const char *record_id(const struct record *record);	/* YYYYMMDD-HHMMSS-xxxxxx */
+const char *record_id(const struct record *record); /* YYYYMMDD-HHMMSS-xxxxxx */
 /* Path of the log of a row, for messages; NULL when it wrote nothing. */
 const char *record_log_path(struct record *record, unsigned step);
 int record_finish(struct record *record, const char *status, struct err *err) must_check;

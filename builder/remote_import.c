@@ -371,8 +371,8 @@ static enum compression compression_of(int fd)
 static int open_tar(const char *path, struct source **ret_source, struct err *err)
 {
 	bool is_stdin = strcmp(path, "-") == 0;
-	int fd = is_stdin ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) :
-			    open(path, O_RDONLY | O_CLOEXEC);
+	int fd = is_stdin ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
+			  : open(path, O_RDONLY | O_CLOEXEC);
 	const char *shown = is_stdin ? "standard input" : path;
 	struct source *source = NULL;
 	enum compression compression;

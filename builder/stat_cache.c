@@ -319,7 +319,7 @@ int stat_cache_finish(struct stat_cache_writer *writer, struct buf *blob, struct
 	paths_at = HEADER_BYTES + count * sizeof(*sections);
 	data_at = paths_at + writer->paths.len;
 	buf_clear(blob);
-	if (!buf_reserve(blob, data_at + writer->data.len))	/* once: it may be large */
+	if (!buf_reserve(blob, data_at + writer->data.len)) /* once: it may be large */
 		return buf_check(blob, "stat cache", err);
 	buf_append(blob, magic, sizeof(magic));
 	buf_append(blob, &stored_count, sizeof(stored_count));

@@ -13,7 +13,7 @@
 
 struct run_secret {
 	const char *id;
-	const char *file, *env;		/* exactly one */
+	const char *file, *env; /* exactly one */
 };
 
 struct run_options {
@@ -25,7 +25,7 @@ struct run_options {
 	const struct run_secret *secrets;
 	size_t secret_count;
 	const char *const *add_hosts;
-	int context_fd;			/* for bind mounts of the context, -1: none */
+	int context_fd; /* for bind mounts of the context, -1: none */
 	bool (*canceled)(void *self);
 	void *canceled_self;
 };

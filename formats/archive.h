@@ -24,14 +24,14 @@ int archive_open(int fd, const char *shown_name, struct archive_reader **ret_rea
 void archive_close(struct archive_reader *reader);
 
 /* As tar_reader_next() and tar_reader_data(); offsets are not set, sparse files are given expanded. */
-int archive_next(struct archive_reader *reader, struct tar_entry *ret_entry, struct err *err)
-	must_check;
-ssize_t archive_data(struct archive_reader *reader, void *data, size_t len, struct err *err)
-	must_check;
+int archive_next(struct archive_reader *reader, struct tar_entry *ret_entry,
+		 struct err *err) must_check;
+ssize_t archive_data(struct archive_reader *reader, void *data, size_t len,
+		     struct err *err) must_check;
 
 /* The decompressed bytes of any compression libarchive knows (bzip2, xz and those of 'stream'), for import. Owns 'fd'. */
-int archive_decompress(int fd, const char *shown_name, struct source **ret_source, struct err *err)
-	must_check;
+int archive_decompress(int fd, const char *shown_name, struct source **ret_source,
+		       struct err *err) must_check;
 
 DEFINE_AUTO(archive_reader, archive_close);
 #define auto_archive_reader __attribute__((cleanup(auto_archive_reader_)))

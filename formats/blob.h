@@ -23,7 +23,8 @@ struct blob_source {
 /* One blob on its way in. */
 struct blob_writer {
 	void *self;
-	uint64_t resume_offset;		/* bytes that are already there and hashed: write() continues from here */
+	uint64_t
+		resume_offset; /* bytes that are already there and hashed: write() continues from here */
 
 	/* The next bytes in order. */
 	int (*write)(void *self, const void *data, size_t len, struct err *err);

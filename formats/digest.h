@@ -19,7 +19,7 @@ enum digest_algorithm { DIGEST_NONE, DIGEST_SHA256, DIGEST_SHA384, DIGEST_SHA512
 enum {
 	DIGEST_BYTES_MAX = 64,
 	DIGEST_HEX_MAX = 2 * DIGEST_BYTES_MAX + 1,
-	DIGEST_TEXT_MAX = 8 + DIGEST_HEX_MAX,	/* "sha256:" + hex + NUL */
+	DIGEST_TEXT_MAX = 8 + DIGEST_HEX_MAX, /* "sha256:" + hex + NUL */
 	SHA256_BYTES = 32,
 };
 
@@ -32,10 +32,11 @@ struct digest {
 /* "sha256:<64 lower-case hex>" and the like. ERR_DIGEST: malformed; ERR_UNSUPPORTED: well-formed, other algorithm. */
 int digest_parse(struct str text, struct digest *ret_digest, struct err *err) must_check;
 
-size_t digest_size(enum digest_algorithm algorithm);		/* bytes */
-const char *digest_algorithm_name(enum digest_algorithm algorithm);	/* "sha256" */
-const char *digest_text(const struct digest *digest, char text[DIGEST_TEXT_MAX]);	/* returns 'text' */
-const char *digest_hex(const struct digest *digest, char hex[DIGEST_HEX_MAX]);	/* returns 'hex' */
+size_t digest_size(enum digest_algorithm algorithm);		    /* bytes */
+const char *digest_algorithm_name(enum digest_algorithm algorithm); /* "sha256" */
+const char *digest_text(const struct digest *digest,
+			char text[DIGEST_TEXT_MAX]);			       /* returns 'text' */
+const char *digest_hex(const struct digest *digest, char hex[DIGEST_HEX_MAX]); /* returns 'hex' */
 bool digest_equal(const struct digest *a, const struct digest *b);
 bool digest_is_set(const struct digest *digest);
 int digest_compare(const struct digest *a, const struct digest *b);
@@ -49,8 +50,8 @@ int sha256_of(const void *data, size_t len, uint8_t ret_bytes[SHA256_BYTES]) mus
 
 /* Streaming. One thread at a time. hasher_reset() makes it ready for the next input; failures are sticky until then. */
 struct hasher;
-int hasher_new(enum digest_algorithm algorithm, struct hasher **ret_hasher, struct err *err)
-	must_check;
+int hasher_new(enum digest_algorithm algorithm, struct hasher **ret_hasher,
+	       struct err *err) must_check;
 void hasher_free(struct hasher *hasher);
 void hasher_reset(struct hasher *hasher);
 void hasher_update(struct hasher *hasher, const void *data, size_t len);

@@ -32,7 +32,7 @@ enum instruction_kind {
 	INSTRUCTION_USER,
 	INSTRUCTION_VOLUME,
 	INSTRUCTION_WORKDIR,
-	INSTRUCTION_KINDS,	/* also: unknown, in the result of recipe_parse_syntax() */
+	INSTRUCTION_KINDS, /* also: unknown, in the result of recipe_parse_syntax() */
 };
 
 /* 1-based physical lines. */
@@ -48,19 +48,19 @@ struct instruction_flag {
 };
 
 struct heredoc {
-	struct str name;	/* without quotes */
-	struct str body;	/* tabs already stripped for <<- */
-	struct str raw_body;	/* as written */
-	bool expand;		/* the delimiter was not quoted */
+	struct str name;     /* without quotes */
+	struct str body;     /* tabs already stripped for <<- */
+	struct str raw_body; /* as written */
+	bool expand;	     /* the delimiter was not quoted */
 	bool strip_tabs;
-	unsigned fd;		/* 3 in "3<<EOF", 0 by default */
-	size_t word;		/* COPY and ADD: the word that is its opener */
+	unsigned fd; /* 3 in "3<<EOF", 0 by default */
+	size_t word; /* COPY and ADD: the word that is its opener */
 };
 
 struct instruction {
 	enum instruction_kind kind;
-	struct str name;		/* as written */
-	struct str original;		/* the logical line, continuations joined, comments removed */
+	struct str name;     /* as written */
+	struct str original; /* the logical line, continuations joined, comments removed */
 	struct line_range lines;
 	struct instruction_flag *flags;
 	size_t flag_count;
@@ -69,25 +69,26 @@ struct instruction {
 	 * LABEL give key, value, key, value; ARG gives raw words; HEALTHCHECK's first word is NONE or CMD. */
 	struct str *words;
 	size_t word_count;
-	bool exec_form;			/* words came from a JSON array */
-	bool legacy_pair;		/* ENV k v, LABEL k v */
+	bool exec_form;	  /* words came from a JSON array */
+	bool legacy_pair; /* ENV k v, LABEL k v */
 	struct heredoc *heredocs;
 	size_t heredoc_count;
-	bool only_heredoc;		/* RUN whose whole command is one opener (RCP-165) */
-	struct instruction *trigger;	/* ONBUILD */
-	struct str doc_comment;		/* comment block right above, '#' removed, lines joined by newlines */
+	bool only_heredoc;	     /* RUN whose whole command is one opener (RCP-165) */
+	struct instruction *trigger; /* ONBUILD */
+	struct str
+		doc_comment; /* comment block right above, '#' removed, lines joined by newlines */
 };
 
 struct recipe {
 	struct arena arena;
-	struct str text;		/* copy of the source */
-	const char *file_name;		/* as shown in messages */
-	char escape;			/* '\\' or '`' */
-	struct str syntax;		/* value of the directive or empty */
+	struct str text;       /* copy of the source */
+	const char *file_name; /* as shown in messages */
+	char escape;	       /* '\\' or '`' */
+	struct str syntax;     /* value of the directive or empty */
 	struct str check;
 	struct instruction *instructions;
 	size_t instruction_count;
-	struct line_range *blank_continuations;	/* for NoEmptyContinuation */
+	struct line_range *blank_continuations; /* for NoEmptyContinuation */
 	size_t blank_continuation_count;
 };
 
@@ -104,9 +105,9 @@ int recipe_parse_instruction(struct recipe *recipe, struct str text,
 			     struct instruction *ret_instruction, struct err *err) must_check;
 void recipe_release(struct recipe *recipe);
 
-const char *instruction_name(enum instruction_kind kind);	/* "COPY" */
+const char *instruction_name(enum instruction_kind kind); /* "COPY" */
 const struct instruction_flag *instruction_flag(const struct instruction *instruction,
-						const char *name);	/* last one, or NULL */
+						const char *name); /* last one, or NULL */
 bool instruction_flag_is_true(const struct instruction *instruction, const char *name);
 
 /* The excerpt of UX-33: lines around 'range' with '>>>' marks; appended to 'buf'. */

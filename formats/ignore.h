@@ -30,9 +30,9 @@ bool ignore_match(const struct ignore *ignore, struct str path, unsigned *ret_li
 bool ignore_match_child(const struct ignore *ignore, struct str path, bool parent_excluded,
 			bool *ret_descend, unsigned *ret_line);
 
-bool ignore_has_exceptions(const struct ignore *ignore);	/* any '!' pattern */
+bool ignore_has_exceptions(const struct ignore *ignore); /* any '!' pattern */
 size_t ignore_count(const struct ignore *ignore);
-struct str ignore_pattern(const struct ignore *ignore, size_t index);	/* normalised, with '!' */
+struct str ignore_pattern(const struct ignore *ignore, size_t index); /* normalised, with '!' */
 
 /* The normal form of a path or pattern: Go's path.Clean. Appended to 'out'; "." for nothing. */
 void ignore_clean_path(struct str path, struct buf *out);

@@ -17,8 +17,8 @@ enum { RUNE_BYTE = 0x110000 };
 /* The first code point of 'text', which is not empty; returns its length in bytes. */
 size_t rune_next(struct str text, uint32_t *ret_rune);
 
-bool rune_is_space(uint32_t rune);	/* Unicode White_Space */
-bool rune_is_letter(uint32_t rune);	/* letters and decimal digits of any script, and '_' */
+bool rune_is_space(uint32_t rune);  /* Unicode White_Space */
+bool rune_is_letter(uint32_t rune); /* letters and decimal digits of any script, and '_' */
 
 /* 'text' without Unicode white space in front, or at both ends. */
 struct str rune_trim_left(struct str text);

@@ -28,8 +28,8 @@ struct source_ops {
 };
 
 int source_new(const struct source_ops *ops, void *self, struct source **ret_source,
-	       struct err *err) must_check;	/* takes 'self' */
-void source_close(struct source *source);	/* NULL is accepted */
+	       struct err *err) must_check; /* takes 'self' */
+void source_close(struct source *source);   /* NULL is accepted */
 ssize_t source_read(struct source *source, void *data, size_t len, struct err *err) must_check;
 
 /* Exactly 'len' bytes; ERR_FORMAT when the stream ends before. */
@@ -39,8 +39,8 @@ int source_read_exact(struct source *source, void *data, size_t len, struct err 
 int source_drain(struct source *source, uint64_t *ret_count, struct err *err) must_check;
 
 /* From a descriptor that the source then owns. 'shown_name' appears in errors. */
-int source_from_fd(int fd, const char *shown_name, struct source **ret_source, struct err *err)
-	must_check;
+int source_from_fd(int fd, const char *shown_name, struct source **ret_source,
+		   struct err *err) must_check;
 /* From memory that must outlive the source. */
 int source_from_memory(struct str data, struct source **ret_source, struct err *err) must_check;
 
@@ -60,10 +60,10 @@ enum compression {
 	COMPRESSION_NONE,
 	COMPRESSION_GZIP,
 	COMPRESSION_ZSTD,
-	COMPRESSION_BZIP2,	/* recognised, read by 'archive' only */
+	COMPRESSION_BZIP2, /* recognised, read by 'archive' only */
 	COMPRESSION_XZ,
 };
-const char *compression_name(enum compression compression);	/* "gzip", "uncompressed" */
+const char *compression_name(enum compression compression); /* "gzip", "uncompressed" */
 /* By magic bytes (REG-803): skippable zstd frames count as zstd. */
 enum compression compression_detect(const void *head, size_t len);
 
@@ -80,9 +80,9 @@ struct compressor;
 
 struct compressor_options {
 	enum compression compression;
-	int level;		/* 0: the default (zstd 3, gzip 6) */
-	struct pool *pool;	/* borrowed */
-	int fd;			/* output, borrowed, written from its current end in order */
+	int level;	   /* 0: the default (zstd 3, gzip 6) */
+	struct pool *pool; /* borrowed */
+	int fd;		   /* output, borrowed, written from its current end in order */
 };
 
 int compressor_new(const struct compressor_options *options, struct compressor **ret_compressor,
@@ -90,8 +90,8 @@ int compressor_new(const struct compressor_options *options, struct compressor *
 
 /* Copies the bytes into the piece being filled; a full piece goes to the pool. Blocks while too many pieces are in flight.
  * One producer thread. A failure of a worker is reported by the next call. */
-int compressor_write(struct compressor *compressor, const void *data, size_t len, struct err *err)
-	must_check;
+int compressor_write(struct compressor *compressor, const void *data, size_t len,
+		     struct err *err) must_check;
 
 /* Room for up to '*ret_len' bytes to be filled in place (read(2) straight into the piece), then committed. */
 int compressor_reserve(struct compressor *compressor, void **ret_data, size_t *ret_len,
@@ -101,7 +101,7 @@ int compressor_commit(struct compressor *compressor, size_t len, struct err *err
 /* Waits for the pieces, writes the rest; digest (sha256) and size of the output. */
 int compressor_finish(struct compressor *compressor, struct digest *ret_digest,
 		      uint64_t *ret_size_bytes, struct err *err) must_check;
-void compressor_free(struct compressor *compressor);	/* waits for pieces in flight */
+void compressor_free(struct compressor *compressor); /* waits for pieces in flight */
 
 DEFINE_AUTO(source, source_close);
 #define auto_source __attribute__((cleanup(auto_source_)))

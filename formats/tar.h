@@ -30,55 +30,55 @@ enum tar_type {
 };
 
 struct tar_xattr {
-	struct str name;	/* "user.x": without SCHILY.xattr. */
+	struct str name; /* "user.x": without SCHILY.xattr. */
 	struct str value;
 };
 
 /* A piece of a sparse file: data at 'offset' of the file. Everything else is zeros. */
 struct tar_extent {
 	uint64_t offset, length;
-	uint64_t tar_offset;	/* where the bytes lie in the tar */
+	uint64_t tar_offset; /* where the bytes lie in the tar */
 };
 
 struct tar_entry {
 	enum tar_type type;
-	struct str path;	/* as written; the reader strips nothing, see tar_clean_path() */
-	struct str link;	/* target of a link */
-	uint32_t mode;		/* 12 bits */
+	struct str path; /* as written; the reader strips nothing, see tar_clean_path() */
+	struct str link; /* target of a link */
+	uint32_t mode;	 /* 12 bits */
 	uint32_t uid, gid;
-	uint64_t size_bytes;	/* of the file; 0 unless regular */
-	int64_t mtime;		/* seconds */
+	uint64_t size_bytes; /* of the file; 0 unless regular */
+	int64_t mtime;	     /* seconds */
 	uint32_t mtime_nsec;
 	uint32_t rdev_major, rdev_minor;
 	const struct tar_xattr *xattrs;
 	size_t xattr_count;
 
 	/* Reader only. */
-	uint64_t header_offset;	/* of the first header block that belongs to this entry */
+	uint64_t header_offset; /* of the first header block that belongs to this entry */
 	uint64_t data_offset;	/* of the stored data: contiguous unless 'extents' is set */
 	const struct tar_extent *extents;
-	size_t extent_count;	/* sparse files only */
+	size_t extent_count; /* sparse files only */
 };
 
 struct tar_reader;
 
 /* Takes 'source' (a tar, already decompressed). */
-int tar_reader_new(struct source *source, struct tar_reader **ret_reader, struct err *err)
-	must_check;
+int tar_reader_new(struct source *source, struct tar_reader **ret_reader,
+		   struct err *err) must_check;
 void tar_reader_free(struct tar_reader *reader);
 
 /* 1 and the next entry, valid until the next call; 0 at the end (marker or end of input after a whole entry); ERR_FORMAT,
  * ERR_LIMIT. Data that was not read is skipped. */
-int tar_reader_next(struct tar_reader *reader, struct tar_entry *ret_entry, struct err *err)
-	must_check;
+int tar_reader_next(struct tar_reader *reader, struct tar_entry *ret_entry,
+		    struct err *err) must_check;
 
 /* The stored data of the current entry, in order; for sparse files the stored pieces only. 0 at its end. */
-ssize_t tar_reader_data(struct tar_reader *reader, void *data, size_t len, struct err *err)
-	must_check;
+ssize_t tar_reader_data(struct tar_reader *reader, void *data, size_t len,
+			struct err *err) must_check;
 
 /* After the last entry: reads the rest of the source (it belongs to the digest) and gives the total length. */
-int tar_reader_finish(struct tar_reader *reader, uint64_t *ret_size_bytes, struct err *err)
-	must_check;
+int tar_reader_finish(struct tar_reader *reader, uint64_t *ret_size_bytes,
+		      struct err *err) must_check;
 
 /* "/a//b/./c/" -> "a/b/c", "." -> "", ".." is clamped at the root (SEC-X08). -EINVAL: NUL inside; -ENAMETOOLONG. Writes to
  * 'buf' (cleared first). */

@@ -18,15 +18,18 @@ struct arena {
 	size_t used, max;
 };
 
-#define ARENA_INIT(max_bytes) { .max = (max_bytes) }
+#define ARENA_INIT(max_bytes)      \
+	{                          \
+		.max = (max_bytes) \
+	}
 
 void arena_init(struct arena *arena, size_t max_bytes);
 void arena_release(struct arena *arena);
 
 /* NULL when memory or the cap is used up. */
 void *arena_alloc(struct arena *arena, size_t size) must_check;
-void *arena_array(struct arena *arena, size_t count, size_t size) must_check;	/* overflow-checked */
-char *arena_strdup(struct arena *arena, struct str text) must_check;	/* terminated copy */
+void *arena_array(struct arena *arena, size_t count, size_t size) must_check; /* overflow-checked */
+char *arena_strdup(struct arena *arena, struct str text) must_check;	      /* terminated copy */
 
 /* Text that printf would give. */
 char *arena_printf(struct arena *arena, const char *format, ...) must_check printf_like(2, 3);

@@ -44,11 +44,11 @@ static inline void auto_fclose_(FILE **file)
 #define auto_fclose   __attribute__((cleanup(auto_fclose_)))
 
 /* Hands a pointer over: its value, and the variable becomes NULL. */
-#define take(pointer)                                                                              \
-	({                                                                                         \
-		__typeof__(pointer) taken_ = (pointer);                                            \
-		(pointer) = NULL;                                                                  \
-		taken_;                                                                            \
+#define take(pointer)                                   \
+	({                                              \
+		__typeof__(pointer) taken_ = (pointer); \
+		(pointer) = NULL;                       \
+		taken_;                                 \
 	})
 
 static inline int take_fd(int *fd)
@@ -61,20 +61,20 @@ static inline int take_fd(int *fd)
 
 /* Defines the function behind '__attribute__((cleanup(auto_NAME_)))' for 'struct NAME *'; a header adds
  * '#define auto_NAME __attribute__((cleanup(auto_NAME_)))' beside it. */
-#define DEFINE_AUTO(name, destroy)                                                                 \
-	static inline void auto_##name##_(struct name **pointer)                                   \
-	{                                                                                          \
-		if (*pointer)                                                                      \
-			destroy(*pointer);                                                         \
-	}                                                                                          \
+#define DEFINE_AUTO(name, destroy)                               \
+	static inline void auto_##name##_(struct name **pointer) \
+	{                                                        \
+		if (*pointer)                                    \
+			destroy(*pointer);                       \
+	}                                                        \
 	struct name
 
 /* The same for a struct that lives in place. */
-#define DEFINE_AUTO_VALUE(name, release)                                                           \
-	static inline void auto_##name##_(struct name *value)                                      \
-	{                                                                                          \
-		release(value);                                                                    \
-	}                                                                                          \
+#define DEFINE_AUTO_VALUE(name, release)                      \
+	static inline void auto_##name##_(struct name *value) \
+	{                                                     \
+		release(value);                               \
+	}                                                     \
 	struct name
 
 #endif

@@ -17,15 +17,18 @@
 struct buf {
 	char *data;
 	size_t len, capacity;
-	size_t max;	/* cap of 'len' */
-	int failed;	/* 0, ENOMEM or ERR_LIMIT */
+	size_t max; /* cap of 'len' */
+	int failed; /* 0, ENOMEM or ERR_LIMIT */
 };
 
-#define BUF_INIT(max_bytes) { .max = (max_bytes) }
+#define BUF_INIT(max_bytes)        \
+	{                          \
+		.max = (max_bytes) \
+	}
 
 void buf_init(struct buf *buf, size_t max_bytes);
-void buf_release(struct buf *buf);	/* afterwards empty and usable, the cap is kept */
-void buf_clear(struct buf *buf);	/* length 0, memory and failure: memory kept, failure forgotten */
+void buf_release(struct buf *buf); /* afterwards empty and usable, the cap is kept */
+void buf_clear(struct buf *buf); /* length 0, memory and failure: memory kept, failure forgotten */
 
 void buf_append(struct buf *buf, const void *data, size_t len);
 void buf_add(struct buf *buf, struct str text);
@@ -34,7 +37,7 @@ void buf_putc(struct buf *buf, char byte);
 void buf_fill(struct buf *buf, char byte, size_t count);
 void buf_printf(struct buf *buf, const char *format, ...) printf_like(2, 3);
 void buf_vprintf(struct buf *buf, const char *format, va_list args) printf_like(2, 0);
-void buf_truncate(struct buf *buf, size_t len);	/* shortens only */
+void buf_truncate(struct buf *buf, size_t len); /* shortens only */
 
 /* Room for 'len' more bytes at the end, not counted until buf_commit(); NULL after a failure. */
 void *buf_reserve(struct buf *buf, size_t len);

@@ -21,16 +21,16 @@ enum { ERR_TEXT_MAX = 1024, ERR_HINT_MAX = 256 };
 
 /* Domain codes, above every errno. */
 enum err_code {
-	ERR_DIGEST = 4096,	/* content does not have the digest or size it should have */
-	ERR_FORMAT,		/* foreign or stored bytes that break their format */
-	ERR_LIMIT,		/* a limit of limits.h was exceeded; the text names it */
-	ERR_AUTH,		/* a registry refused us (401, 403) */
-	ERR_HTTP,		/* any other HTTP or transport failure */
-	ERR_STEP,		/* the command of a RUN or of 'mica run' failed */
-	ERR_USAGE,		/* wrong command line: exit status 2 */
-	ERR_CANCELED,		/* interrupted by a signal, or because another step failed */
-	ERR_UNSUPPORTED,	/* the kernel, a library or our privileges do not offer it */
-	ERR_NEGATIVE,		/* the answer is "no" (exit status 1): diff differs, fsck found damage */
+	ERR_DIGEST = 4096, /* content does not have the digest or size it should have */
+	ERR_FORMAT,	   /* foreign or stored bytes that break their format */
+	ERR_LIMIT,	   /* a limit of limits.h was exceeded; the text names it */
+	ERR_AUTH,	   /* a registry refused us (401, 403) */
+	ERR_HTTP,	   /* any other HTTP or transport failure */
+	ERR_STEP,	   /* the command of a RUN or of 'mica run' failed */
+	ERR_USAGE,	   /* wrong command line: exit status 2 */
+	ERR_CANCELED,	   /* interrupted by a signal, or because another step failed */
+	ERR_UNSUPPORTED,   /* the kernel, a library or our privileges do not offer it */
+	ERR_NEGATIVE,	   /* the answer is "no" (exit status 1): diff differs, fsck found damage */
 };
 
 struct err {
@@ -39,7 +39,7 @@ struct err {
 	char hint[ERR_HINT_MAX];
 };
 
-#define must_check __attribute__((warn_unused_result))
+#define must_check		 __attribute__((warn_unused_result))
 #define printf_like(text, first) __attribute__((__format__(__printf__, text, first)))
 
 /* Sets code and text, clears the hint; returns -code. */

@@ -42,8 +42,7 @@ ssize_t io_pread(int fd, void *data, size_t len, uint64_t offset)
 	size_t done = 0;
 
 	while (done < len) {
-		ssize_t count =
-			pread(fd, (char *)data + done, len - done, (off_t)(offset + done));
+		ssize_t count = pread(fd, (char *)data + done, len - done, (off_t)(offset + done));
 
 		if (count < 0 && errno == EINTR)
 			continue;
@@ -127,7 +126,7 @@ int io_copy_range(int from, uint64_t from_offset, int to, uint64_t to_offset, ui
 			return copy_through_buffer(from, from_offset, to, to_offset, len);
 		if (count < 0)
 			return -errno;
-		if (count == 0)	/* end of file, or a file system that pretends: the buffer tells */
+		if (count == 0) /* end of file, or a file system that pretends: the buffer tells */
 			return copy_through_buffer(from, from_offset, to, to_offset, len);
 		from_offset += (uint64_t)count;
 		to_offset += (uint64_t)count;
@@ -261,7 +260,7 @@ static int open_by_walk(int rootfd, const char *path, int flags, mode_t mode)
 				r = -ENOMEM;
 				break;
 			}
-			if (!slash)	/* keep "no trailing slash": a file may be the target */
+			if (!slash) /* keep "no trailing slash": a file may be the target */
 				joined[strlen(joined) - 1] = '\0';
 			free(rest);
 			at = rest = joined;
@@ -461,7 +460,7 @@ void io_random_hex(char *text, size_t hex_digits)
 
 	assert(hex_digits <= sizeof(bytes));
 	if (getrandom(bytes, hex_digits, 0) != (ssize_t)hex_digits)
-		for (i = 0; i < hex_digits; i++)	/* names only need to differ, O_EXCL decides */
+		for (i = 0; i < hex_digits; i++) /* names only need to differ, O_EXCL decides */
 			bytes[i] = (unsigned char)(io_monotonic_ns() >> (i % 8));
 	for (i = 0; i < hex_digits; i++)
 		text[i] = digits[bytes[i] & 15];

@@ -25,8 +25,8 @@ int io_pwrite(int fd, const void *data, size_t len, uint64_t offset) must_check;
 
 /* Copies 'len' bytes between files with copy_file_range, reflinks where the file system can; falls back to a buffer.
  * 0 or -errno; -EIO when the source ends early. */
-int io_copy_range(int from, uint64_t from_offset, int to, uint64_t to_offset, uint64_t len)
-	must_check;
+int io_copy_range(int from, uint64_t from_offset, int to, uint64_t to_offset,
+		  uint64_t len) must_check;
 
 /* Appends the whole of 'fd' (or of the regular file 'path') to 'buf', bounded by its cap.
  * ENOENT and other open errors as they are; EINVAL: not a regular file; ERR_LIMIT: larger than the cap. */
@@ -58,12 +58,12 @@ int io_remove_tree(int dirfd, const char *name, struct err *err) must_check;
 
 struct io_temp {
 	int fd;
-	int dirfd;		/* borrowed */
+	int dirfd; /* borrowed */
 	char *name, *target;
 };
 
-int io_temp_open(struct io_temp *temp, int dirfd, const char *target, mode_t mode, struct err *err)
-	must_check;
+int io_temp_open(struct io_temp *temp, int dirfd, const char *target, mode_t mode,
+		 struct err *err) must_check;
 
 /* Renames over the target. 'durable' fsyncs the content first; callers that syncfs later pass false. */
 int io_temp_publish(struct io_temp *temp, bool durable, struct err *err) must_check;

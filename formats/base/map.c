@@ -17,7 +17,7 @@ struct entry {
 
 struct map {
 	struct entry *entries;
-	size_t used, live, capacity;	/* entries; capacity is 3/4 of the slots */
+	size_t used, live, capacity; /* entries; capacity is 3/4 of the slots */
 	uint32_t *slots;
 	size_t slot_count;
 	uint64_t seed[2];

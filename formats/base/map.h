@@ -15,13 +15,13 @@
 
 struct map;
 
-struct map *map_new(void) must_check;	/* NULL when memory is gone */
+struct map *map_new(void) must_check; /* NULL when memory is gone */
 void map_free(struct map *map);
 size_t map_count(const struct map *map);
 
 /* Inserts or replaces. -ENOMEM. */
 int map_put(struct map *map, struct str key, void *value) must_check;
-void *map_get(const struct map *map, struct str key);	/* NULL when absent */
+void *map_get(const struct map *map, struct str key); /* NULL when absent */
 bool map_has(const struct map *map, struct str key);
 bool map_remove(struct map *map, struct str key);
 

@@ -23,11 +23,11 @@ struct pool_batch {
 
 /* 'threads' 0: as many as CPUs this process may use (affinity and cgroup quota). Threads start with the first job. */
 int pool_new(unsigned threads, struct pool **ret_pool, struct err *err) must_check;
-void pool_free(struct pool *pool);	/* finishes what is queued, then joins */
+void pool_free(struct pool *pool); /* finishes what is queued, then joins */
 unsigned pool_threads(const struct pool *pool);
 
 void pool_batch_init(struct pool_batch *batch);
-void pool_batch_release(struct pool_batch *batch);	/* nothing may be pending */
+void pool_batch_release(struct pool_batch *batch); /* nothing may be pending */
 
 /* Runs 'run(argument)' on a worker. 'batch' may be NULL. Never fails: without a thread the caller runs it. */
 void pool_submit(struct pool *pool, struct pool_batch *batch, void (*run)(void *argument),

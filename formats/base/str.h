@@ -16,18 +16,18 @@ struct str {
 
 #define STR(literal) ((struct str){ .ptr = "" literal, .len = sizeof(literal) - 1 })
 
-struct str str_from(const char *text);		/* NULL gives the empty view */
+struct str str_from(const char *text); /* NULL gives the empty view */
 struct str str_of(const void *ptr, size_t len);
 bool str_eq(struct str a, struct str b);
 bool str_is(struct str a, const char *text);
-bool str_is_nocase(struct str a, const char *text);	/* ASCII case only */
-int str_cmp(struct str a, struct str b);		/* unsigned byte order, shorter first */
+bool str_is_nocase(struct str a, const char *text); /* ASCII case only */
+int str_cmp(struct str a, struct str b);	    /* unsigned byte order, shorter first */
 bool str_starts(struct str a, const char *prefix);
 bool str_ends(struct str a, const char *suffix);
 bool str_has(struct str a, char byte);
-struct str str_from_index(struct str a, size_t from);	/* clamped to the end */
-struct str str_sub(struct str a, size_t from, size_t len);	/* clamped */
-struct str str_trim(struct str a);			/* ASCII blanks, tabs, CR, LF, VT, FF at both ends */
+struct str str_from_index(struct str a, size_t from);	   /* clamped to the end */
+struct str str_sub(struct str a, size_t from, size_t len); /* clamped */
+struct str str_trim(struct str a); /* ASCII blanks, tabs, CR, LF, VT, FF at both ends */
 
 /* Splits at the first (last) 'byte': true and both halves without it, or false, '*ret_head' = a, '*ret_tail' empty. */
 bool str_cut(struct str a, char byte, struct str *ret_head, struct str *ret_tail);
