@@ -292,6 +292,10 @@ static int run_node(struct solve *solve, struct node *node, struct err *err)
 		event_done(solve->options->hub, node->row, STEP_REUSED, NULL);
 	else
 		event_done(solve->options->hub, node->row, hit ? STEP_CACHED : STEP_DONE, NULL);
+	/* Before anybody may build on it: jobs wait for the layers below theirs, so a queue in the order of the chain is what
+	 * keeps them from waiting for each other. */
+	if (!hit && node->step->kind != STEP_BASE)
+		pool_submit(solve->snapshots, &solve->batch, node_snapshot, node);
 	pthread_mutex_lock(&solve->lock);
 	if (node->step->kind != STEP_BASE) {
 		solve->result->executed += !hit;
@@ -299,8 +303,6 @@ static int run_node(struct solve *solve, struct node *node, struct err *err)
 	}
 	announce_done(solve, node);
 	pthread_mutex_unlock(&solve->lock);
-	if (!hit && node->step->kind != STEP_BASE)
-		pool_submit(solve->snapshots, &solve->batch, node_snapshot, node);
 	return 0;
 }
 
