@@ -280,13 +280,63 @@ static void random_base(void)
 		random_operation("base");
 }
 
+/* The specification's rules on a directory: what a layer hides goes first, and xattrs of directories,
+ * which tar would only add to; then GNU tar extracts the rest. */
+static void apply_layer(const struct digest *diff_id)
+{
+	static const char make_room[] =
+		"import os, shutil, sys, tarfile\n"
+		"def remove(path):\n"
+		"    if os.path.isdir(path) and not os.path.islink(path): shutil.rmtree(path)\n"
+		"    elif os.path.lexists(path): os.unlink(path)\n"
+		"for member in tarfile.open(sys.argv[1], errors='surrogateescape'):\n"
+		"    parent, name = os.path.split(os.path.join('applied', member.name))\n"
+		"    path = os.path.join(parent, name)\n"
+		"    if name == '.wh..wh..opq':\n"
+		"        for old in os.listdir(parent): remove(os.path.join(parent, old))\n"
+		"    elif name.startswith('.wh.'): remove(os.path.join(parent, name[4:]))\n"
+		"    elif not member.isdir() or os.path.islink(path) or not os.path.isdir(path):\n"
+		"        remove(path)\n"
+		"    else:\n"
+		"        for key in os.listxattr(path): os.removexattr(path, key)\n";
+	auto_buf struct buf script = BUF_INIT(8192), said = BUF_INIT(1 << 20);
+	char hex[DIGEST_HEX_MAX];
+
+	digest_hex(diff_id, hex);
+	buf_printf(&script,
+		   "python3 - store/layers/%s/tar <<'EOF'\n%sEOF\n"
+		   "tar -xpf store/layers/%s/tar -C applied --numeric-owner --xattrs "
+		   "--xattrs-include='*' --exclude='.wh.*'",
+		   hex, make_room, hex);
+	buf_putc(&script, '\0');
+	if (shell(".", script.data, &said) != 0 || said.len)
+		fail_msg("%.*s", (int)said.len, said.data);
+}
+
+/* FS-812, FS-1253: all layers of the chain by GNU tar, and by the merge. */
+static void compare_with_tar(const struct chain *chain, uint64_t seed)
+{
+	struct stack stack = stack_of_layers(chain);
+	struct walk *applied = walk_new(WALK_LAYER);
+	int here = (int)sys(open(".", O_PATH | O_DIRECTORY | O_CLOEXEC));
+	size_t i;
+
+	run(".", "rm -rf applied; mkdir -m 755 applied");
+	for (i = 0; i < chain->count; i++)
+		apply_layer(&chain->layers[i]);
+	walk_mounted(applied, here, "applied", "");
+	assert_same_and_free("what tar extracts", applied, walk_of_stack(&stack, WALK_LAYER), seed);
+	stack_release(&stack);
+	close(here);
+}
+
 static void test_random_steps(void **unused)
 {
 	uint64_t seed;
 
 	(void)unused;
 	skip_unless_able();
-	for (seed = 1; seed <= 40; seed++) {
+	for (seed = 1; seed <= 24; seed++) {
 		struct chain chain;
 		int steps;
 
@@ -300,6 +350,8 @@ static void test_random_steps(void **unused)
 			list_layer(&chain, &text);
 			assert_null(text.data ? strstr(text.data, "tar: ") : NULL);
 		}
+		if (seed <= 5)
+			compare_with_tar(&chain, seed);
 		chain_end(&chain);
 	}
 }
@@ -588,6 +640,101 @@ static void test_user_marks(void **unused)
 	chain_end(&chain);
 }
 
+/* Root of a new user namespace with the same ids, in a mount namespace of its own. False: not allowed here. */
+static bool enter_user_namespace(void)
+{
+	static const char *const files[] = { "uid_map", "gid_map" };
+	int ready[2], mapped[2], i;
+	pid_t parent = getpid(), helper;
+	char byte = 0;
+
+	sys(pipe(ready));
+	sys(pipe(mapped));
+	helper = (pid_t)sys(fork());
+	if (helper == 0) {
+		if (read(ready[0], &byte, 1) != 1)
+			_exit(1);
+		for (i = 0; i < 2; i++) {
+			char path[64];
+			int fd;
+
+			snprintf(path, sizeof(path), "/proc/%d/%s", parent, files[i]);
+			fd = open(path, O_WRONLY);
+			if (write(fd, "0 0 65536", 9) != 9)
+				_exit(1);
+			close(fd);
+		}
+		_exit(0);
+	}
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0)
+		return false;
+	sys(write(ready[1], &byte, 1));
+	sys(waitpid(helper, &i, 0));
+	return i == 0;
+}
+
+/* Base, mount and step all belong to a user namespace; what the mount showed is left in 'shown'. */
+static int step_in_user_namespace(void)
+{
+	struct walk *shown;
+	int fd;
+
+	if (!enter_user_namespace())
+		return 77;
+	random_base();
+	if (mount("overlay", "mnt", "overlay", 0,
+		  "lowerdir=base,upperdir=upper,workdir=work,userxattr") < 0)
+		return 77;
+	random_step(NULL);
+	shown = walk_of_mount(WALK_LAYER);
+	fd = open("shown", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	return io_write(fd, shown->dump.data, shown->dump.len) < 0;
+}
+
+/* What an overlayfs with 'userxattr' leaves: no redirects, no index, marks of the user family (FS-702). */
+static void test_user_namespace(void **unused)
+{
+	uint64_t seed;
+
+	(void)unused;
+	skip_unless_able();
+	for (seed = 501; seed <= 510; seed++) {
+		struct walk *shown = walk_new(WALK_LAYER);
+		struct stack stack = { 0 };
+		struct layer_result result;
+		struct chain chain;
+		int status, base, upper;
+		pid_t pid;
+
+		state = seed;
+		run(".", "rm -rf base upper work; mkdir upper work; chmod 751 upper; chmod 755 .");
+		pid = (pid_t)sys(fork());
+		if (pid == 0)
+			_exit(step_in_user_namespace());
+		sys(waitpid(pid, &status, 0));
+		if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+			print_message("no overlayfs in user namespaces here\n");
+			walk_free(shown);
+			skip();
+		}
+		assert_int_equal(status, 0);
+		ok(io_read_file(AT_FDCWD, "shown", &shown->dump, &err));
+		chain_begin(&chain, "base");
+		base = (int)sys(open("base", O_PATH | O_DIRECTORY | O_CLOEXEC));
+		upper = (int)sys(open("upper", O_PATH | O_DIRECTORY | O_CLOEXEC));
+		ok(stack_push_upper(&stack, base, MARKS_USER, &err));
+		ok(snapshot_layer(store, upper, MARKS_USER, &stack, &plain, &result, NULL, &err));
+		add_layer(&chain, &result);
+		stack_release(&stack);
+		stack = stack_of_layers(&chain);
+		assert_same_and_free("the layer", shown, walk_of_stack(&stack, WALK_LAYER), seed);
+		stack_release(&stack);
+		chain_end(&chain);
+		close(base);
+		close(upper);
+	}
+}
+
 /* RCP-270: mount points of the set-up and what was copied up for them, but nothing that a command changed, and nothing
  * through its symlinks. */
 static void test_stubs(void **unused)
@@ -634,6 +781,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_left_out),
 		cmocka_unit_test(test_nothing_changed),
 		cmocka_unit_test(test_user_marks),
+		cmocka_unit_test(test_user_namespace),
 		cmocka_unit_test(test_stubs),
 	};
 
