@@ -408,7 +408,7 @@ int pax_parse(struct pax *pax, struct err *err)
 		if (r < 0)
 			return r;
 	}
-	if (pax->seen & PAX_SPARSE_NUMBYTES && pax->seen & PAX_SPARSE_OFFSET)
+	if (pax->seen & PAX_SPARSE_OFFSET)
 		return err_set(err, ERR_FORMAT, "sparse map with an offset without length");
 	return 0;
 }

@@ -278,16 +278,18 @@ static int take_body(struct tar_reader *reader, const struct tar_header *header,
 	return r;
 }
 
+/* A name that starts with NUL is empty to some readers, absent to others. */
 static int take_long(struct tar_reader *reader, const struct tar_header *header, struct buf *buf,
 		     const char *what, struct err *err)
 {
 	int r = take_body(reader, header, buf, what, err);
 
-	if (r == 0 && buf->len == 0)
+	if (r < 0)
+		return r;
+	if (buf->len == 0 || buf->data[0] == '\0')
 		return err_set(err, ERR_FORMAT, "empty %s in the tar", what);
-	if (r == 0)
-		buf_truncate(buf, strnlen(buf->data, buf->len));
-	return r;
+	buf_truncate(buf, strnlen(buf->data, buf->len));
+	return 0;
 }
 
 static int take_global(struct tar_reader *reader, const struct tar_header *header, struct err *err)
@@ -582,9 +584,11 @@ static int entry_numbers(struct tar_reader *reader, const struct tar_header *hea
 
 static bool is_sparse(const struct tar_reader *reader, const struct tar_header *header)
 {
+	/* The name alone renames the file for GNU tar and libarchive, so it must be judged too. */
 	return header->typeflag == 'S' ||
-	       reader->pax.seen & (PAX_SPARSE_MAJOR | PAX_SPARSE_MAP | PAX_SPARSE_NUMBYTES |
-				   PAX_SPARSE_NUMBLOCKS | PAX_SPARSE_SIZE | PAX_SPARSE_REALSIZE);
+	       reader->pax.seen & (PAX_SPARSE_MAJOR | PAX_SPARSE_MINOR | PAX_SPARSE_NAME |
+				   PAX_SPARSE_MAP | PAX_SPARSE_NUMBYTES | PAX_SPARSE_NUMBLOCKS |
+				   PAX_SPARSE_SIZE | PAX_SPARSE_REALSIZE);
 }
 
 /* Size of the file and of what is stored; moves behind the map of a sparse file. */
@@ -604,10 +608,13 @@ static int entry_data(struct tar_reader *reader, const struct tar_header *header
 	entry->data_offset = reader->offset;
 	if (entry->type == TAR_HARDLINK && size)
 		return err_set(err, ERR_FORMAT, "hard link with data");
+	/* GNU tar skips that many bytes and with them the next entries, the others do not. */
+	if (entry->type != TAR_REGULAR && entry->type != TAR_DIRECTORY && size)
+		return err_set(err, ERR_FORMAT, "size on what is no regular file");
 	if (entry->type != TAR_REGULAR) {
 		if (is_sparse(reader, header))
 			return err_set(err, ERR_FORMAT, "sparse map on what is no regular file");
-		/* A size on other types is a hint that no reader takes for data. */
+		/* A size on a directory is a hint that no reader takes for data. */
 		return 0;
 	}
 	stored = (uint64_t)size;

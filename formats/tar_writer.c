@@ -204,6 +204,7 @@ static bool fits(char *field, size_t len, uint64_t value, uint64_t max)
 static int check_entry(const struct tar_entry *entry, struct err *err)
 {
 	bool directory = entry->type == TAR_DIRECTORY;
+	size_t i;
 
 	if (entry->path.len == 0 || entry->path.len > LIMIT_TAR_PATH || str_has(entry->path, '\0'))
 		return err_set(err, ERR_FORMAT, "a name of %zu bytes cannot be in a layer",
@@ -214,6 +215,17 @@ static int check_entry(const struct tar_entry *entry, struct err *err)
 	if (entry->rdev_major > ID_MAX || entry->rdev_minor > ID_MAX)
 		return err_set(err, ERR_FORMAT, "device number %u:%u cannot be in a layer",
 			       entry->rdev_major, entry->rdev_minor);
+	for (i = 0; i < entry->xattr_count; i++) {
+		struct str name = entry->xattrs[i].name;
+
+		/* '=' ends the key of a record: 'user.a=b' would come back as 'user.a'. */
+		if (name.len == 0 || str_has(name, '=') || str_has(name, '\0'))
+			return err_set(err, ERR_FORMAT,
+				       "xattr '%.*s' of '%.*s' cannot be in a layer", (int)name.len,
+				       name.ptr,
+				       (int)(entry->path.len < 512 ? entry->path.len : 512),
+				       entry->path.ptr);
+	}
 	assert(entry->type == TAR_REGULAR || entry->size_bytes == 0);
 	assert(directory == str_ends(entry->path, "/"));
 	return 0;
