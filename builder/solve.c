@@ -24,11 +24,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "builder/solve_node.h"
 #include "formats/base/io.h"
 
-enum { SNAPSHOT_THREADS = 2 };
+enum { SNAPSHOT_THREADS = 2, INTERRUPT_POLL_MS = 100 };
 
 /* --- Queues; called with the lock held --- */
 
@@ -313,6 +314,18 @@ static bool interrupted(struct solve *solve)
 	return solve->options->canceled && solve->options->canceled(solve->options->canceled_self);
 }
 
+/* Until something changes, or long enough that an interruption is seen in time (UX-14). */
+static void wait_a_moment(struct solve *solve)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += INTERRUPT_POLL_MS * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000L;
+	until.tv_nsec %= 1000000000L;
+	(void)pthread_cond_timedwait(&solve->changed, &solve->lock, &until);
+}
+
 /* Takes work until there is none left: with the lock held on entry and exit. */
 static void work(struct solve *solve)
 {
@@ -337,7 +350,7 @@ static void work(struct solve *solve)
 			if (solve->failed || solve->unfinished_work == 0)
 				break;
 			solve->idle++;
-			pthread_cond_wait(&solve->changed, &solve->lock);
+			wait_a_moment(solve);
 			solve->idle--;
 			continue;
 		}
