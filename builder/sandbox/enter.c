@@ -21,10 +21,10 @@
 #include "formats/base/buf.h"
 #include "formats/base/io.h"
 
-/* What it means is said where it is noticed: as EINVAL of a chown, far from its reason. */
-#define SINGLE_ID                                                                                  \
-	"only one id can be mapped, so that files cannot be given to other users (chown: Invalid " \
-	"argument)"
+/* What it means is said where it is noticed: as EINVAL or EOVERFLOW, far from the reason. */
+#define SINGLE_ID                                                                                 \
+	"only one id can be mapped, so that a RUN can neither give files to other users (chown: " \
+	"Invalid argument) nor change theirs (Value too large for defined data type)"
 
 enum { SUBID_FILE_MAX = 1 << 20, RANGE_WANTED = 65535 };
 

@@ -93,6 +93,18 @@ layers_of_user() {
 	[[ $stderr == *"did not complete successfully"* ]]
 }
 
+@test "files of ids that are not mapped stay as they are: no layer with wrong owners (SEC-I86)" {
+	needs_user_namespaces
+	run ! as_user single 'cp /mnt/ctx/file file
+		printf "FROM base\nCOPY --chown=1000 --chmod=666 file /f\nRUN stat -c %%u /f; echo more >>/f; chmod 600 /f\n" >Dockerfile
+		mica build --progress plain .'
+	[[ $output == *" 65534"*"/f: Permission denied"*"Value too large for defined data type"* ]]
+	run --separate-stderr as_user single 'cp /mnt/ctx/file file
+		printf "FROM base\nCOPY --chown=1000:7 file /f\nRUN touch /new\n" >Dockerfile
+		mica build -q -t t . >/dev/null; mica ls -l t /f'
+	[[ $output == *" 1000 "*" 7 "* ]]
+}
+
 @test "a user of the image that is not mapped is an error with the remedy" {
 	needs_user_namespaces
 	run ! as_user single 'mica run -u 1000 base true'
