@@ -82,6 +82,7 @@ struct build {
 	struct plan *plan;
 	struct platform platform;
 	int64_t source_date_epoch;
+	uint64_t jobs;
 	struct layer_options layer;
 	enum rootfs_driver driver;
 	char **names; /* familiar, of --tag */
@@ -241,6 +242,18 @@ static int parse_secrets(struct build *build, struct err *err)
 	return r;
 }
 
+static int parse_jobs(struct build *build, struct err *err)
+{
+	const char *text = getenv("MICA_JOBS");
+
+	build->jobs = build->flags->jobs;
+	if (build->jobs || !text || !*text || strcmp(text, "auto") == 0)
+		return 0;
+	if (str_to_u64(str_from(text), UINT32_MAX, &build->jobs) < 0)
+		return err_set(err, ERR_USAGE, "bad MICA_JOBS '%s': a number or auto", text);
+	return 0;
+}
+
 static int parse_flags(struct build *build, struct err *err)
 {
 	const char *platform = build->flags->platform;
@@ -249,6 +262,8 @@ static int parse_flags(struct build *build, struct err *err)
 
 	if (r == 0)
 		r = parse_compression(build->flags->compression, &build->layer.compression, err);
+	if (r == 0)
+		r = parse_jobs(build, err);
 	if (r == 0)
 		r = fill_build_args(build, err);
 	if (r == 0)
@@ -702,7 +717,7 @@ static int solve(struct build *build, struct command_context *context, struct li
 		.layer = build->layer,
 		.platform = build->platform,
 		.build_id = record_id(build->record),
-		.jobs = (unsigned)build->flags->jobs,
+		.jobs = (unsigned)build->jobs,
 		.no_cache = build->flags->no_cache,
 		.canceled = cli_canceled,
 		.provide_base = provide_base,
@@ -792,7 +807,9 @@ static int check_recipe(struct build *build, struct err *err)
 		r = make_plan(build, &lines, err);
 	if (r < 0) {
 		show_excerpt(build, lines);
-		return r;
+		/* A recipe that cannot be built is a finding (UX-60). */
+		err->code = ERR_NEGATIVE;
+		return -ERR_NEGATIVE;
 	}
 	if (build->finding_count == 0) {
 		puts("Check complete, no warnings found.");

@@ -229,7 +229,7 @@ static void print_row(const struct history_flags *flags, const struct history_en
 	if (flags->no_trunc)
 		cli_print_escaped(stdout, str_from(entry->created_by));
 	else
-		printf("%-45s", by);
+		printf("%-46s", by);
 	printf(" %-9s %s\n", cli_size_text(size, sizes), entry->comment ? entry->comment : "");
 }
 
