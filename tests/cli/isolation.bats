@@ -84,9 +84,10 @@ inside() {
 @test "state of a hostile caller does not come in (SEC-B23)" {
 	needs_root
 	mkdir "$BATS_TEST_TMPDIR/gone"
-	run bash -c 'cd "$1/gone" && rmdir "$1/gone" && umask 0777 && trap "" PIPE TERM CHLD &&
+	run --separate-stderr bash -c 'cd "$1/gone" && rmdir "$1/gone" && umask 0777 && trap "" PIPE TERM CHLD &&
 		SECRET=1 nice -n 0 "$MICA" run base sh -c "umask; grep -E ^Sig[BI] /proc/self/status | tr -d \"\\t\"; env | grep -c SECRET"' \
 		- "$BATS_TEST_TMPDIR"
+	echo "$output" "$stderr"
 	[ "$output" = "$(printf '0022\nSigBlk:0000000000000000\nSigIgn:0000000000000000\n0')" ]
 }
 
