@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -428,16 +429,25 @@ static void test_limits(void **state)
 	assert_string_equal(err.text, "f: the recipe is larger than 16777216 bytes");
 }
 
+/* Of this thread: other work on the machine does not count. */
+static int64_t cpu_ns(void)
+{
+	struct timespec now;
+
+	assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now), 0);
+	return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
 /* RCP-112, RCP-923: 16 MiB of each shape in less than a second and ten times its size. */
 static void expect_linear(struct buf *text)
 {
-	uint64_t start = io_monotonic_ns();
+	int64_t start = cpu_ns();
 	auto_recipe struct recipe recipe = { 0 };
 	struct err err = { 0 };
 
 	if (recipe_parse(buf_str(text), "f", &recipe, NULL, &err) < 0)
 		fail_msg("%s", err.text);
-	assert_true(io_monotonic_ns() - start < 1000000000);
+	assert_true(cpu_ns() - start < 1000000000);
 	assert_true(recipe.arena.used < 10 * text->len);
 	buf_clear(text);
 	buf_puts(text, "FROM x\n");

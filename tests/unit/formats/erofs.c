@@ -680,7 +680,7 @@ static void copy_tree(struct copy *copy, const char *path, erofs_node parent, st
 	closedir(dir);
 }
 
-static int run(const char *format, ...)
+static int printf_like(1, 2) run(const char *format, ...)
 {
 	auto_free char *command = NULL;
 	va_list args;

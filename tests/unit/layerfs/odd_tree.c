@@ -29,7 +29,7 @@ static struct err err;
 
 static char root[] = "/var/tmp/mica-odd-XXXXXX";
 
-static void run(const char *format, ...)
+static void printf_like(1, 2) run(const char *format, ...)
 {
 	auto_free char *command = NULL;
 	va_list args;

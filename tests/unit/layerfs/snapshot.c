@@ -607,7 +607,7 @@ static void test_nothing_changed(void **unused)
 		ok(snapshot_layer(store, fd, MARKS_TRUSTED, &chain.stack, &plain, &result, NULL,
 				  &err));
 		digest_hex(&result.diff_id, hex);
-		assert_int_equal(strcmp(hex, LAYER_EMPTY_DIFF_ID + strlen("sha256:")) == 0, empty);
+		assert_int_equal(strcmp(hex, &LAYER_EMPTY_DIFF_ID[strlen("sha256:")]) == 0, empty);
 		close(fd);
 		chain_end(&chain);
 	}
