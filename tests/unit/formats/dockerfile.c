@@ -11,7 +11,6 @@
 
 #include <cmocka.h>
 
-#include "formats/base/io.h"
 #include "formats/base/limits.h"
 
 static void dump(const struct instruction *instruction, struct buf *out)
