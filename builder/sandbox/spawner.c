@@ -351,12 +351,17 @@ static void reap(struct spawner *spawner)
 /* What a hostile or careless caller may have left us (SEC-B23). */
 static int reset_process(struct spawner *spawner)
 {
-	struct sigaction standard = { .sa_handler = SIG_DFL };
+	/* The kernel's own form: the library's refuses the two signals it keeps for itself, which a caller may have left
+	 * ignored all the same. */
+	const struct {
+		uint64_t handler, flags, restorer, mask;
+	} standard = { .handler = 0 };
 	sigset_t child;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	for (int signal = 1; signal < NSIG; signal++)
-		sigaction(signal, &standard, NULL); /* KILL and STOP refuse, rightly */
+		syscall(SYS_rt_sigaction, signal, &standard, NULL,
+			sizeof(standard.mask)); /* KILL and STOP refuse, rightly */
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || sigprocmask(SIG_SETMASK, &child, NULL) < 0)
