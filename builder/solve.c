@@ -314,10 +314,28 @@ static bool interrupted(struct solve *solve)
 	return solve->options->canceled && solve->options->canceled(solve->options->canceled_self);
 }
 
-/* Until something changes, or long enough that an interruption is seen in time (UX-14). */
-static void wait_a_moment(struct solve *solve)
+/* What a running command asks: another step's failure ends it too (RCP-642). */
+static bool run_is_canceled(void *self)
 {
+	struct solve *solve = self;
+	bool failed;
+
+	pthread_mutex_lock(&solve->lock);
+	failed = solve->failed;
+	pthread_mutex_unlock(&solve->lock);
+	return failed || interrupted(solve);
+}
+
+void solve_wait(struct solve *solve)
+{
+	struct err err = { 0 };
 	struct timespec until;
+
+	if (!solve->failed && interrupted(solve)) {
+		err_set(&err, ERR_CANCELED, "canceled");
+		solve_fail(solve, &err);
+		return;
+	}
 
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_nsec += INTERRUPT_POLL_MS * 1000000L;
@@ -350,7 +368,7 @@ static void work(struct solve *solve)
 			if (solve->failed || solve->unfinished_work == 0)
 				break;
 			solve->idle++;
-			wait_a_moment(solve);
+			solve_wait(solve);
 			solve->idle--;
 			continue;
 		}
@@ -588,6 +606,8 @@ int solve_run(struct plan *plan, const struct solve_options *options,
 	int r;
 
 	*ret_result = (struct solve_result){ .exit_status = 0 };
+	solve.run.canceled = run_is_canceled;
+	solve.run.canceled_self = &solve;
 	pthread_mutex_init(&solve.lock, NULL);
 	pthread_cond_init(&solve.changed, NULL);
 	pthread_mutex_init(&solve.sandbox_lock, NULL);

@@ -91,6 +91,9 @@ bool node_is_empty_layer(const struct digest *diff_id);
 
 /* A failure of any part ends the build; with the lock held. The first one is kept. */
 void solve_fail(struct solve *solve, const struct err *err);
+/* Waits until something changes, or long enough that an interruption is seen in time (UX-14), which fails the build; with the
+ * lock held. */
+void solve_wait(struct solve *solve);
 
 /* --- solve_root.c --- */
 

@@ -48,7 +48,7 @@ int node_wait_settled(struct solve *solve, struct node *node, struct err *err)
 	pthread_mutex_lock(&solve->lock);
 	/* After a failure what is done still settles, so that it is found by the next build. */
 	while (!node->settled && !node->broken && !(solve->failed && node->phase != NODE_DONE))
-		pthread_cond_wait(&solve->changed, &solve->lock);
+		solve_wait(solve);
 	if (!node->settled)
 		r = err_set(err, ERR_CANCELED, "canceled");
 	pthread_mutex_unlock(&solve->lock);

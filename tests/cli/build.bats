@@ -71,7 +71,7 @@ teardown() {
 	[ "$output" = "$first" ]
 	[ "$(manifest_of twice)" = "$digest" ]
 	[[ $stderr == *CACHED* ]]
-	! grep -A1 'RUN echo b' <<<"$stderr" | grep -q DONE
+	[ -z "$(grep -A1 'RUN echo b' <<<"$stderr" | grep DONE)" ]
 	[ "$(grep -c CACHED <<<"$stderr")" = 3 ]
 }
 

@@ -43,7 +43,7 @@ needs_root() {
 
 # What a test must not leave behind.
 assert_clean() {
-	! grep -q "$BATS_FILE_TMPDIR" /proc/self/mountinfo
+	run ! grep "$BATS_FILE_TMPDIR" /proc/self/mountinfo
 	[ -z "$(ls "$MICA_ROOT/steps" 2>/dev/null)" ]
 	mica fsck
 }

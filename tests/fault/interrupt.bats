@@ -51,6 +51,23 @@ interrupt_build() {
 	run -125 mica inspect interrupted
 }
 
+@test "a step that fails ends the steps that run beside it (RCP-642)" {
+	dockerfile <<-'D'
+		FROM base AS long
+		RUN --mount=type=cache,target=/c touch /c/runs; exec sleep 86.2513
+		FROM base AS fails
+		RUN --mount=type=cache,target=/c while [ ! -e /c/runs ]; do :; done; exit 7
+		FROM base
+		COPY --from=long / /
+		COPY --from=fails / /
+	D
+	begun=$(date +%s)
+	MICA_JOBS=2 run ! mica build -t beside "$ctx"
+	[[ $output == *"exit 7"* ]]
+	(($(date +%s) - begun < 30))
+	assert_survived 'sleep 86.2513'
+}
+
 @test "INT from a terminal ends the build with 130" {
 	printf 'FROM base\nRUN echo started; exec sleep 27.1828\n' | dockerfile
 	run python3 - "$MICA" "$ctx" <<-'P'
