@@ -4,6 +4,7 @@
  *
  * This is process state on purpose: mounts are, and the parts of a build that use the same image do not know each other. A
  * dropped entry harms nobody, since every user of a mount holds it by a descriptor or by an overlay of its own. */
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -70,14 +71,19 @@ bool rootfs_cache_find(const struct index *index, enum rootfs_driver driver, boo
 	return *ret_fd >= 0;
 }
 
-void rootfs_cache_keep(const struct index *index, const struct rootfs_kept *kept)
+int rootfs_cache_keep(const struct index *index, const struct rootfs_kept *kept, int *ret_fd,
+		      struct err *err)
 {
 	struct entry entry = { .kept = *kept, .used = true };
 	struct stat st;
+	int r = 0;
 
+	*ret_fd = fcntl(kept->mount_fd, F_DUPFD_CLOEXEC, 0);
+	if (*ret_fd < 0)
+		r = err_sys(err, errno, "cannot duplicate a descriptor");
 	if (fstat(erofs_fd(index_image(index)), &st) < 0) {
 		drop(&entry);
-		return;
+		return r;
 	}
 	entry.dev = st.st_dev;
 	entry.ino = st.st_ino;
@@ -86,4 +92,5 @@ void rootfs_cache_keep(const struct index *index, const struct rootfs_kept *kept
 	cache.entries[cache.next] = entry;
 	cache.next = (cache.next + 1) % KEPT_MAX;
 	pthread_mutex_unlock(&cache.lock);
+	return r;
 }

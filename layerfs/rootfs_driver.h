@@ -66,6 +66,8 @@ struct rootfs_kept {
 /* True: '*ret_fd' is a descriptor of a kept mount. */
 bool rootfs_cache_find(const struct index *index, enum rootfs_driver driver, bool escape_user_marks,
 		       int *ret_fd);
-void rootfs_cache_keep(const struct index *index, const struct rootfs_kept *kept);
+/* Takes over what 'kept' holds; '*ret_fd' is a descriptor of its mount for the caller. */
+int rootfs_cache_keep(const struct index *index, const struct rootfs_kept *kept, int *ret_fd,
+		      struct err *err) must_check;
 
 #endif

@@ -276,11 +276,7 @@ int rootfs_fuse_index(struct index *index, const char *const *server_argv, bool 
 	r = mount_server(index, server_argv, escape_user_marks, &kept, err);
 	if (r < 0)
 		return r;
-	*ret_fd = fcntl(kept.mount_fd, F_DUPFD_CLOEXEC, 0);
-	if (*ret_fd < 0)
-		r = err_sys(err, errno, "cannot duplicate a descriptor");
-	rootfs_cache_keep(index, &kept);
-	return r;
+	return rootfs_cache_keep(index, &kept, ret_fd, err);
 }
 
 /* --- A stack --- */

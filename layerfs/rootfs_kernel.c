@@ -85,11 +85,7 @@ int rootfs_kernel_index(struct index *index, int *ret_fd, struct err *err)
 	r = mount_erofs(index, &kept.mount_fd, err);
 	if (r < 0)
 		return r;
-	*ret_fd = fcntl(kept.mount_fd, F_DUPFD_CLOEXEC, 0);
-	if (*ret_fd < 0)
-		r = err_sys(err, errno, "cannot duplicate a descriptor");
-	rootfs_cache_keep(index, &kept);
-	return r;
+	return rootfs_cache_keep(index, &kept, ret_fd, err);
 }
 
 /* --- Overlayfs --- */
