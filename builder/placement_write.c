@@ -111,24 +111,6 @@ static void tell_twins(struct output *output)
 	}
 }
 
-static enum tar_type tar_type_of(uint32_t mode)
-{
-	switch (mode & S_IFMT) {
-	case S_IFDIR:
-		return TAR_DIRECTORY;
-	case S_IFLNK:
-		return TAR_SYMLINK;
-	case S_IFCHR:
-		return TAR_CHAR;
-	case S_IFBLK:
-		return TAR_BLOCK_DEVICE;
-	case S_IFIFO:
-		return TAR_FIFO;
-	default:
-		return TAR_REGULAR;
-	}
-}
-
 static int add(struct output *output, const struct attributes *attributes, const char *hard_link,
 	       struct node *node, const struct layer_data *data, struct err *err)
 {

@@ -144,24 +144,6 @@ static int find_link(struct export *export, const struct tree_attr *attr, struct
 	return 0;
 }
 
-static enum tar_type type_of(uint32_t mode)
-{
-	switch (mode & S_IFMT) {
-	case S_IFDIR:
-		return TAR_DIRECTORY;
-	case S_IFLNK:
-		return TAR_SYMLINK;
-	case S_IFCHR:
-		return TAR_CHAR;
-	case S_IFBLK:
-		return TAR_BLOCK_DEVICE;
-	case S_IFIFO:
-		return TAR_FIFO;
-	default:
-		return TAR_REGULAR;
-	}
-}
-
 static int export_node(struct export *export, struct tree_node *node, struct err *err)
 {
 	auto_arena struct arena arena = ARENA_INIT(16 * MIB);
@@ -169,7 +151,7 @@ static int export_node(struct export *export, struct tree_node *node, struct err
 	struct xattrs xattrs = { .arena = &arena };
 	auto_buf struct buf header = BUF_INIT(4 * MIB);
 	struct tar_entry entry = {
-		.type = type_of(attr->mode),
+		.type = tar_type_of(attr->mode),
 		.path = buf_str(&export->path),
 		.mode = attr->mode & 07777,
 		.uid = attr->uid,

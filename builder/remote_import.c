@@ -187,24 +187,6 @@ static int open_file(struct walk *walk, int dirfd, const char *name, struct tar_
 	return 0;
 }
 
-static enum tar_type type_of(mode_t mode)
-{
-	switch (mode & S_IFMT) {
-	case S_IFDIR:
-		return TAR_DIRECTORY;
-	case S_IFLNK:
-		return TAR_SYMLINK;
-	case S_IFCHR:
-		return TAR_CHAR;
-	case S_IFBLK:
-		return TAR_BLOCK_DEVICE;
-	case S_IFIFO:
-		return TAR_FIFO;
-	default:
-		return TAR_REGULAR;
-	}
-}
-
 /* One name of a directory; 'path' is set. */
 static int add_name(struct walk *walk, int dirfd, const char *name, const struct stat *st,
 		    struct err *err)
@@ -212,7 +194,7 @@ static int add_name(struct walk *walk, int dirfd, const char *name, const struct
 	auto_arena struct arena arena = ARENA_INIT(16 * MIB);
 	struct layer_data data = { .kind = LAYER_DATA_NONE, .fd = -1 };
 	struct tar_entry entry = {
-		.type = type_of(st->st_mode),
+		.type = tar_type_of(st->st_mode),
 		.path = buf_str(&walk->path),
 		.mode = st->st_mode & 07777,
 		.uid = st->st_uid,

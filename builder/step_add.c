@@ -171,24 +171,6 @@ static int copy_xattrs(struct arena *arena, const struct tar_entry *entry,
 	return 0;
 }
 
-static uint32_t type_bits(enum tar_type type)
-{
-	switch (type) {
-	case TAR_DIRECTORY:
-		return S_IFDIR;
-	case TAR_SYMLINK:
-		return S_IFLNK;
-	case TAR_CHAR:
-		return S_IFCHR;
-	case TAR_BLOCK_DEVICE:
-		return S_IFBLK;
-	case TAR_FIFO:
-		return S_IFIFO;
-	default:
-		return S_IFREG;
-	}
-}
-
 /* --chown reaches into archives, --chmod does not (RCP-332). */
 static int attributes_of(struct unpacking *unpacking, const struct tar_entry *entry,
 			 struct attributes *ret_attributes, struct err *err)
@@ -200,7 +182,7 @@ static int attributes_of(struct unpacking *unpacking, const struct tar_entry *en
 	if (!target)
 		return err_nomem(err);
 	*ret_attributes = (struct attributes){
-		.mode = type_bits(entry->type) | (entry->mode & 07777),
+		.mode = tar_type_bits(entry->type) | (entry->mode & 07777),
 		.uid = rules->has_owner ? rules->uid : entry->uid,
 		.gid = rules->has_owner ? rules->gid : entry->gid,
 		.mtime = entry->mtime,

@@ -84,6 +84,11 @@ int tar_reader_finish(struct tar_reader *reader, uint64_t *ret_size_bytes,
  * 'buf' (cleared first). */
 int tar_clean_path(struct str path, struct buf *buf) must_check;
 
+/* S_IF* of a mode and the type that says the same. A hard link is a regular file; what a tar has no type for (a socket) is
+ * TAR_REGULAR: callers sort it out before. */
+enum tar_type tar_type_of(uint32_t mode);
+uint32_t tar_type_bits(enum tar_type type);
+
 /* Canonical headers. Appends the header blocks of 'entry' (PAX record first where needed); for regular files the caller
  * then writes size_bytes of data and tar_padding() zeros. ERR_FORMAT: cannot be expressed. */
 int tar_write_header(const struct tar_entry *entry, struct buf *buf, struct err *err) must_check;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "formats/base/limits.h"
 #include "formats/tar_format.h"
@@ -292,6 +293,44 @@ int tar_write_header(const struct tar_entry *entry, struct buf *buf, struct err 
 	if (r == 0)
 		buf_append(buf, &header, sizeof(header));
 	return r < 0 ? r : buf_check(buf, "tar header", err);
+}
+
+enum tar_type tar_type_of(uint32_t mode)
+{
+	switch (mode & S_IFMT) {
+	case S_IFDIR:
+		return TAR_DIRECTORY;
+	case S_IFLNK:
+		return TAR_SYMLINK;
+	case S_IFCHR:
+		return TAR_CHAR;
+	case S_IFBLK:
+		return TAR_BLOCK_DEVICE;
+	case S_IFIFO:
+		return TAR_FIFO;
+	default:
+		return TAR_REGULAR;
+	}
+}
+
+uint32_t tar_type_bits(enum tar_type type)
+{
+	switch (type) {
+	case TAR_SYMLINK:
+		return S_IFLNK;
+	case TAR_CHAR:
+		return S_IFCHR;
+	case TAR_BLOCK_DEVICE:
+		return S_IFBLK;
+	case TAR_DIRECTORY:
+		return S_IFDIR;
+	case TAR_FIFO:
+		return S_IFIFO;
+	case TAR_HARDLINK:
+	case TAR_REGULAR:
+		break;
+	}
+	return S_IFREG;
 }
 
 int tar_clean_path(struct str path, struct buf *buf)

@@ -436,26 +436,6 @@ static int convert_xattrs(struct layer_tree *tree, const struct tar_entry *entry
 	return 0;
 }
 
-static uint32_t type_bits(enum tar_type type)
-{
-	switch (type) {
-	case TAR_SYMLINK:
-		return S_IFLNK;
-	case TAR_CHAR:
-		return S_IFCHR;
-	case TAR_BLOCK_DEVICE:
-		return S_IFBLK;
-	case TAR_DIRECTORY:
-		return S_IFDIR;
-	case TAR_FIFO:
-		return S_IFIFO;
-	case TAR_HARDLINK:
-	case TAR_REGULAR:
-		break;
-	}
-	return S_IFREG;
-}
-
 static int convert(struct layer_tree *tree, const struct tar_entry *entry,
 		   const struct erofs_extent *extents, size_t extent_count,
 		   struct erofs_inode *ret_inode, struct erofs_xattr **ret_xattrs, struct err *err)
@@ -470,7 +450,7 @@ static int convert(struct layer_tree *tree, const struct tar_entry *entry,
 	if (r < 0)
 		return r;
 	*ret_inode = (struct erofs_inode){
-		.mode = type_bits(entry->type) | (entry->mode & 07777),
+		.mode = tar_type_bits(entry->type) | (entry->mode & 07777),
 		.uid = entry->uid,
 		.gid = entry->gid,
 		.mtime = entry->mtime,

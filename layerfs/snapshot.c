@@ -113,24 +113,6 @@ static int get_xattrs(struct tree *tree, struct tree_node *node, struct xattr_li
 	return tree_xattrs(tree, node, add_xattr, list, err);
 }
 
-static enum tar_type type_of(uint32_t mode)
-{
-	switch (mode & S_IFMT) {
-	case S_IFDIR:
-		return TAR_DIRECTORY;
-	case S_IFLNK:
-		return TAR_SYMLINK;
-	case S_IFCHR:
-		return TAR_CHAR;
-	case S_IFBLK:
-		return TAR_BLOCK_DEVICE;
-	case S_IFIFO:
-		return TAR_FIFO;
-	default:
-		return TAR_REGULAR;
-	}
-}
-
 /* Content with holes or in several pieces, copied into an unlinked file of the store, holes as holes. */
 static int spool(struct snapshot *snapshot, struct tree_node *node, struct layer_data *data,
 		 struct err *err)
@@ -210,7 +192,7 @@ static int put_entry(struct snapshot *snapshot, struct tree_node *node, struct s
 {
 	const struct tree_attr *attr = tree_attr(node);
 	struct tar_entry entry = {
-		.type = type_of(attr->mode),
+		.type = tar_type_of(attr->mode),
 		.path = path,
 		.mode = attr->mode & 07777,
 		.uid = attr->uid,
