@@ -186,9 +186,9 @@ int config_stopsignal(struct stage *stage, const struct instruction *instruction
 
 /* --- lists --- */
 
-/* "[a b]", as Go prints a list. */
+/* "[a b]" with buf_add, ["a" "b"] with rune_quote: Go's %v and %q of a list. */
 static int add_list_history(struct stage *stage, const char *keyword, const struct str *words,
-			    size_t count)
+			    size_t count, void (*put)(struct buf *buf, struct str word))
 {
 	auto_buf struct buf text = BUF_INIT(HISTORY_MAX);
 	size_t i;
@@ -196,7 +196,7 @@ static int add_list_history(struct stage *stage, const char *keyword, const stru
 	buf_putc(&text, '[');
 	for (i = 0; i < count; i++) {
 		buf_puts(&text, i ? " " : "");
-		buf_add(&text, words[i]);
+		put(&text, words[i]);
 	}
 	buf_putc(&text, ']');
 	if (buf_check(&text, keyword, stage->planner->err) < 0)
@@ -223,7 +223,7 @@ int config_volume(struct stage *stage, const struct instruction *instruction)
 		if (image_config_add_volume(&stage->config, paths[i]) < 0)
 			return plan_nomem(stage->planner);
 	}
-	return add_list_history(stage, "VOLUME", paths, instruction->word_count);
+	return add_list_history(stage, "VOLUME", paths, instruction->word_count, buf_add);
 }
 
 /* --- EXPOSE --- */
@@ -366,7 +366,7 @@ int config_expose(struct stage *stage, const struct instruction *instruction)
 	for (i = 0; i < count; i++)
 		if (image_config_add_port(&stage->config, ports[i]) < 0)
 			return plan_nomem(stage->planner);
-	return add_list_history(stage, "EXPOSE", ports, count);
+	return add_list_history(stage, "EXPOSE", ports, count, buf_add);
 }
 
 /* --- commands --- */
@@ -399,24 +399,6 @@ int config_argv(struct stage *stage, const struct instruction *instruction, size
 	*ret_argv = argv;
 	*ret_count = count;
 	return 0;
-}
-
-/* CMD ["a" "b"]: Go's %q of a list. */
-static int add_quoted_history(struct stage *stage, const char *keyword, const struct str *words,
-			      size_t count)
-{
-	auto_buf struct buf text = BUF_INIT(HISTORY_MAX);
-	size_t i;
-
-	buf_putc(&text, '[');
-	for (i = 0; i < count; i++) {
-		buf_puts(&text, i ? " " : "");
-		rune_quote(&text, words[i]);
-	}
-	buf_putc(&text, ']');
-	if (buf_check(&text, keyword, stage->planner->err) < 0)
-		return -stage->planner->err->code;
-	return add_text_history(stage, keyword, buf_str(&text));
 }
 
 /* A second CMD, ENTRYPOINT or HEALTHCHECK makes the earlier one useless; that one is named. */
@@ -457,7 +439,7 @@ int config_cmd(struct stage *stage, const struct instruction *instruction)
 	if (image_config_set_list(&stage->config, &stage->config.cmd, &stage->config.cmd_count,
 				  argv, count) < 0)
 		return plan_nomem(stage->planner);
-	return add_quoted_history(stage, "CMD", argv, count);
+	return add_list_history(stage, "CMD", argv, count, rune_quote);
 }
 
 int config_entrypoint(struct stage *stage, const struct instruction *instruction)
@@ -479,7 +461,7 @@ int config_entrypoint(struct stage *stage, const struct instruction *instruction
 		config->cmd = NULL;
 		config->cmd_count = 0;
 	}
-	return add_quoted_history(stage, "ENTRYPOINT", argv, count);
+	return add_list_history(stage, "ENTRYPOINT", argv, count, rune_quote);
 }
 
 int config_shell(struct stage *stage, const struct instruction *instruction)
@@ -494,7 +476,7 @@ int config_shell(struct stage *stage, const struct instruction *instruction)
 	stage->shell_set = true;
 	if (image_config_set_list(config, &config->shell, &config->shell_count, argv, count) < 0)
 		return plan_nomem(stage->planner);
-	return add_list_history(stage, "SHELL", argv, count);
+	return add_list_history(stage, "SHELL", argv, count, buf_add);
 }
 
 /* --- HEALTHCHECK --- */

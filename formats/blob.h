@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "formats/base/buf.h"
 #include "formats/base/err.h"
 #include "formats/digest.h"
 
@@ -19,6 +20,10 @@ struct blob_source {
 	int (*open)(void *self, const struct digest *digest, int *ret_fd, uint64_t *ret_size_bytes,
 		    struct err *err);
 };
+
+/* A whole blob, up to the limit of 'text', appended to it. */
+int blob_source_read(const struct blob_source *source, const struct digest *digest,
+		     struct buf *text, struct err *err) must_check;
 
 /* One blob on its way in. */
 struct blob_writer {

@@ -77,24 +77,6 @@ static void sort_parts(struct writing *writing)
 	writing->part_count = used + 1;
 }
 
-/* Text of a blob of the source. */
-static int read_blob(struct writing *writing, const struct descriptor *descriptor, struct buf *text,
-		     struct err *err)
-{
-	const struct blob_source *blobs = writing->options->blobs;
-	auto_close int fd = -1;
-	char name[DIGEST_TEXT_MAX];
-	uint64_t size;
-	int r;
-
-	r = blobs->open(blobs->self, &descriptor->digest, &fd, &size, err);
-	if (r < 0)
-		return r;
-	if (lseek(fd, 0, SEEK_SET) < 0)
-		return err_sys(err, errno, "cannot read a blob");
-	return io_read_fd(fd, digest_text(&descriptor->digest, name), text, err);
-}
-
 /* --- The docker form --- */
 
 /* A manifest over the uncompressed layers of 'config', and its parts. */
@@ -212,7 +194,7 @@ static int docker_image(struct writing *writing, const struct descriptor *image,
 	auto_manifest struct manifest manifest = { .json = NULL };
 	int r;
 
-	r = read_blob(writing, image, &text, err);
+	r = blob_source_read(writing->options->blobs, &image->digest, &text, err);
 	if (r == 0)
 		r = manifest_parse(buf_str(&text), image->media_type, &manifest, err);
 	if (r < 0)
@@ -223,7 +205,7 @@ static int docker_image(struct writing *writing, const struct descriptor *image,
 		return err_hint(err, "choose one with --platform, or write an OCI archive");
 	}
 	buf_clear(&text);
-	r = read_blob(writing, &manifest.config, &text, err);
+	r = blob_source_read(writing->options->blobs, &manifest.config.digest, &text, err);
 	if (r == 0)
 		r = image_config_parse(buf_str(&text), &content, err);
 	if (r == 0)

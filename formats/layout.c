@@ -264,17 +264,8 @@ static int read_manifest(const struct blob_source *blobs, const struct descripto
 			 struct manifest *ret_manifest, struct err *err)
 {
 	auto_buf struct buf text = BUF_INIT(LIMIT_MANIFEST_BYTES);
-	auto_close int fd = -1;
-	char name[DIGEST_TEXT_MAX];
-	uint64_t size;
-	int r;
+	int r = blob_source_read(blobs, &descriptor->digest, &text, err);
 
-	r = blobs->open(blobs->self, &descriptor->digest, &fd, &size, err);
-	if (r < 0)
-		return r;
-	if (lseek(fd, 0, SEEK_SET) < 0)
-		return err_sys(err, errno, "cannot read a manifest");
-	r = io_read_fd(fd, digest_text(&descriptor->digest, name), &text, err);
 	if (r < 0)
 		return r;
 	return manifest_parse(buf_str(&text), descriptor->media_type, ret_manifest, err);
