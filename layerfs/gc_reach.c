@@ -165,20 +165,14 @@ int reach_names(struct store *store, const char *directory,
 			   struct err *err),
 		void *argument, struct err *err)
 {
-	auto_closedir DIR *dir = NULL;
+	auto_closedir DIR *dir = io_opendirat(store_dirfd(store), directory);
 	struct dirent *entry;
-	int fd = openat(store_dirfd(store), directory,
-			O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	int r = 0;
 
-	if (fd < 0 && errno == ENOENT)
+	if (!dir && errno == ENOENT)
 		return 0;
-	if (fd < 0 || !(dir = fdopendir(fd))) {
-		r = err_sys(err, errno, "cannot read the store's '%s'", directory);
-		if (fd >= 0)
-			close(fd);
-		return r;
-	}
+	if (!dir)
+		return err_sys(err, errno, "cannot read the store's '%s'", directory);
 	while (r == 0 && (errno = 0, entry = readdir(dir)))
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
 			r = see(argument, directory, entry->d_name, err);

@@ -73,24 +73,18 @@ const char *live_name(const struct live *live)
 	return live->name;
 }
 
-int live_members(int dirfd,
+int live_members(int root_fd,
 		 int (*see)(void *argument, const char *name, int pid, int64_t since_ns,
 			    struct err *err),
 		 void *argument, struct err *err)
 {
-	int fd = openat(dirfd, LIVE_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	auto_closedir DIR *dir = NULL;
+	auto_closedir DIR *dir = io_opendirat(root_fd, LIVE_DIR);
 	struct dirent *entry;
 
-	if (fd < 0 && errno == ENOENT)
+	if (!dir && errno == ENOENT)
 		return 0;
-	if (fd < 0 || !(dir = fdopendir(fd))) {
-		int code = errno;
-
-		if (fd >= 0)
-			close(fd);
-		return err_sys(err, code, "cannot read '" LIVE_DIR "'");
-	}
+	if (!dir)
+		return err_sys(err, errno, "cannot read '" LIVE_DIR "'");
 	while ((errno = 0, entry = readdir(dir))) {
 		auto_close int member = -1;
 		struct stat st;
@@ -98,11 +92,11 @@ int live_members(int dirfd,
 
 		if (entry->d_name[0] == '.')
 			continue;
-		member = openat(fd, entry->d_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+		member = openat(dirfd(dir), entry->d_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 		if (member < 0 || fstat(member, &st) < 0)
 			continue; /* just left */
 		if (flock(member, LOCK_EX | LOCK_NB) == 0) {
-			unlinkat(fd, entry->d_name, 0);
+			unlinkat(dirfd(dir), entry->d_name, 0);
 			continue;
 		}
 		r = see(argument, entry->d_name, (int)strtol(entry->d_name, NULL, 10),

@@ -21,7 +21,7 @@ void live_leave(struct live *live);
 const char *live_name(const struct live *live);
 
 /* Calls 'see' for each living member. Files of dead ones are removed. */
-int live_members(int dirfd,
+int live_members(int root_fd,
 		 int (*see)(void *argument, const char *name, int pid, int64_t since_ns,
 			    struct err *err),
 		 void *argument, struct err *err) must_check;

@@ -294,17 +294,11 @@ static bool is_dots(const char *name)
 
 static int read_names(struct place_list *list, struct err *err)
 {
-	int fd = openat(list->dir.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	auto_closedir DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	auto_closedir DIR *dir = io_opendirat(list->dir.fd, ".");
 	struct dirent *entry;
 
-	if (!dir) {
-		int code = errno;
-
-		if (fd >= 0)
-			close(fd);
-		return err_sys(err, code, "cannot read a layer directory");
-	}
+	if (!dir)
+		return err_sys(err, errno, "cannot read a layer directory");
 	while ((errno = 0, entry = readdir(dir))) {
 		char **grown, *name;
 

@@ -50,20 +50,6 @@ enum mark_family rootfs_own_marks(void)
 
 /* --- The root directory of a new upper --- */
 
-static int is_empty(int dirfd, bool *ret_empty, struct err *err)
-{
-	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	auto_closedir DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *entry;
-
-	if (!dir)
-		return err_sys(err, errno, "cannot read the upper directory");
-	*ret_empty = true;
-	while (*ret_empty && (entry = readdir(dir)))
-		*ret_empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
-	return 0;
-}
-
 static int copy_xattr(void *argument, struct str name, struct str value, struct err *err)
 {
 	const char *path = argument;
@@ -86,7 +72,7 @@ static int dress_upper(const struct stack *stack, int upper_fd, struct err *err)
 	struct timespec times[2];
 	char path[32];
 	bool empty = false;
-	int r = is_empty(upper_fd, &empty, err);
+	int r = io_is_empty_dir(upper_fd, ".", &empty, err);
 
 	if (r < 0 || !empty)
 		return r;

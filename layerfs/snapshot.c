@@ -725,33 +725,14 @@ int snapshot_layer(struct store *store, int upper_fd, enum mark_family marks,
 	return r < 0 ? err_wrap(err, "cannot take a snapshot") : 0;
 }
 
-static int has_entries(int upper_fd, bool *ret_entries, struct err *err)
-{
-	auto_closedir DIR *dir = NULL;
-	struct dirent *entry;
-	int fd = openat(upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (fd < 0)
-		return err_sys(err, errno, "cannot open the upper directory");
-	dir = fdopendir(fd);
-	if (!dir) {
-		close(fd);
-		return err_nomem(err);
-	}
-	*ret_entries = false;
-	while (!*ret_entries && (errno = 0, entry = readdir(dir)))
-		*ret_entries = strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
-	return !*ret_entries && errno ? err_sys(err, errno, "cannot read the upper directory") : 0;
-}
-
 int snapshot_is_empty(int upper_fd, const struct stack *lower, bool *ret_empty, struct err *err)
 {
 	struct snapshot snapshot = { .path = { .max = 0 } };
-	bool entries;
-	int r = has_entries(upper_fd, &entries, err);
+	bool empty = false;
+	int r = io_is_empty_dir(upper_fd, ".", &empty, err);
 
 	*ret_empty = false;
-	if (r < 0 || entries)
+	if (r < 0 || !empty)
 		return r;
 	/* Marks do not count here, whatever their family. */
 	r = init(&snapshot, upper_fd, MARKS_TRUSTED, lower, err);

@@ -102,28 +102,17 @@ int snapshot_prepare(int upper_fd, const struct stack *lower, struct err *err)
 
 /* --- Mount points --- */
 
-static bool is_empty_dir(int fd)
-{
-	auto_closedir DIR *dir = fdopendir(dup(fd));
-	struct dirent *entry;
-
-	while (dir && (entry = readdir(dir)))
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			return false;
-	return dir != NULL;
-}
-
 /* An untouched mount point: an empty directory or file of one name. */
 static bool is_stub(int parent, const char *name, const struct stat *st)
 {
-	auto_close int fd = -1;
+	struct err ignored;
+	bool empty;
 
 	if (S_ISREG(st->st_mode))
 		return st->st_size == 0 && st->st_nlink == 1;
 	if (!S_ISDIR(st->st_mode))
 		return false;
-	fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	return fd >= 0 && is_empty_dir(fd);
+	return io_is_empty_dir(parent, name, &empty, &ignored) == 0 && empty;
 }
 
 /* An opaque or moved directory hides what is below its name. */
@@ -348,17 +337,11 @@ static int key_of_node(const struct seal *seal, const struct tree_node *node, bo
 
 static int read_index(struct seal *seal, struct err *err)
 {
-	int fd = openat(seal->index_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	auto_closedir DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	auto_closedir DIR *dir = io_opendirat(seal->index_fd, ".");
 	struct dirent *entry;
 
-	if (!dir) {
-		int code = errno;
-
-		if (fd >= 0)
-			close(fd);
-		return err_sys(err, code, "cannot open the index directory");
-	}
+	if (!dir)
+		return err_sys(err, errno, "cannot open the index directory");
 	while ((errno = 0, entry = readdir(dir))) {
 		struct origin_key key;
 		struct stat st;
@@ -366,7 +349,7 @@ static int read_index(struct seal *seal, struct err *err)
 
 		if (entry->d_name[0] == '.' || entry->d_name[0] == '#')
 			continue;
-		if (fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 			return err_sys(err, errno, "cannot stat an index entry");
 		/* Directories and whiteouts are indexed for NFS export only. */
 		if (S_ISDIR(st.st_mode) || (S_ISCHR(st.st_mode) && st.st_rdev == 0))

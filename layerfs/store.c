@@ -255,15 +255,11 @@ const char *store_blob_name(const struct digest *digest, char name[STORE_BLOB_NA
  * whoever resumes them, or for gc. */
 static void sweep(struct store *store, const char *directory, const char *prefix, int64_t since_ns)
 {
-	auto_closedir DIR *dir = NULL;
-	int fd = openat(store->root, directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	auto_closedir DIR *dir = io_opendirat(store->root, directory);
 	struct dirent *entry;
 
-	if (fd < 0 || !(dir = fdopendir(fd))) {
-		if (fd >= 0)
-			close(fd);
+	if (!dir)
 		return;
-	}
 	while ((entry = readdir(dir))) {
 		const char *name = entry->d_name;
 		struct err ignored;
@@ -272,10 +268,10 @@ static void sweep(struct store *store, const char *directory, const char *prefix
 		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
 		    strncmp(name, prefix, strlen(prefix)) != 0 ||
 		    strncmp(name, PARTIAL_PREFIX, strlen(PARTIAL_PREFIX)) == 0 ||
-		    fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		    fstatat(dirfd(dir), name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 			continue;
 		if ((int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec < since_ns)
-			(void)!io_remove_tree(fd, name, &ignored);
+			(void)!io_remove_tree(dirfd(dir), name, &ignored);
 	}
 }
 

@@ -382,6 +382,33 @@ int io_make_dirs(int dirfd, const char *path, mode_t mode, struct err *err)
 	return 0;
 }
 
+DIR *io_opendirat(int dirfd, const char *name)
+{
+	int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!dir && fd >= 0) {
+		int code = errno;
+
+		close(fd);
+		errno = code;
+	}
+	return dir;
+}
+
+int io_is_empty_dir(int dirfd, const char *name, bool *ret_empty, struct err *err)
+{
+	auto_closedir DIR *dir = io_opendirat(dirfd, name);
+	struct dirent *entry;
+
+	if (!dir)
+		return err_sys(err, errno, "cannot open directory '%s'", name);
+	*ret_empty = true;
+	while (*ret_empty && (errno = 0, entry = readdir(dir)))
+		*ret_empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+	return *ret_empty && errno ? err_sys(err, errno, "cannot read directory '%s'", name) : 0;
+}
+
 /* Empties the directory 'dir'; deep trees cost descriptors, so depth is handled by recursion on held fds and bounded by
  * RLIMIT_NOFILE, with the limit of directory depth of a layer below the usual soft limit. */
 static int remove_content(int fd, dev_t device, const char *name, struct err *err)

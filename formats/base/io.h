@@ -6,6 +6,7 @@
 #ifndef BASE_IO_H
 #define BASE_IO_H
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -43,6 +44,10 @@ int io_open_beneath(int dirfd, const char *path, int flags, mode_t mode) must_ch
 
 /* Creates the missing directories of 'path' ("a/b/c") below 'dirfd'; existing ones are left alone. */
 int io_make_dirs(int dirfd, const char *path, mode_t mode, struct err *err) must_check;
+
+/* A directory for readdir(), with an offset of its own; a symlink is not followed. NULL: errno says why. The caller closes. */
+DIR *io_opendirat(int dirfd, const char *name) must_check;
+int io_is_empty_dir(int dirfd, const char *name, bool *ret_empty, struct err *err) must_check;
 
 /* Removes 'name' below 'dirfd' with everything in it; never follows a symlink, never crosses into another mount.
  * Unreadable directories of ours are made readable first. Absent is success. */
