@@ -471,6 +471,8 @@ int gc_fsck(struct store *store, const struct fsck_options *options, uint64_t *r
 		map_free(check.missing);
 		return err_nomem(err);
 	}
+	/* A layer that is taken aside and made again must not be lost to an interruption in between. */
+	store_set_canceled(store, NULL, NULL);
 	if (state_check(store_state(store), &why) < 0)
 		report(&check, "state.db", why.text, false);
 	r = check_tags(&check, err);

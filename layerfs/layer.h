@@ -32,10 +32,8 @@ struct layer_result {
 struct layer_options {
 	enum compression compression; /* of the blob; zstd by default */
 	int level;
-	bool no_blob;		      /* tar and index only */
-	int64_t source_date_epoch;    /* clamps mtimes; INT64_MAX: none (FS-807) */
-	bool (*canceled)(void *self); /* asked before each entry; NULL: never */
-	void *canceled_self;
+	bool no_blob;		   /* tar and index only */
+	int64_t source_date_epoch; /* clamps mtimes; INT64_MAX: none (FS-807) */
 };
 
 /* --- Writer ---

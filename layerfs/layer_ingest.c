@@ -79,6 +79,9 @@ static ssize_t tee_read(void *self, void *data, size_t len, struct err *err)
 		ingest->position += (uint64_t)count;
 		return count;
 	}
+	r = store_check_canceled(ingest->store, err);
+	if (r < 0)
+		return r;
 	hasher_update(ingest->hasher, data, (size_t)count);
 	r = io_pwrite(ingest->stage.tar_fd, data, (size_t)count, ingest->position);
 	if (r < 0)

@@ -833,13 +833,10 @@ int layer_writer_add(struct layer_writer *writer, const struct tar_entry *entry,
 		clamped.mtime = writer->options.source_date_epoch;
 	clamped.mtime_nsec = 0;
 	r = check_failed(writer, err);
-	if (r == 0 && writer->options.canceled &&
-	    writer->options.canceled(writer->options.canceled_self)) {
-		r = err_set(err, ERR_CANCELED, "canceled");
-		fail(writer, err);
-	}
 	if (r == 0) {
-		r = add_entry(writer, &clamped, &mine, err);
+		r = store_check_canceled(writer->store, err);
+		if (r == 0)
+			r = add_entry(writer, &clamped, &mine, err);
 		if (r < 0)
 			fail(writer, err);
 		writer->entries++;

@@ -28,6 +28,8 @@ struct store {
 	char *path;
 	int root;
 	struct state *state;
+	bool (*canceled)(void *self);
+	void *canceled_self;
 	pthread_mutex_t lock; /* of what follows */
 	bool joined;
 	struct pool *pool;
@@ -184,6 +186,19 @@ void store_close(struct store *store)
 const char *store_path(const struct store *store)
 {
 	return store->path;
+}
+
+void store_set_canceled(struct store *store, bool (*canceled)(void *self), void *self)
+{
+	store->canceled = canceled;
+	store->canceled_self = self;
+}
+
+int store_check_canceled(const struct store *store, struct err *err)
+{
+	if (store->canceled && store->canceled(store->canceled_self))
+		return err_set(err, ERR_CANCELED, "canceled");
+	return 0;
 }
 
 int store_dirfd(const struct store *store)

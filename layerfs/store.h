@@ -41,6 +41,11 @@ int store_open(const char *path, enum store_mode mode, struct store **ret_store,
 int store_default_path(char **ret_path, struct err *err) must_check;
 void store_close(struct store *store);
 const char *store_path(const struct store *store);
+/* Whether the command was interrupted is asked by what writes or takes in a layer, which then ends with ERR_CANCELED and leaves
+ * nothing. Set once, before any use of the store by several threads; 'canceled' is called from any of them. */
+void store_set_canceled(struct store *store, bool (*canceled)(void *self), void *self);
+int store_check_canceled(const struct store *store, struct err *err) must_check;
+
 int store_dirfd(const struct store *store);	      /* the root, borrowed */
 struct state *store_state(const struct store *store); /* borrowed */
 

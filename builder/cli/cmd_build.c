@@ -281,7 +281,6 @@ static int parse_flags(struct build *build, struct err *err)
 	if (r == 0 && platform && *platform)
 		r = platform_parse(str_from(platform), &build->platform, err);
 	build->layer.source_date_epoch = build->source_date_epoch;
-	build->layer.canceled = cli_canceled;
 	return r;
 }
 

@@ -118,7 +118,7 @@ static int prepare(const struct command *command, const struct common_flags *com
 		   struct command_context *context, struct err *err)
 {
 	const char *root = common->root ? common->root : getenv("MICA_ROOT");
-	int r;
+	int r = 0;
 
 	/* The caller's own place: inside a user namespace everybody is uid 0. */
 	if ((!root || !*root) && command->needs & (NEEDS_STORE | NEEDS_NEW_STORE | NEEDS_ROOT)) {
@@ -134,11 +134,14 @@ static int prepare(const struct command *command, const struct common_flags *com
 		if (r < 0)
 			return r;
 	}
-	if (command->needs & NEEDS_NEW_STORE)
-		return store_open(root, STORE_CREATE, &context->store, err);
-	if (command->needs & NEEDS_STORE)
-		return store_open(root, STORE_EXISTING, &context->store, err);
-	return 0;
+	if (command->needs & (NEEDS_NEW_STORE | NEEDS_STORE)) {
+		r = store_open(root,
+			       command->needs & NEEDS_NEW_STORE ? STORE_CREATE : STORE_EXISTING,
+			       &context->store, err);
+		if (r == 0)
+			store_set_canceled(context->store, cli_canceled, NULL);
+	}
+	return r;
 }
 
 static int run_command(const struct command *command, int argc, char **argv,

@@ -68,6 +68,35 @@ interrupt_build() {
 	assert_survived 'sleep 86.2513'
 }
 
+@test "TERM in the middle of a large file that is imported: 143 before its end (UX-14)" {
+	mkfifo "$BATS_TEST_TMPDIR/tar"
+	"$MICA" import - large <"$BATS_TEST_TMPDIR/tar" 2>"$BATS_TEST_TMPDIR/log" >/dev/null 3>&- &
+	local pid=$!
+	run -0 python3 - $pid "$BATS_TEST_TMPDIR/tar" <<-'P'
+		import os, signal, sys, tarfile
+		member = tarfile.TarInfo("large")
+		member.size = 8 << 30
+		written = 0
+		out = open(sys.argv[2], "wb", buffering=0)
+		try:
+		    out.write(member.tobuf())
+		    while written < member.size:
+		        out.write(b"x" * (1 << 20))
+		        written += 1 << 20
+		        if written == 32 << 20:
+		            os.kill(int(sys.argv[1]), signal.SIGTERM)
+		    sys.exit("all of it was read")
+		except BrokenPipeError:
+		    pass
+	P
+	status=0
+	wait $pid || status=$?
+	[ "$status" = 143 ]
+	[[ $(<"$BATS_TEST_TMPDIR/log") == *canceled* ]]
+	run -125 mica inspect large
+	assert_survived "import - large"
+}
+
 @test "INT from a terminal ends the build with 130" {
 	printf 'FROM base\nRUN echo started; exec sleep 27.1828\n' | dockerfile
 	run python3 - "$MICA" "$ctx" <<-'P'
