@@ -272,19 +272,24 @@ void place_marks_release(struct place_marks *marks)
 
 /* --- Lists --- */
 
-/* Names of a directory element, read at once and sorted: uppers hold what one step changed. Each name is stored behind the
- * byte of its type. */
+/* Names of a directory element, read at once and sorted: uppers hold what one step changed. */
+struct listed {
+	uint64_t number;
+	uint8_t type;
+	char name[];
+};
+
 struct place_list {
 	struct place dir;  /* borrows the descriptor */
 	uint64_t position; /* index: of the next dirent; directory: into 'names' */
 	struct arena arena;
-	char **names;
+	struct listed **names;
 	size_t count;
 };
 
 static int compare_names(const void *a, const void *b)
 {
-	return strcmp(*(char *const *)a + 1, *(char *const *)b + 1);
+	return strcmp((*(struct listed *const *)a)->name, (*(struct listed *const *)b)->name);
 }
 
 static bool is_dots(const char *name)
@@ -300,16 +305,20 @@ static int read_names(struct place_list *list, struct err *err)
 	if (!dir)
 		return err_sys(err, errno, "cannot read a layer directory");
 	while ((errno = 0, entry = readdir(dir))) {
-		char **grown, *name;
+		struct listed **grown, *listed;
+		size_t len = strlen(entry->d_name) + 1;
 
 		if (is_dots(entry->d_name))
 			continue;
 		grown = arena_grow(&list->arena, list->names, list->count, sizeof(*grown));
-		name = arena_printf(&list->arena, "%c%s", entry->d_type + 1, entry->d_name);
-		if (!grown || !name)
+		listed = arena_alloc(&list->arena, sizeof(*listed) + len);
+		if (!grown || !listed)
 			return err_nomem(err);
+		listed->number = entry->d_ino;
+		listed->type = entry->d_type;
+		memcpy(listed->name, entry->d_name, len);
 		list->names = grown;
-		list->names[list->count++] = name;
+		list->names[list->count++] = listed;
 	}
 	if (errno)
 		return err_sys(err, errno, "cannot read a layer directory");
@@ -369,18 +378,18 @@ static int name_is_whiteout(const struct place *dir, const char *name, unsigned 
 
 static int next_of_dir(struct place_list *list, struct place_name *ret_name, struct err *err)
 {
-	const char *name;
+	const struct listed *listed;
 	int r;
 
 	if (list->position == list->count)
 		return 0;
-	name = list->names[list->position++];
-	r = name_is_whiteout(&list->dir, name + 1, (unsigned char)(name[0] - 1),
-			     &ret_name->whiteout, err);
+	listed = list->names[list->position++];
+	r = name_is_whiteout(&list->dir, listed->name, listed->type, &ret_name->whiteout, err);
 	if (r < 0)
 		return r;
-	ret_name->name = str_from(name + 1);
-	ret_name->nid = 0;
+	ret_name->name = str_from(listed->name);
+	ret_name->nid = listed->number;
+	ret_name->type = listed->type;
 	return 1;
 }
 
@@ -408,6 +417,7 @@ static int next_of_index(struct place_list *list, struct place_name *ret_name, s
 			       (unsigned long long)list->dir.nid);
 	ret_name->name = dirent.name;
 	ret_name->nid = dirent.nid;
+	ret_name->type = dirent.type;
 	return 1;
 }
 

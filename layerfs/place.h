@@ -37,7 +37,8 @@ void place_marks_release(struct place_marks *marks);
 /* Names of a directory in byte order, whiteouts among them, without '.' and '..'. */
 struct place_name {
 	struct str name; /* as long as the list lives */
-	uint64_t nid;
+	uint64_t nid;	 /* its inode number within the element */
+	uint8_t type;	 /* DT_* */
 	bool whiteout;
 };
 struct place_list;

@@ -47,13 +47,19 @@ int rootfs_fuse_mount(const struct stack *stack, const struct rootfs_options *op
 int rootfs_fuse_mount_path(const struct stack *stack, const struct rootfs_options *options,
 			   const char *path, struct err *err) must_check;
 
+/* A FUSE connection, and a detached mount of it that nobody serves yet. */
+struct rootfs_connection {
+	const char *source, *subtype; /* NULL: "mica" */
+	bool allow_other, read_only;
+	unsigned attributes; /* MOUNT_ATTR_* */
+};
+int rootfs_fuse_connect(const struct rootfs_connection *about, int *ret_fuse_fd, int *ret_mount_fd,
+			struct err *err) must_check;
+
 /* Whether the driver could work here, found by trying; ERR_UNSUPPORTED with the reason. */
 int rootfs_kernel_probe(struct err *err) must_check;
 int rootfs_overlay_probe(struct err *err) must_check;
 int rootfs_fuse_probe(struct err *err) must_check;
-
-/* Which family of marks overlayfs uses for this process: trusted xattrs need the initial user namespace. */
-enum mark_family rootfs_own_marks(void);
 
 /* --- Kept mounts ---
  * The few most recent mounts of indexes, by the file of the index: its device and inode number stay taken while it is

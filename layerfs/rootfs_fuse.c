@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rootfs_fuse: the FUSE server of one merged index. The only file that includes libfuse.
+/* rootfs_fuse: the FUSE server of one merged index.
  *
  * The index never changes, so everything the kernel is told stays true: node ids are inode numbers of the index, entries,
  * attributes, negative entries, directory listings and link targets are cached for ever, opens are not even sent (FS-302).
  * Nothing is kept per node, so FORGET is free and threads share no state: each request is a search in the map and one reply.
  * Work that repeats costs no request at all (FS-309).
- *
- * libfuse below 3.17 cannot negotiate PARALLEL_DIROPS, so its INIT reply is patched on the way out (FS-310): requests enter
- * through io->read, where the INIT request tells its number and the kernel's flags, replies leave through io->writev.
  *
  * Reading: pread and writev, no splice. Measured on 1 GiB with the tar in the page cache: 3.3 GB/s copied, 0.9 to 1.3 GB/s
  * spliced in requests of 1 MiB; a page that is moved costs more than its bytes.
@@ -17,48 +14,29 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <fuse_lowlevel.h>
 #include <limits.h>
-#include <linux/fuse.h>
-#include <malloc.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "formats/base/arena.h"
 #include "formats/base/buf.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
-#include "formats/base/pool.h"
+#include "layerfs/fuse_link.h"
 #include "layerfs/index.h"
 #include "layerfs/rootfs.h"
 
-/* One request, one reply: 256 pages, the most that the library asks for (FS-302). */
-enum { REPLY_MAX = 1 << 20 };
-
-/* Seconds that the kernel takes for ever; it clamps what does not fit. */
-#define FOR_EVER 1e9
-
-/* Counters of requests by opcode, for tests and benchmarks: a file of the caller, mapped. Behind the opcodes stand the flags
- * of INIT, as the kernel offered them and as they were answered (FS-303). */
-enum { OPCODES = 62, FLAGS_OFFERED = OPCODES, FLAGS_ANSWERED, COUNTERS };
-
 struct server {
+	struct fuse_link link;
 	struct index *index;
 	const struct erofs_image *image;
 	uint64_t root_nid;
 	bool escape_user_marks;
-	int ready_fd;
-	_Atomic uint64_t *counters; /* NULL: nobody counts */
-	uint64_t init_unique;	    /* of the INIT request; 0: not seen */
-	uint32_t kernel_flags;
 };
 
 static struct server *server_of(fuse_req_t req)
@@ -109,8 +87,8 @@ static int fill_entry(const struct server *server, uint64_t nid, struct fuse_ent
 		return r;
 	*entry = (struct fuse_entry_param){
 		.ino = ino_of(server, nid),
-		.attr_timeout = FOR_EVER,
-		.entry_timeout = FOR_EVER,
+		.attr_timeout = FUSE_LINK_FOR_EVER,
+		.entry_timeout = FUSE_LINK_FOR_EVER,
 	};
 	stat_of_inode(server, &inode, &entry->attr);
 	return 0;
@@ -134,7 +112,7 @@ static int find(const struct server *server, uint64_t parent, struct str name, u
 static void serve_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	const struct server *server = server_of(req);
-	struct fuse_entry_param entry = { .entry_timeout = FOR_EVER };
+	struct fuse_entry_param entry = { .entry_timeout = FUSE_LINK_FOR_EVER };
 	uint64_t nid;
 	int r = find(server, nid_of(server, parent), str_from(name), &nid);
 
@@ -161,7 +139,7 @@ static void serve_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 		return;
 	}
 	stat_of_inode(server, &inode, &st);
-	(void)fuse_reply_attr(req, &st, FOR_EVER);
+	(void)fuse_reply_attr(req, &st, FUSE_LINK_FOR_EVER);
 }
 
 static void serve_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -218,7 +196,7 @@ static void serve_listing(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off
 	size_t used = 0;
 	int r;
 
-	size = size < REPLY_MAX ? size : REPLY_MAX;
+	size = size < FUSE_LINK_REPLY_MAX ? size : FUSE_LINK_REPLY_MAX;
 	reply = malloc(size);
 	if (!reply) {
 		reply_error(req, -ENOMEM);
@@ -300,7 +278,7 @@ static void serve_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t start,
 		size = 0;
 	else if (size > inode.size_bytes - offset)
 		size = (size_t)(inode.size_bytes - offset);
-	reply_data(req, &inode, offset, size < REPLY_MAX ? size : REPLY_MAX);
+	reply_data(req, &inode, offset, size < FUSE_LINK_REPLY_MAX ? size : FUSE_LINK_REPLY_MAX);
 }
 
 static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t start, int whence,
@@ -434,10 +412,9 @@ static void greet(void *userdata, struct fuse_conn_info *conn)
 				FUSE_CAP_EXPLICIT_INVAL_DATA;
 
 	conn->want = conn->capable & wanted;
-	conn->max_readahead = REPLY_MAX;
+	conn->max_readahead = FUSE_LINK_REPLY_MAX;
 	conn->max_background = 64;
-	if (server->ready_fd >= 0 && write(server->ready_fd, "", 1) != 1)
-		server->ready_fd = -1; /* nobody waits: the mount goes with him */
+	fuse_link_ready(&server->link);
 }
 
 static const struct fuse_lowlevel_ops operations = {
@@ -455,51 +432,6 @@ static const struct fuse_lowlevel_ops operations = {
 	.listxattr = serve_listxattr,
 	.lseek = serve_lseek,
 };
-
-/* --- Requests and replies as bytes (FS-310 to FS-312) --- */
-
-_Static_assert(sizeof(struct fuse_in_header) == 40, "FS-312");
-_Static_assert(sizeof(struct fuse_out_header) == 16, "FS-312");
-_Static_assert(sizeof(struct fuse_init_out) == 64, "FS-312");
-
-static ssize_t read_request(int fd, void *buf, size_t size, void *userdata)
-{
-	struct server *server = userdata;
-	ssize_t len = read(fd, buf, size);
-	const struct fuse_in_header *header = buf;
-	const struct fuse_init_in *init = (const void *)(header + 1);
-
-	if (len < (ssize_t)sizeof(*header))
-		return len;
-	if (server->counters && header->opcode < OPCODES)
-		server->counters[header->opcode]++;
-	/* INIT comes first and alone, so no other thread looks at this. */
-	if (header->opcode == FUSE_INIT &&
-	    len >= (ssize_t)(sizeof(*header) + offsetof(struct fuse_init_in, flags) + 4)) {
-		server->init_unique = header->unique;
-		server->kernel_flags = init->flags;
-	}
-	return len;
-}
-
-static ssize_t write_reply(int fd, struct iovec *parts, int count, void *userdata)
-{
-	struct server *server = userdata;
-	const struct fuse_out_header *header = parts[0].iov_base;
-
-	if (server->init_unique && header->unique == server->init_unique && count > 1 &&
-	    parts[1].iov_len >= sizeof(struct fuse_init_out)) {
-		struct fuse_init_out *init = parts[1].iov_base;
-
-		init->flags |= FUSE_PARALLEL_DIROPS & server->kernel_flags;
-		if (server->counters) {
-			server->counters[FLAGS_OFFERED] = server->kernel_flags;
-			server->counters[FLAGS_ANSWERED] = init->flags;
-		}
-		server->init_unique = 0;
-	}
-	return writev(fd, parts, count);
-}
 
 /* --- The process --- */
 
@@ -572,127 +504,8 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments, s
 	return r;
 }
 
-static int map_counters(const char *path, struct server *server, struct err *err)
-{
-	auto_close int fd = -1;
-	void *map;
-
-	if (!path)
-		return 0;
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (fd < 0)
-		return err_sys(err, errno, "cannot open '%s'", path);
-	map = mmap(NULL, COUNTERS * sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (map == MAP_FAILED)
-		return err_sys(err, errno, "cannot map '%s'", path);
-	server->counters = map;
-	return 0;
-}
-
-/* Out of the parent's session, directory and standard streams; the first process ends, so that nobody has to reap the
- * second. */
-static int leave_parent(struct err *err)
-{
-	int null_fd, fd;
-	pid_t pid = fork();
-
-	if (pid < 0)
-		return err_sys(err, errno, "cannot fork");
-	if (pid > 0)
-		_exit(0);
-	(void)setsid();
-	(void)signal(SIGPIPE, SIG_IGN);
-	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (fd = 0; null_fd >= 0 && fd <= 2; fd++)
-		(void)dup2(null_fd, fd);
-	if (null_fd > 2)
-		close(null_fd);
-	return 0;
-}
-
-/* fusermount3 says on stderr why it refuses: the pipe takes it. */
-static int mount_session(struct fuse_session *session, const struct arguments *arguments,
-			 const char *connection)
-{
-	int null_fd, r;
-
-	if (!arguments->mount_path)
-		return fuse_session_mount(session, connection);
-	null_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
-	(void)dup2(arguments->ready_fd, STDERR_FILENO);
-	r = fuse_session_mount(session, arguments->mount_path);
-	(void)dup2(null_fd, STDERR_FILENO);
-	if (null_fd >= 0)
-		close(null_fd);
-	return r;
-}
-
-static int open_session(struct server *server, const struct arguments *arguments,
-			struct fuse_session **ret_session, struct err *err)
-{
-	static const struct fuse_custom_io io = {
-		.read = read_request,
-		.writev = write_reply,
-	};
-	char program[] = "mica", option[] = "-o";
-	char options[] = "ro,default_permissions,fsname=mica,subtype=mica";
-	char *argv[] = { program, option, options, NULL };
-	struct fuse_args args = FUSE_ARGS_INIT(arguments->mount_path ? 3 : 1, argv);
-	struct fuse_session *session;
-	char connection[32];
-	int r;
-
-	session = fuse_session_new(&args, &operations, sizeof(operations), server);
-	fuse_opt_free_args(&args);
-	if (!session)
-		return err_set(err, ERR_UNSUPPORTED, "libfuse refuses a session");
-	snprintf(connection, sizeof(connection), "/dev/fd/%d", arguments->fuse_fd);
-	if (mount_session(session, arguments, connection) != 0) {
-		fuse_session_destroy(session);
-		err_set(err, ERR_UNSUPPORTED, "cannot mount with fusermount3");
-		return err_hint(err, "install the package fuse3 and see that '/dev/fuse' has mode "
-				     "0666");
-	}
-	/* After mounting: it replaces what read and writes, nothing else (FS-310). */
-	r = fuse_session_custom_io(session, &io, fuse_session_fd(session));
-	if (r < 0) {
-		fuse_session_unmount(session);
-		fuse_session_destroy(session);
-		return err_sys(err, -r, "libfuse refuses custom requests");
-	}
-	*ret_session = session;
-	return 0;
-}
-
-/* Replies are allocated one by one: the allocator keeps their memory instead of mapping it anew for each. */
-static void keep_memory(void)
-{
-	(void)mallopt(M_MMAP_THRESHOLD, 4 * REPLY_MAX);
-	(void)mallopt(M_TRIM_THRESHOLD, 8 * REPLY_MAX);
-}
-
-static int serve(struct fuse_session *session, bool clone_connections)
-{
-	struct fuse_loop_config *config = fuse_loop_cfg_create();
-	unsigned workers = pool_cpu_count();
-	int r;
-
-	if (!config)
-		return -ENOMEM;
-	workers = workers < 2 ? 2 : workers;
-	keep_memory();
-	fuse_loop_cfg_set_clone_fd(config, clone_connections);
-	fuse_loop_cfg_set_max_threads(config, workers);
-	fuse_loop_cfg_set_idle_threads(config, workers);
-	r = fuse_session_loop_mt(session, config);
-	fuse_loop_cfg_destroy(config);
-	return r;
-}
-
 static int run(const struct arguments *arguments, struct server *server, struct err *err)
 {
-	struct fuse_session *session = NULL;
-	bool handled;
 	int r = index_open_fds(arguments->index_fd, arguments->tar_fds, arguments->tar_count,
 			       &server->index, err);
 
@@ -701,34 +514,23 @@ static int run(const struct arguments *arguments, struct server *server, struct 
 	server->image = index_image(server->index);
 	server->root_nid = erofs_root_nid(server->image);
 	server->escape_user_marks = arguments->escape_user_marks;
-	r = map_counters(arguments->counters_path, server, err);
+	r = fuse_link_count(&server->link, arguments->counters_path, err);
 	if (r == 0)
-		r = leave_parent(err);
-	if (r == 0)
-		r = open_session(server, arguments, &session, err);
-	if (r < 0)
-		return r;
-	if (chdir("/") < 0)
-		return err_sys(err, errno, "cannot change to '/'");
-	/* A server that fusermount3 mounted for takes its mount along when it is told to end. */
-	handled = arguments->mount_path && fuse_set_signal_handlers(session) == 0;
-	/* Cloned connections need the device to be opened again, which a changed root or mode may forbid. */
-	(void)serve(session, access("/dev/fuse", R_OK | W_OK) == 0);
-	if (handled)
-		fuse_remove_signal_handlers(session);
-	fuse_session_unmount(session);
-	fuse_session_destroy(session);
-	return 0;
+		r = fuse_link_leave(err);
+	return r < 0 ? r : fuse_link_serve(&server->link, &operations, err);
 }
 
 int rootfs_serve(int argc, char **argv)
 {
+	char mount_options[] = "ro,default_permissions,fsname=mica,subtype=mica";
 	struct arguments arguments = { .ready_fd = -1, .index_fd = -1, .fuse_fd = -1 };
-	struct server server = { .ready_fd = -1 };
+	struct server server = { .link = { .mount_options = mount_options } };
 	struct err err;
 	int r = parse_arguments(argc, argv, &arguments, &err);
 
-	server.ready_fd = arguments.ready_fd;
+	server.link.ready_fd = arguments.ready_fd;
+	server.link.fd = arguments.fuse_fd;
+	server.link.mount_path = arguments.mount_path;
 	if (r == 0)
 		r = run(&arguments, &server, &err);
 	if (r < 0 && arguments.ready_fd >= 0)

@@ -200,16 +200,19 @@ static int number_option(const struct fs_context *context, const char *key, unsi
 	return fs_context_string(context, key, text, err);
 }
 
-/* A detached mount of the connection 'fuse_fd'. The kernel does not wait for the server here. */
-static int mount_connection(int fuse_fd, int *ret_fd, struct err *err)
+/* The kernel does not wait for the server here. */
+static int mount_connection(const struct rootfs_connection *about, int fuse_fd, int *ret_fd,
+			    struct err *err)
 {
 	auto_fs_context struct fs_context context = { .fd = -1 };
 	int r = fs_context_open(&context, "fuse", err);
 
 	if (r == 0)
-		r = fs_context_string(&context, "source", "mica", err);
+		r = fs_context_string(&context, "source", about->source ? about->source : "mica",
+				      err);
 	if (r == 0)
-		r = fs_context_string(&context, "subtype", "mica", err);
+		r = fs_context_string(&context, "subtype", about->subtype ? about->subtype : "mica",
+				      err);
 	if (r == 0)
 		r = number_option(&context, "fd", (unsigned)fuse_fd, "u", err);
 	if (r == 0)
@@ -220,11 +223,11 @@ static int mount_connection(int fuse_fd, int *ret_fd, struct err *err)
 		r = number_option(&context, "group_id", getegid(), "u", err);
 	if (r == 0)
 		r = fs_context_flag(&context, "default_permissions", err);
-	if (r == 0)
+	if (r == 0 && about->allow_other)
 		r = fs_context_flag(&context, "allow_other", err);
-	if (r == 0)
+	if (r == 0 && about->read_only)
 		r = fs_context_flag(&context, "ro", err);
-	return r < 0 ? r : fs_context_mount(&context, MOUNT_ATTR_RDONLY, ret_fd, err);
+	return r < 0 ? r : fs_context_mount(&context, about->attributes, ret_fd, err);
 }
 
 /* Best effort: sysfs belongs to the initial namespaces, and 128 KiB, the default, is right too, only slower. */
@@ -246,16 +249,32 @@ static void widen_read_ahead(int mount_fd)
 	close(fd);
 }
 
-static int mount_server(const struct index *index, const char *const *server_argv,
-			bool escape_user_marks, struct rootfs_kept *kept, struct err *err)
+int rootfs_fuse_connect(const struct rootfs_connection *about, int *ret_fuse_fd, int *ret_mount_fd,
+			struct err *err)
 {
-	const char *const extra[] = { escape_user_marks ? "escape-user-marks" : NULL, NULL };
 	auto_close int fuse_fd = -1;
 	int r = open_fuse(&fuse_fd, err);
 
-	kept->mount_fd = kept->alive_fd = -1;
 	if (r == 0)
-		r = mount_connection(fuse_fd, &kept->mount_fd, err);
+		r = mount_connection(about, fuse_fd, ret_mount_fd, err);
+	if (r < 0)
+		return r;
+	*ret_fuse_fd = take_fd(&fuse_fd);
+	return 0;
+}
+
+static int mount_server(const struct index *index, const char *const *server_argv,
+			bool escape_user_marks, struct rootfs_kept *kept, struct err *err)
+{
+	static const struct rootfs_connection about = { .allow_other = true,
+							.read_only = true,
+							.attributes = MOUNT_ATTR_RDONLY };
+	const char *const extra[] = { escape_user_marks ? "escape-user-marks" : NULL, NULL };
+	auto_close int fuse_fd = -1;
+	int r;
+
+	kept->mount_fd = kept->alive_fd = -1;
+	r = rootfs_fuse_connect(&about, &fuse_fd, &kept->mount_fd, err);
 	if (r == 0)
 		r = start_server(index, server_argv, fuse_fd, extra, &kept->alive_fd, err);
 	if (r < 0 && kept->mount_fd >= 0)

@@ -548,22 +548,31 @@ static const struct source *smallest(const struct tree_dir *dir)
 	return best;
 }
 
+/* The next name of the union; NULL at the end. */
+static int next_source(struct tree_dir *dir, const struct source **ret_source, struct err *err)
+{
+	do {
+		int r = leave_given(dir, err);
+
+		if (r < 0)
+			return r;
+		*ret_source = smallest(dir);
+		if (!*ret_source)
+			return 0;
+		dir->given = (*ret_source)->at.name;
+		dir->has_given = true;
+	} while ((*ret_source)->at.whiteout);
+	return 1;
+}
+
 int tree_next(struct tree_dir *dir, struct str *ret_name, struct tree_node **ret_node,
 	      struct err *err)
 {
 	const struct source *source;
-	int r;
+	int r = next_source(dir, &source, err);
 
-	do {
-		r = leave_given(dir, err);
-		if (r < 0)
-			return r;
-		source = smallest(dir);
-		if (!source)
-			return 0;
-		dir->given = source->at.name;
-		dir->has_given = true;
-	} while (source->at.whiteout);
+	if (r <= 0)
+		return r;
 	*ret_name = source->at.name;
 	if (!ret_node)
 		return 1;
@@ -572,4 +581,37 @@ int tree_next(struct tree_dir *dir, struct str *ret_name, struct tree_node **ret
 	else
 		r = tree_lookup(dir->tree, dir->node, source->at.name, ret_node, err);
 	return r < 0 ? r : 1;
+}
+
+int tree_next_name(struct tree_dir *dir, struct tree_name *ret_name, struct err *err)
+{
+	const struct source *source;
+	int r = next_source(dir, &source, err);
+
+	if (r <= 0)
+		return r;
+	*ret_name = (struct tree_name){
+		.name = source->at.name,
+		.element = (size_t)(dir->node->places[source - dir->sources].element -
+				    dir->tree->stack->elements),
+		.number = source->at.nid,
+		.type = source->at.type,
+	};
+	return 1;
+}
+
+int tree_node_cover(const struct tree_node *node, struct place *place, struct tree_node **ret_node,
+		    struct err *err)
+{
+	struct tree_node *covered = node_new(node->count + 1);
+
+	if (!covered)
+		return err_nomem(err);
+	covered->attr = node->attr;
+	covered->places[0] = *place;
+	memcpy(&covered->places[1], node->places, node->count * sizeof(node->places[0]));
+	covered->count = node->count + 1;
+	*place = (struct place){ .fd = -1 };
+	*ret_node = covered;
+	return 0;
 }

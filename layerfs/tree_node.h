@@ -28,4 +28,18 @@ static inline bool tree_node_is_dir(const struct tree_node *node)
 int tree_find(struct tree *tree, struct tree_node *dir, struct str name,
 	      struct tree_node **ret_node, struct err *err) must_check;
 
+/* What a listing says of a name, without a look at the object. */
+struct tree_name {
+	struct str name; /* until the next call */
+	size_t element;	 /* of the topmost object of the name, in the stack */
+	uint64_t number; /* its inode number there */
+	uint8_t type;	 /* DT_* */
+};
+int tree_next_name(struct tree_dir *dir, struct tree_name *ret_name, struct err *err) must_check;
+
+/* A directory that was copied up: '*ret_node' is 'node' with 'place' (taken) on top. It owns what 'node' held, of which only
+ * the memory is left, for who still reads it: free(). */
+int tree_node_cover(const struct tree_node *node, struct place *place, struct tree_node **ret_node,
+		    struct err *err) must_check;
+
 #endif

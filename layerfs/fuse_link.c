@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fuse_link: requests and replies as bytes, and the life of a server process.
+ *
+ * libfuse 3.14 knows less of the protocol than the kernel does. What is missing is done around it (FS-310 to FS-313): requests
+ * enter through io->read, where INIT tells its number and the kernel's flags, where the bits that ask for set-id bits to be
+ * dropped are noted for the callback that this thread is about to run (FS-306), and where opcodes that the library does not know
+ * are answered; replies leave through io->writev, where the answer to INIT gets its bits. */
+#include "layerfs/fuse_link.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "formats/base/pool.h"
+
+_Static_assert(sizeof(struct fuse_in_header) == 40, "FS-312");
+_Static_assert(sizeof(struct fuse_out_header) == 16, "FS-312");
+_Static_assert(sizeof(struct fuse_init_out) == 64, "FS-312");
+
+/* Of kernels after the headers that we build with (FS-302, FS-312). */
+enum { KILL_OPEN = 1, KILL_WRITE = 4, KILL_SETATTR = 1 << 11 };
+#define INIT_EXT	   (1U << 30)
+#define HANDLE_KILLPRIV_V2 (1U << 28)
+#define PASSTHROUGH_2	   (1U << 5) /* in flags2 */
+
+struct backing_map {
+	int32_t fd;
+	uint32_t flags;
+	uint64_t padding;
+};
+#define BACKING_OPEN  _IOW(229, 1, struct backing_map)
+#define BACKING_CLOSE _IOW(229, 2, uint32_t)
+
+static _Thread_local bool kill_asked;
+
+bool fuse_link_kill(void)
+{
+	return kill_asked;
+}
+
+static bool asks_kill(const struct fuse_in_header *header, const uint32_t *words, size_t len)
+{
+	switch (header->opcode) {
+	case FUSE_OPEN:
+	case FUSE_CREATE:
+		return len >= 8 && header->opcode == FUSE_OPEN && words[1] & KILL_OPEN;
+	case FUSE_WRITE:
+		return len >= 24 && words[5] & KILL_WRITE;
+	case FUSE_SETATTR:
+		return len >= 4 && words[0] & KILL_SETATTR;
+	default:
+		return false;
+	}
+}
+
+void fuse_link_reply(int fd, uint64_t unique, int error, const void *data, size_t len)
+{
+	struct fuse_out_header header = { .len = (uint32_t)(sizeof(header) + len),
+					  .error = error,
+					  .unique = unique };
+	struct iovec parts[2] = { { &header, sizeof(header) }, { (void *)(uintptr_t)data, len } };
+
+	if (writev(fd, parts, len ? 2 : 1) < 0)
+		return; /* interrupted or unmounted: nobody waits */
+}
+
+static void see_init(struct fuse_link *link, const struct fuse_in_header *header,
+		     const struct fuse_init_in *init, size_t len)
+{
+	/* INIT comes first and alone, so no other thread looks at this. */
+	link->init_unique = header->unique;
+	link->kernel_flags = init->flags;
+	link->kernel_flags2 = len > offsetof(struct fuse_init_in, flags2) ? init->flags2 : 0;
+}
+
+static ssize_t read_request(int fd, void *buf, size_t size, void *userdata)
+{
+	struct fuse_link *link = userdata;
+	const struct fuse_in_header *header = buf;
+
+	for (;;) {
+		ssize_t len = read(fd, buf, size);
+		size_t body = (size_t)len - sizeof(*header);
+
+		if (len < (ssize_t)sizeof(*header))
+			return len;
+		if (link->counters && header->opcode < FUSE_LINK_OPCODES)
+			link->counters[header->opcode]++;
+		if (header->opcode == FUSE_INIT && body > offsetof(struct fuse_init_in, flags))
+			see_init(link, header, (const void *)(header + 1), body);
+		kill_asked = asks_kill(header, (const void *)(header + 1), body);
+		if (!link->answer || !link->answer(link, fd, header, header + 1, body))
+			return len;
+	}
+}
+
+static void patch_init(struct fuse_link *link, struct fuse_init_out *init)
+{
+	init->flags |= FUSE_PARALLEL_DIROPS & link->kernel_flags;
+	if (link->wants_kill)
+		init->flags |= HANDLE_KILLPRIV_V2 & link->kernel_flags;
+	if (link->wants_passthrough && link->kernel_flags & INIT_EXT &&
+	    link->kernel_flags2 & PASSTHROUGH_2) {
+		init->flags |= INIT_EXT;
+		init->flags2 |= PASSTHROUGH_2;
+		init->unused[0] = 1; /* max_stack_depth: nothing is stacked below the upper */
+		link->passes = true;
+	}
+	if (link->counters) {
+		link->counters[FUSE_LINK_OFFERED] = link->kernel_flags;
+		link->counters[FUSE_LINK_ANSWERED] = init->flags;
+	}
+	link->init_unique = 0;
+}
+
+static ssize_t write_reply(int fd, struct iovec *parts, int count, void *userdata)
+{
+	struct fuse_link *link = userdata;
+	const struct fuse_out_header *header = parts[0].iov_base;
+
+	if (link->init_unique && header->unique == link->init_unique && count > 1 &&
+	    parts[1].iov_len >= sizeof(struct fuse_init_out))
+		patch_init(link, parts[1].iov_base);
+	return writev(fd, parts, count);
+}
+
+int fuse_link_open_backing(struct fuse_link *link, int fd)
+{
+	struct backing_map map = { .fd = fd };
+
+	return link->passes ? ioctl(link->fd, BACKING_OPEN, &map) : -1;
+}
+
+void fuse_link_close_backing(struct fuse_link *link, int backing)
+{
+	uint32_t id = (uint32_t)backing;
+
+	(void)ioctl(link->fd, BACKING_CLOSE, &id);
+}
+
+/* --- The process --- */
+
+int fuse_link_count(struct fuse_link *link, const char *path, struct err *err)
+{
+	int fd;
+	void *map;
+
+	if (!path)
+		return 0;
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "cannot open '%s'", path);
+	map = mmap(NULL, FUSE_LINK_COUNTERS * sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED,
+		   fd, 0);
+	close(fd);
+	if (map == MAP_FAILED)
+		return err_sys(err, errno, "cannot map '%s'", path);
+	link->counters = map;
+	return 0;
+}
+
+int fuse_link_leave(struct err *err)
+{
+	int null_fd, fd;
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return err_sys(err, errno, "cannot fork");
+	if (pid > 0)
+		_exit(0);
+	(void)setsid();
+	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (fd = 0; null_fd >= 0 && fd <= 2; fd++)
+		(void)dup2(null_fd, fd);
+	if (null_fd > 2)
+		close(null_fd);
+	return 0;
+}
+
+/* fusermount3 says on stderr why it refuses: the pipe takes it. */
+static int mount_session(struct fuse_session *session, const struct fuse_link *link,
+			 const char *connection)
+{
+	int old_fd, r;
+
+	if (!link->mount_path)
+		return fuse_session_mount(session, connection);
+	if (link->ready_fd < 0)
+		return fuse_session_mount(session, link->mount_path);
+	old_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	(void)dup2(link->ready_fd, STDERR_FILENO);
+	r = fuse_session_mount(session, link->mount_path);
+	(void)dup2(old_fd, STDERR_FILENO);
+	if (old_fd >= 0)
+		close(old_fd);
+	return r;
+}
+
+static int open_session(struct fuse_link *link, const struct fuse_lowlevel_ops *operations,
+			struct fuse_session **ret_session, struct err *err)
+{
+	static const struct fuse_custom_io io = {
+		.read = read_request,
+		.writev = write_reply,
+	};
+	char program[] = "mica", option[] = "-o";
+	char *argv[] = { program, option, link->mount_options, NULL };
+	struct fuse_args args = FUSE_ARGS_INIT(link->mount_path ? 3 : 1, argv);
+	struct fuse_session *session;
+	char connection[32];
+	int r;
+
+	session = fuse_session_new(&args, operations, sizeof(*operations), link);
+	fuse_opt_free_args(&args);
+	if (!session)
+		return err_set(err, ERR_UNSUPPORTED, "libfuse refuses a session");
+	snprintf(connection, sizeof(connection), "/dev/fd/%d", link->fd);
+	if (mount_session(session, link, connection) != 0) {
+		fuse_session_destroy(session);
+		err_set(err, ERR_UNSUPPORTED, "cannot mount with fusermount3");
+		return err_hint(err, "install the package fuse3 and see that '/dev/fuse' has mode "
+				     "0666");
+	}
+	link->fd = fuse_session_fd(session);
+	/* After mounting: it replaces what read and writes, nothing else (FS-310). */
+	r = fuse_session_custom_io(session, &io, link->fd);
+	if (r < 0) {
+		fuse_session_unmount(session);
+		fuse_session_destroy(session);
+		return err_sys(err, -r, "libfuse refuses custom requests");
+	}
+	*ret_session = session;
+	return 0;
+}
+
+/* Replies are allocated one by one: the allocator keeps their memory instead of mapping it anew for each. Directories that the
+ * kernel remembers cost a descriptor each. */
+static void prepare_process(void)
+{
+	struct rlimit limit;
+
+	(void)signal(SIGPIPE, SIG_IGN);
+	(void)mallopt(M_MMAP_THRESHOLD, 4 * FUSE_LINK_REPLY_MAX);
+	(void)mallopt(M_TRIM_THRESHOLD, 8 * FUSE_LINK_REPLY_MAX);
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+static int loop(struct fuse_session *session)
+{
+	struct fuse_loop_config *config = fuse_loop_cfg_create();
+	unsigned workers = pool_cpu_count();
+	int r;
+
+	if (!config)
+		return -ENOMEM;
+	workers = workers < 2 ? 2 : workers;
+	/* Cloned connections need the device to be opened again, which a changed root or mode may forbid. */
+	fuse_loop_cfg_set_clone_fd(config, access("/dev/fuse", R_OK | W_OK) == 0);
+	fuse_loop_cfg_set_max_threads(config, workers);
+	fuse_loop_cfg_set_idle_threads(config, workers);
+	r = fuse_session_loop_mt(session, config);
+	fuse_loop_cfg_destroy(config);
+	return r;
+}
+
+void fuse_link_ready(struct fuse_link *link)
+{
+	if (link->ready_fd >= 0 && write(link->ready_fd, "", 1) != 1)
+		link->ready_fd = -1; /* nobody waits: the mount goes with him */
+}
+
+int fuse_link_serve(struct fuse_link *link, const struct fuse_lowlevel_ops *operations,
+		    struct err *err)
+{
+	struct fuse_session *session = NULL;
+	bool handled;
+	int r = open_session(link, operations, &session, err);
+
+	if (r < 0)
+		return r;
+	prepare_process();
+	if (chdir("/") < 0)
+		return err_sys(err, errno, "cannot change to '/'");
+	/* A server that mounted at a path takes its mount along when it is told to end. */
+	handled = link->mount_path && fuse_set_signal_handlers(session) == 0;
+	(void)loop(session);
+	if (handled)
+		fuse_remove_signal_handlers(session);
+	fuse_session_unmount(session);
+	fuse_session_destroy(session);
+	return 0;
+}

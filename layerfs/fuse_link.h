@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fuse_link: a FUSE connection: what the two servers (rootfs_fuse.c of an index, rootfs_union.c of a union) share.
+ *
+ * Hides what libfuse does not know of the protocol, how a server mounts and how its process lives. A server has a struct
+ * fuse_link as its first member and gives it to libfuse as user data. Included by these three files only, which are those
+ * that include libfuse. */
+#ifndef LAYERFS_FUSE_LINK_H
+#define LAYERFS_FUSE_LINK_H
+
+#include <fuse_lowlevel.h>
+#include <linux/fuse.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "formats/base/err.h"
+
+/* One request, one reply: 256 pages, the most that the library asks for (FS-302). */
+enum { FUSE_LINK_REPLY_MAX = 1 << 20 };
+
+/* Seconds that the kernel takes for ever; it clamps what does not fit. */
+#define FUSE_LINK_FOR_EVER 1e9
+
+/* Counters of requests by opcode, for tests and benchmarks: a file of the caller, mapped. Behind the opcodes stand the flags
+ * of INIT, as the kernel offered them and as they were answered (FS-303). */
+enum {
+	FUSE_LINK_OPCODES = 62,
+	FUSE_LINK_OFFERED = FUSE_LINK_OPCODES,
+	FUSE_LINK_ANSWERED,
+	FUSE_LINK_COUNTERS
+};
+
+struct fuse_link {
+	int fd;	      /* the connection, or -1 with 'mount_path': mounted by fusermount3 */
+	int ready_fd; /* a pipe that is told when the server answers; -1 */
+	const char *mount_path;
+	char *mount_options; /* with 'mount_path' */
+	bool wants_kill;     /* the server drops set-id bits (FS-306) */
+	bool wants_passthrough;
+	/* Answers requests that libfuse does not know, with fuse_link_reply(); false: it is for libfuse. May be NULL. */
+	bool (*answer)(struct fuse_link *link, int fd, const struct fuse_in_header *header,
+		       const void *body, size_t len);
+	_Atomic uint64_t *counters; /* NULL: nobody counts */
+	/* Found out: */
+	bool passes;
+	uint64_t init_unique; /* of the INIT request; 0: not seen */
+	uint32_t kernel_flags, kernel_flags2;
+};
+
+/* Whether the request that this thread serves asks for set-id bits to be dropped. */
+bool fuse_link_kill(void);
+void fuse_link_reply(int fd, uint64_t unique, int error, const void *data, size_t len);
+/* Told by the server's init callback. */
+void fuse_link_ready(struct fuse_link *link);
+
+/* The number of a descriptor for passthrough, or -1. */
+int fuse_link_open_backing(struct fuse_link *link, int fd);
+void fuse_link_close_backing(struct fuse_link *link, int backing);
+
+int fuse_link_count(struct fuse_link *link, const char *path, struct err *err) must_check;
+/* Out of the parent's session, directory and standard streams; the first process ends, so that nobody has to reap the
+ * second. */
+int fuse_link_leave(struct err *err) must_check;
+/* Mounts if it has to, serves until the mount goes. */
+int fuse_link_serve(struct fuse_link *link, const struct fuse_lowlevel_ops *operations,
+		    struct err *err) must_check;
+
+#endif

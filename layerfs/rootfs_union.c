@@ -1,0 +1,913 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rootfs_union: FUSE requests of a union, and its server process.
+ *
+ * The mount has one writer, us, so whatever the kernel is told stays true until it comes through the mount itself: names,
+ * absent names, attributes, link targets and listings are cached for ever (FS-302). Listings are cached because the kernel
+ * drops them by itself when it changes a directory. Data of files that lie in the upper goes past us where the kernel allows
+ * that (union_pass()), all other data through its page cache. */
+#include "layerfs/rootfs_union.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "formats/base/io.h"
+#include "formats/base/limits.h"
+#include "formats/base/log.h"
+#include "layerfs/fs_context.h"
+#include "layerfs/fuse_link.h"
+#include "layerfs/rootfs_driver.h"
+
+struct server {
+	struct fuse_link link;
+	struct union_fs *fs;
+	bool acls;
+};
+
+static struct union_fs *fs_of(fuse_req_t req)
+{
+	const struct server *server = fuse_req_userdata(req);
+
+	return server->fs;
+}
+
+static void reply_error(fuse_req_t req, int r)
+{
+	(void)fuse_reply_err(req, -r);
+}
+
+static struct union_caller caller_of(fuse_req_t req)
+{
+	const struct fuse_ctx *context = fuse_req_ctx(req);
+
+	return (struct union_caller){ context->uid, context->gid, context->umask };
+}
+
+/* --- Names --- */
+
+static struct fuse_entry_param entry_of(const struct stat *st)
+{
+	return (struct fuse_entry_param){
+		.ino = st->st_ino,
+		.attr = *st,
+		.attr_timeout = FUSE_LINK_FOR_EVER,
+		.entry_timeout = FUSE_LINK_FOR_EVER,
+	};
+}
+
+/* A reply that does not arrive gave no lookup. */
+static void reply_entry(fuse_req_t req, int r, const struct stat *st)
+{
+	const struct fuse_entry_param entry = entry_of(st);
+
+	if (r < 0)
+		reply_error(req, r);
+	else if (fuse_reply_entry(req, &entry) == -ENOENT)
+		union_forget(fs_of(req), st->st_ino, 1);
+}
+
+static void serve_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	const struct fuse_entry_param absent = { .entry_timeout = FUSE_LINK_FOR_EVER };
+	struct stat st = { .st_ino = 0 };
+	int r = union_lookup(fs_of(req), parent, name, &st);
+
+	if (r == -ENOENT)
+		(void)fuse_reply_entry(req, &absent);
+	else
+		reply_entry(req, r, &st);
+}
+
+static void serve_forget(fuse_req_t req, fuse_ino_t ino, uint64_t lookups)
+{
+	union_forget(fs_of(req), ino, lookups);
+	fuse_reply_none(req);
+}
+
+static void serve_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *all)
+{
+	size_t i;
+
+	for (i = 0; i < count; i++)
+		union_forget(fs_of(req), all[i].ino, all[i].nlookup);
+	fuse_reply_none(req);
+}
+
+static void make(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev,
+		 const char *target)
+{
+	const struct union_caller caller = caller_of(req);
+	struct stat st = { .st_ino = 0 };
+	int r = union_make(fs_of(req), parent, name, mode, rdev, target, &caller, &st);
+
+	reply_entry(req, r, &st);
+}
+
+static void serve_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+			dev_t rdev)
+{
+	make(req, parent, name, mode, rdev, NULL);
+}
+
+static void serve_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	make(req, parent, name, S_IFDIR | (mode & 07777), 0, NULL);
+}
+
+static void serve_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	make(req, parent, name, S_IFLNK | 0777, 0, target);
+}
+
+static void serve_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	reply_error(req, union_unlink(fs_of(req), parent, name));
+}
+
+static void serve_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	reply_error(req, union_rmdir(fs_of(req), parent, name));
+}
+
+static void serve_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+			 const char *new_name, unsigned flags)
+{
+	reply_error(req, union_rename(fs_of(req), parent, name, new_parent, new_name, flags));
+}
+
+static void serve_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+	struct stat st = { .st_ino = 0 };
+	int r = union_link(fs_of(req), ino, parent, name, &st);
+
+	reply_entry(req, r, &st);
+}
+
+/* --- Attributes --- */
+
+static void serve_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *unused)
+{
+	struct stat st;
+	int r = union_getattr(fs_of(req), ino, &st);
+
+	(void)unused;
+	if (r < 0)
+		reply_error(req, r);
+	else
+		(void)fuse_reply_attr(req, &st, FUSE_LINK_FOR_EVER);
+}
+
+static void serve_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *wanted, int valid,
+			  struct fuse_file_info *unused)
+{
+	static const struct {
+		int fuse;
+		unsigned set;
+	} bits[] = {
+		{ FUSE_SET_ATTR_MODE, UNION_MODE },   { FUSE_SET_ATTR_UID, UNION_UID },
+		{ FUSE_SET_ATTR_GID, UNION_GID },     { FUSE_SET_ATTR_SIZE, UNION_SIZE },
+		{ FUSE_SET_ATTR_ATIME, UNION_ATIME }, { FUSE_SET_ATTR_MTIME, UNION_MTIME },
+	};
+	unsigned set = fuse_link_kill() ? UNION_KILL : 0;
+	struct stat st;
+	size_t i;
+	int r;
+
+	(void)unused;
+	for (i = 0; i < sizeof(bits) / sizeof(bits[0]); i++)
+		set |= valid & bits[i].fuse ? bits[i].set : 0;
+	if (valid & FUSE_SET_ATTR_ATIME_NOW) {
+		set |= UNION_ATIME;
+		wanted->st_atim.tv_nsec = UTIME_NOW;
+	}
+	if (valid & FUSE_SET_ATTR_MTIME_NOW) {
+		set |= UNION_MTIME;
+		wanted->st_mtim.tv_nsec = UTIME_NOW;
+	}
+	r = union_setattr(fs_of(req), ino, wanted, set, &st);
+	if (r < 0)
+		reply_error(req, r);
+	else
+		(void)fuse_reply_attr(req, &st, FUSE_LINK_FOR_EVER);
+}
+
+static void serve_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	auto_buf struct buf target = BUF_INIT(PATH_MAX);
+	int r = union_readlink(fs_of(req), ino, &target);
+
+	if (r < 0)
+		reply_error(req, r);
+	else
+		(void)fuse_reply_readlink(req, target.data ? target.data : "");
+}
+
+static void serve_statfs(fuse_req_t req, fuse_ino_t unused)
+{
+	struct statvfs st;
+	int r = union_statfs(fs_of(req), &st);
+
+	(void)unused;
+	if (r < 0)
+		reply_error(req, r);
+	else
+		(void)fuse_reply_statfs(req, &st);
+}
+
+static void reply_sized(fuse_req_t req, const struct buf *buf, size_t size)
+{
+	if (size == 0)
+		(void)fuse_reply_xattr(req, buf->len);
+	else if (buf->len > size)
+		reply_error(req, -ERANGE);
+	else
+		(void)fuse_reply_buf(req, buf->data ? buf->data : "", buf->len);
+}
+
+static void serve_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	auto_buf struct buf value = BUF_INIT(XATTR_SIZE_MAX);
+	int r = union_getxattr(fs_of(req), ino, name, &value);
+
+	if (r < 0)
+		reply_error(req, r);
+	else
+		reply_sized(req, &value, size);
+}
+
+static void serve_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	auto_buf struct buf names = BUF_INIT(XATTR_LIST_MAX);
+	int r = union_listxattr(fs_of(req), ino, &names);
+
+	if (r < 0)
+		reply_error(req, r);
+	else
+		reply_sized(req, &names, size);
+}
+
+static void serve_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
+			   size_t size, int flags)
+{
+	reply_error(req, union_setxattr(fs_of(req), ino, name, value, size, flags));
+}
+
+static void serve_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	reply_error(req, union_removexattr(fs_of(req), ino, name));
+}
+
+/* Data of FS_IOC_* is one piece, in and out at the same place. */
+static void serve_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned request, void *unused_argument,
+			struct fuse_file_info *unused, unsigned flags, const void *in,
+			size_t in_size, size_t out_size)
+{
+	_Alignas(8) char data[256] = { 0 };
+	size_t size = in_size > out_size ? in_size : out_size;
+	int r = size > sizeof(data) || flags & FUSE_IOCTL_COMPAT ? -ENOTTY : 0;
+
+	(void)unused_argument;
+	(void)unused;
+	if (r == 0) {
+		memcpy(data, in, in_size);
+		r = union_ioctl(fs_of(req), ino, request, data, size);
+	}
+	if (r < 0)
+		reply_error(req, r);
+	else
+		(void)fuse_reply_ioctl(req, 0, data, out_size);
+}
+
+/* --- Files --- */
+
+/* What the reply to an open says, in the kernel's own form: libfuse 3.14 knows no backing number. */
+static struct fuse_open_out open_out(struct union_fs *fs, struct union_handle *handle)
+{
+	enum { OPEN_PASSTHROUGH = 1 << 7, OPEN_NOFLUSH = 1 << 5 };
+	struct fuse_open_out out = { .fh = (uintptr_t)handle };
+	int backing = union_pass(fs, handle);
+
+	out.open_flags = OPEN_NOFLUSH;
+	if (backing >= 0) {
+		out.open_flags |= OPEN_PASSTHROUGH;
+		out.padding = (uint32_t)backing;
+	} else {
+		out.open_flags |= FOPEN_KEEP_CACHE;
+	}
+	return out;
+}
+
+static struct union_handle *handle_of(const struct fuse_file_info *info)
+{
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr): the number is the pointer that we gave */
+	return (struct union_handle *)(uintptr_t)info->fh;
+}
+
+static void serve_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
+{
+	struct union_fs *fs = fs_of(req);
+	struct union_handle *handle;
+	struct fuse_open_out out;
+	struct stat st = { .st_size = 0 };
+	int r = 0;
+
+	if (info->flags & O_TRUNC && fuse_link_kill())
+		r = union_setattr(fs, ino, &st, UNION_KILL | UNION_SIZE, &st);
+	if (r == 0)
+		r = union_open_file(fs, ino, info->flags, &handle);
+	if (r < 0) {
+		reply_error(req, r);
+		return;
+	}
+	out = open_out(fs, handle);
+	if (fuse_reply_buf(req, (const char *)&out, sizeof(out)) == -ENOENT)
+		union_release(fs, handle);
+}
+
+static struct fuse_attr attr_of(const struct stat *st)
+{
+	return (struct fuse_attr){
+		.ino = st->st_ino,
+		.size = (uint64_t)st->st_size,
+		.blocks = (uint64_t)st->st_blocks,
+		.atime = (uint64_t)st->st_atim.tv_sec,
+		.mtime = (uint64_t)st->st_mtim.tv_sec,
+		.ctime = (uint64_t)st->st_ctim.tv_sec,
+		.atimensec = (uint32_t)st->st_atim.tv_nsec,
+		.mtimensec = (uint32_t)st->st_mtim.tv_nsec,
+		.ctimensec = (uint32_t)st->st_ctim.tv_nsec,
+		.mode = st->st_mode,
+		.nlink = (uint32_t)st->st_nlink,
+		.uid = st->st_uid,
+		.gid = st->st_gid,
+		.rdev = (uint32_t)((minor(st->st_rdev) & 0xff) | (major(st->st_rdev) << 8) |
+				   ((minor(st->st_rdev) & ~0xffU) << 12)),
+		.blksize = (uint32_t)st->st_blksize,
+	};
+}
+
+struct created {
+	struct fuse_entry_out entry;
+	struct fuse_open_out open;
+};
+_Static_assert(sizeof(struct created) == 144, "FS-312");
+
+static struct created created_of(struct union_fs *fs, const struct stat *st,
+				 struct union_handle *handle)
+{
+	const uint64_t for_ever = 1000000000;
+
+	return (struct created){
+		.entry = { .nodeid = st->st_ino,
+			   .entry_valid = for_ever,
+			   .attr_valid = for_ever,
+			   .attr = attr_of(st) },
+		.open = open_out(fs, handle),
+	};
+}
+
+static void serve_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+			 struct fuse_file_info *info)
+{
+	const struct union_caller caller = caller_of(req);
+	struct union_fs *fs = fs_of(req);
+	struct union_handle *handle;
+	struct created created;
+	struct stat st;
+	int r = union_create(fs, parent, name, mode, &caller, &st, &handle);
+
+	(void)info;
+	if (r < 0) {
+		reply_error(req, r);
+		return;
+	}
+	created = created_of(fs, &st, handle);
+	if (fuse_reply_buf(req, (const char *)&created, sizeof(created)) == -ENOENT) {
+		union_release(fs, handle);
+		union_forget(fs, st.st_ino, 1);
+	}
+}
+
+static void serve_release(fuse_req_t req, fuse_ino_t unused, struct fuse_file_info *info)
+{
+	(void)unused;
+	union_release(fs_of(req), handle_of(info));
+	reply_error(req, 0);
+}
+
+static void serve_read(fuse_req_t req, fuse_ino_t unused, size_t size, off_t offset,
+		       struct fuse_file_info *info)
+{
+	char small[16 << 10];
+	auto_free char *large = NULL;
+	ssize_t count;
+
+	(void)unused;
+	size = size < FUSE_LINK_REPLY_MAX ? size : FUSE_LINK_REPLY_MAX;
+	if (size > sizeof(small)) {
+		large = malloc(size);
+		if (!large) {
+			reply_error(req, -ENOMEM);
+			return;
+		}
+	}
+	count = union_read(fs_of(req), handle_of(info), large ? large : small, size,
+			   (uint64_t)offset);
+	if (count < 0)
+		reply_error(req, (int)count);
+	else
+		(void)fuse_reply_buf(req, large ? large : small, (size_t)count);
+}
+
+static void serve_write(fuse_req_t req, fuse_ino_t unused, const char *data, size_t size,
+			off_t offset, struct fuse_file_info *info)
+{
+	ssize_t count = union_write(fs_of(req), handle_of(info), data, size, (uint64_t)offset,
+				    fuse_link_kill());
+
+	(void)unused;
+	if (count < 0)
+		reply_error(req, (int)count);
+	else
+		(void)fuse_reply_write(req, (size_t)count);
+}
+
+static void serve_fallocate(fuse_req_t req, fuse_ino_t unused, int mode, off_t offset, off_t len,
+			    struct fuse_file_info *info)
+{
+	(void)unused;
+	reply_error(req, union_fallocate(fs_of(req), handle_of(info), mode, (uint64_t)offset,
+					 (uint64_t)len));
+}
+
+static void serve_lseek(fuse_req_t req, fuse_ino_t unused, off_t offset, int whence,
+			struct fuse_file_info *info)
+{
+	int64_t at = union_seek(fs_of(req), handle_of(info), offset, whence);
+
+	(void)unused;
+	if (at < 0)
+		reply_error(req, (int)at);
+	else
+		(void)fuse_reply_lseek(req, at);
+}
+
+static void serve_copy_range(fuse_req_t req, fuse_ino_t unused_from, off_t from_offset,
+			     struct fuse_file_info *from, fuse_ino_t unused_to, off_t to_offset,
+			     struct fuse_file_info *to, size_t len, int flags)
+{
+	ssize_t count = flags ? -EINVAL
+			      : union_copy_range(fs_of(req), handle_of(from), (uint64_t)from_offset,
+						 handle_of(to), (uint64_t)to_offset, len);
+
+	(void)unused_from;
+	(void)unused_to;
+	if (count < 0)
+		reply_error(req, (int)count);
+	else
+		(void)fuse_reply_write(req, (size_t)count);
+}
+
+static void serve_fsync(fuse_req_t req, fuse_ino_t unused, int only_data,
+			struct fuse_file_info *info)
+{
+	(void)unused;
+	reply_error(req, union_fsync(fs_of(req), handle_of(info), only_data));
+}
+
+static void serve_fsyncdir(fuse_req_t req, fuse_ino_t unused, int only_data,
+			   struct fuse_file_info *info)
+{
+	(void)unused;
+	(void)only_data;
+	(void)info;
+	reply_error(req, union_sync(fs_of(req)));
+}
+
+/* --- Directories --- */
+
+static struct union_dir *dir_of(const struct fuse_file_info *info)
+{
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr): the number is the pointer that we gave */
+	return (struct union_dir *)(uintptr_t)info->fh;
+}
+
+static void serve_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *info)
+{
+	struct union_fs *fs = fs_of(req);
+	struct union_dir *dir;
+	int r = union_open_dir(fs, ino, &dir);
+
+	if (r < 0) {
+		reply_error(req, r);
+		return;
+	}
+	info->fh = (uintptr_t)dir;
+	info->keep_cache = info->cache_readdir = 1;
+	if (fuse_reply_open(req, info) == -ENOENT)
+		union_close_dir(fs, dir);
+}
+
+static void serve_releasedir(fuse_req_t req, fuse_ino_t unused, struct fuse_file_info *info)
+{
+	(void)unused;
+	union_close_dir(fs_of(req), dir_of(info));
+	reply_error(req, 0);
+}
+
+/* One entry of a listing at 'room', which has it: its size, or -errno. With 'plus' it is a lookup too, but for dots. */
+static ssize_t add_entry(fuse_req_t req, fuse_ino_t parent, bool plus, char *room, size_t size,
+			 const struct union_entry *entry, off_t next)
+{
+	bool dots = strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0;
+	struct stat st = { .st_ino = entry->ino, .st_mode = (mode_t)DTTOIF(entry->type) };
+	struct fuse_entry_param param = { .attr = st };
+	int r;
+
+	if (!plus)
+		return (ssize_t)fuse_add_direntry(req, room, size, entry->name, &st, next);
+	if (!dots) {
+		r = union_lookup(fs_of(req), parent, entry->name, &st);
+		if (r < 0)
+			return r;
+		param = entry_of(&st);
+	}
+	return (ssize_t)fuse_add_direntry_plus(req, room, size, entry->name, &param, next);
+}
+
+static size_t entry_size(fuse_req_t req, bool plus, const char *name)
+{
+	return plus ? fuse_add_direntry_plus(req, NULL, 0, name, NULL, 0)
+		    : fuse_add_direntry(req, NULL, 0, name, NULL, 0);
+}
+
+static void serve_listing(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+			  struct union_dir *dir, bool plus)
+{
+	uint64_t position = (uint64_t)offset;
+	auto_free char *reply = NULL;
+	struct union_entry entry;
+	size_t used = 0;
+	int r;
+
+	size = size < FUSE_LINK_REPLY_MAX ? size : FUSE_LINK_REPLY_MAX;
+	reply = malloc(size);
+	if (!reply) {
+		reply_error(req, -ENOMEM);
+		return;
+	}
+	while ((r = union_entry_at(fs_of(req), dir, position, &entry)) > 0) {
+		ssize_t len = 0;
+
+		if (entry_size(req, plus, entry.name) > size - used)
+			break;
+		position++;
+		len = add_entry(req, ino, plus, reply + used, size - used, &entry, (off_t)position);
+		if (len == -ENOENT)
+			continue; /* gone since the listing was taken */
+		if (len < 0) {
+			r = (int)len;
+			break;
+		}
+		used += (size_t)len;
+	}
+	if (r < 0 && used == 0)
+		reply_error(req, r);
+	else
+		(void)fuse_reply_buf(req, reply, used);
+}
+
+static void serve_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+			  struct fuse_file_info *info)
+{
+	serve_listing(req, ino, size, offset, dir_of(info), false);
+}
+
+static void serve_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+			      struct fuse_file_info *info)
+{
+	serve_listing(req, ino, size, offset, dir_of(info), true);
+}
+
+/* --- Opcodes that libfuse 3.14 does not know (FS-313) --- */
+
+enum { OPCODE_SYNCFS = 50, OPCODE_TMPFILE = 51, OPCODE_STATX = 52 };
+
+/* linux/fuse.h of 6.6. */
+struct statx_in {
+	uint32_t getattr_flags, reserved;
+	uint64_t fh;
+	uint32_t sx_flags, sx_mask;
+};
+struct statx_out {
+	uint64_t attr_valid;
+	uint32_t attr_valid_nsec, flags;
+	uint64_t spare[2];
+	struct {
+		uint32_t mask, blksize;
+		uint64_t attributes;
+		uint32_t nlink, uid, gid;
+		uint16_t mode, pad;
+		uint64_t ino, size, blocks, attributes_mask;
+		struct {
+			int64_t tv_sec;
+			uint32_t tv_nsec;
+			int32_t pad;
+		} atime, btime, ctime, mtime;
+		uint32_t rdev_major, rdev_minor, dev_major, dev_minor;
+		uint64_t spare[14];
+	} stat;
+};
+_Static_assert(sizeof(struct statx_out) == 32 + 256, "FS-312");
+
+#define TIME_OF(time)                                      \
+	{                                                  \
+		(time).tv_sec, (uint32_t)(time).tv_nsec, 0 \
+	}
+
+static void answer_statx(struct server *server, int fd, const struct fuse_in_header *header)
+{
+	struct statx_out out = { .attr_valid = 1000000000 };
+	struct timespec birth;
+	struct stat st;
+	int r = union_getattr(server->fs, header->nodeid, &st);
+
+	if (r == 0)
+		r = union_birth(server->fs, header->nodeid, &birth);
+	if (r < 0) {
+		fuse_link_reply(fd, header->unique, r, NULL, 0);
+		return;
+	}
+	out.stat.mask = STATX_BASIC_STATS | STATX_BTIME;
+	out.stat.blksize = (uint32_t)st.st_blksize;
+	out.stat.nlink = (uint32_t)st.st_nlink;
+	out.stat.uid = st.st_uid;
+	out.stat.gid = st.st_gid;
+	out.stat.mode = (uint16_t)st.st_mode;
+	out.stat.ino = st.st_ino;
+	out.stat.size = (uint64_t)st.st_size;
+	out.stat.blocks = (uint64_t)st.st_blocks;
+	out.stat.atime = (__typeof__(out.stat.atime))TIME_OF(st.st_atim);
+	out.stat.mtime = (__typeof__(out.stat.atime))TIME_OF(st.st_mtim);
+	out.stat.ctime = (__typeof__(out.stat.atime))TIME_OF(st.st_ctim);
+	out.stat.btime = (__typeof__(out.stat.atime))TIME_OF(birth);
+	out.stat.rdev_major = major(st.st_rdev);
+	out.stat.rdev_minor = minor(st.st_rdev);
+	fuse_link_reply(fd, header->unique, 0, &out, sizeof(out));
+}
+
+static void answer_tmpfile(struct server *server, int fd, const struct fuse_in_header *header,
+			   const struct fuse_create_in *in, size_t len)
+{
+	const struct union_caller caller = { header->uid, header->gid, in->umask };
+	struct union_handle *handle;
+	struct created created;
+	struct stat st;
+	int r = len < sizeof(*in) ? -EINVAL
+				  : union_tmpfile(server->fs, header->nodeid, in->mode,
+						  !(in->flags & O_EXCL), &caller, &st, &handle);
+
+	if (r < 0) {
+		fuse_link_reply(fd, header->unique, r, NULL, 0);
+		return;
+	}
+	created = created_of(server->fs, &st, handle);
+	fuse_link_reply(fd, header->unique, 0, &created, sizeof(created));
+}
+
+static bool answer(struct fuse_link *link, int fd, const struct fuse_in_header *header,
+		   const void *body, size_t len)
+{
+	struct server *server = (struct server *)link;
+
+	switch (header->opcode) {
+	case OPCODE_STATX:
+		answer_statx(server, fd, header);
+		return true;
+	case OPCODE_TMPFILE:
+		answer_tmpfile(server, fd, header, body, len);
+		return true;
+	case OPCODE_SYNCFS:
+		fuse_link_reply(fd, header->unique, union_sync(server->fs), NULL, 0);
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* --- The session --- */
+
+static void greet(void *userdata, struct fuse_conn_info *conn)
+{
+	struct server *server = userdata;
+	unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_EXPORT_SUPPORT |
+			  FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
+			  FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_DONT_MASK |
+			  FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_IOCTL_DIR | FUSE_CAP_ASYNC_DIO;
+
+	if (server->acls)
+		wanted |= FUSE_CAP_POSIX_ACL;
+	conn->want = conn->capable & wanted;
+	conn->max_readahead = FUSE_LINK_REPLY_MAX;
+	conn->max_background = 64;
+	fuse_link_ready(&server->link);
+}
+
+static int open_backing(void *argument, int fd)
+{
+	return fuse_link_open_backing(argument, fd);
+}
+
+static void close_backing(void *argument, int backing)
+{
+	fuse_link_close_backing(argument, backing);
+}
+
+static const struct fuse_lowlevel_ops operations = {
+	.init = greet,
+	.lookup = serve_lookup,
+	.forget = serve_forget,
+	.forget_multi = serve_forget_multi,
+	.getattr = serve_getattr,
+	.setattr = serve_setattr,
+	.readlink = serve_readlink,
+	.mknod = serve_mknod,
+	.mkdir = serve_mkdir,
+	.unlink = serve_unlink,
+	.rmdir = serve_rmdir,
+	.symlink = serve_symlink,
+	.rename = serve_rename,
+	.link = serve_link,
+	.open = serve_open,
+	.create = serve_create,
+	.read = serve_read,
+	.write = serve_write,
+	.release = serve_release,
+	.fsync = serve_fsync,
+	.opendir = serve_opendir,
+	.readdir = serve_readdir,
+	.readdirplus = serve_readdirplus,
+	.releasedir = serve_releasedir,
+	.fsyncdir = serve_fsyncdir,
+	.statfs = serve_statfs,
+	.setxattr = serve_setxattr,
+	.getxattr = serve_getxattr,
+	.listxattr = serve_listxattr,
+	.removexattr = serve_removexattr,
+	.ioctl = serve_ioctl,
+	.fallocate = serve_fallocate,
+	.copy_file_range = serve_copy_range,
+	.lseek = serve_lseek,
+};
+
+/* --- Mounting --- */
+
+static int connect_mount(const struct rootfs_union_options *options, bool acls, int *ret_fuse_fd,
+			 int *ret_mount_fd, struct err *err)
+{
+	const struct rootfs_connection connection = {
+		.source = options->source,
+		.subtype = options->subtype,
+		.allow_other = options->allow_other || geteuid() == 0,
+		.read_only = options->read_only,
+		.attributes = (options->allow_dev ? 0 : MOUNT_ATTR_NODEV) |
+			      (options->allow_suid ? 0 : MOUNT_ATTR_NOSUID) |
+			      (options->no_exec ? MOUNT_ATTR_NOEXEC : 0) |
+			      (options->read_only ? MOUNT_ATTR_RDONLY : 0),
+	};
+
+	(void)acls;
+	return rootfs_fuse_connect(&connection, ret_fuse_fd, ret_mount_fd, err);
+}
+
+static int attach(int mount_fd, const char *path, struct err *err)
+{
+	if (move_mount(mount_fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		return err_sys(err, errno, "cannot mount on '%s'", path);
+	return 0;
+}
+
+/* Waits until the server in the background answers, or says why it does not. */
+static int await_child(int ready_fd, struct err *err)
+{
+	char text[ERR_TEXT_MAX / 2];
+	size_t len = 0;
+
+	while (len < sizeof(text) && io_read(ready_fd, text + len, 1) == 1)
+		if (text[len++] == '\0')
+			return 0;
+	return err_set(err, ERR_UNSUPPORTED, "%.*s",
+		       len ? (int)len : (int)strlen("the server ended before it answered"),
+		       len ? text : "the server ended before it answered");
+}
+
+/* The child goes on as the server; the parent returns 1 when it answers. */
+static int to_background(struct server *server, struct err *err)
+{
+	int pipe_fds[2], status, r;
+	pid_t pid;
+
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return err_sys(err, errno, "cannot make a pipe");
+	pid = fork();
+	if (pid < 0) {
+		r = err_sys(err, errno, "cannot fork");
+		close(pipe_fds[0]);
+		close(pipe_fds[1]);
+		return r;
+	}
+	if (pid > 0) {
+		close(pipe_fds[1]);
+		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+			;
+		r = await_child(pipe_fds[0], err);
+		close(pipe_fds[0]);
+		return r < 0 ? r : 1;
+	}
+	close(pipe_fds[0]);
+	server->link.ready_fd = pipe_fds[1];
+	r = fuse_link_leave(err);
+	if (r < 0)
+		_exit(1);
+	return 0;
+}
+
+/* In the child: says what went wrong where the parent listens. */
+static _Noreturn void end_child(const struct server *server, int r, const struct err *err)
+{
+	if (r < 0)
+		(void)!io_write(server->link.ready_fd, err->text, strlen(err->text));
+	_exit(r < 0);
+}
+
+static int open_server(const struct stack *lowers, int upper_fd, int work_fd,
+		       const struct rootfs_union_options *options, struct server *server,
+		       struct err *err)
+{
+	int r = union_open(lowers, upper_fd, work_fd, &options->semantics, &server->fs, err);
+
+	if (r < 0)
+		return r;
+	server->acls = !options->semantics.without_acls && !options->semantics.without_xattrs;
+	server->link.wants_kill = true;
+	server->link.wants_passthrough = !options->no_passthrough;
+	server->link.answer = answer;
+	if (!union_is_read_only(server->fs) && !options->no_passthrough)
+		union_use_passthrough(server->fs, open_backing, close_backing, &server->link);
+	return fuse_link_count(&server->link, options->counters_path, err);
+}
+
+int rootfs_union_mount(const struct stack *lowers, int upper_fd, int work_fd,
+		       const struct rootfs_union_options *options, const char *path,
+		       struct err *err)
+{
+	struct server server = { .link = { .fd = -1, .ready_fd = -1 } };
+	auto_close int mount_fd = -1;
+	char mount_options[512];
+	int r = open_server(lowers, upper_fd, work_fd, options, &server, err);
+	bool background = !options->foreground;
+	struct err direct;
+
+	if (r == 0) {
+		r = connect_mount(options, server.acls, &server.link.fd, &mount_fd, &direct);
+		if (r == 0)
+			r = attach(mount_fd, path, err);
+		else if (geteuid() == 0)
+			*err = direct;
+		else
+			r = 0; /* fusermount3 may, for him */
+	}
+	if (r == 0 && mount_fd < 0) {
+		snprintf(mount_options, sizeof(mount_options),
+			 "default_permissions,fsname=%s,subtype=%s%s%s",
+			 options->source ? options->source : "mica",
+			 options->subtype ? options->subtype : "mica",
+			 options->allow_other ? ",allow_other" : "",
+			 options->read_only ? ",ro" : "");
+		server.link.mount_path = path;
+		server.link.mount_options = mount_options;
+	}
+	if (r == 0 && background) {
+		r = to_background(&server, err);
+		if (r == 1 || r < 0) { /* the parent */
+			union_close(server.fs);
+			return r < 0 ? r : 0;
+		}
+	}
+	if (mount_fd >= 0)
+		close(take_fd(&mount_fd)); /* so that the mount alone keeps the session alive */
+	if (r == 0)
+		r = fuse_link_serve(&server.link, &operations, err);
+	union_close(server.fs);
+	if (background && server.link.ready_fd >= 0)
+		end_child(&server, r, err);
+	return r;
+}

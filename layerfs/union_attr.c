@@ -1,0 +1,677 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* union_attr: attributes, xattrs and inode flags of a union.
+ *
+ * What is asked is read where the object lies, what is set copies the attributes up first. The upper's file system does what
+ * belongs to a change by itself (an ACL follows chmod, a capability goes with chown or a write); only set-id bits are taken
+ * by hand, because a server with privileges would be allowed to keep them (FS-306). */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "formats/base/limits.h"
+#include "layerfs/union_private.h"
+
+/* --- Ids --- */
+
+uint32_t union_shown_id(const struct union_ids *ids, uint32_t stored)
+{
+	const uint32_t overflow = 65534;
+	size_t i;
+
+	if (ids->squashed)
+		return ids->squash;
+	for (i = 0; i < ids->count; i++)
+		if (stored - ids->ranges[i].stored < ids->ranges[i].count)
+			return ids->ranges[i].shown + (stored - ids->ranges[i].stored);
+	return ids->count ? overflow : stored;
+}
+
+uint32_t union_stored_id(const struct union_ids *ids, uint32_t shown)
+{
+	const uint32_t overflow = 65534;
+	size_t i;
+
+	for (i = 0; i < ids->count; i++)
+		if (shown - ids->ranges[i].shown < ids->ranges[i].count)
+			return ids->ranges[i].stored + (shown - ids->ranges[i].shown);
+	return ids->count ? overflow : shown;
+}
+
+/* --- Reading --- */
+
+static int stat_index(const struct place *place, struct stat *st)
+{
+	struct erofs_inode inode;
+	int r = erofs_read_inode(index_image(place->element->index), place->nid, &inode);
+	struct timespec mtime;
+
+	if (r < 0)
+		return r;
+	mtime = (struct timespec){ .tv_sec = inode.mtime, .tv_nsec = (long)inode.mtime_nsec };
+	*st = (struct stat){
+		.st_mode = inode.mode,
+		.st_nlink = inode.nlink,
+		.st_uid = inode.uid,
+		.st_gid = inode.gid,
+		.st_rdev = makedev(inode.rdev_major, inode.rdev_minor),
+		.st_size = (off_t)inode.size_bytes,
+		.st_blocks = (blkcnt_t)((inode.size_bytes + EROFS_BLOCK - 1) / EROFS_BLOCK),
+		.st_blksize = 4096,
+		.st_atim = mtime,
+		.st_mtim = mtime,
+		.st_ctim = mtime,
+	};
+	return 0;
+}
+
+static int stat_place(const struct place *place, struct stat *st)
+{
+	if (place->element->index)
+		return stat_index(place, st);
+	return fstat(place->fd, st) < 0 ? -errno : 0;
+}
+
+/* Of a directory that its layers only imply (FS-605). */
+static void stat_implied(const struct tree_node *tree, struct stat *st)
+{
+	st->st_mode = S_IFDIR | 0755;
+	st->st_uid = st->st_gid = 0;
+	st->st_mtim.tv_sec = tree->attr.mtime;
+	st->st_mtim.tv_nsec = (long)tree->attr.mtime_nsec;
+}
+
+static int stat_lower(const struct tree_node *tree, struct stat *st)
+{
+	bool implied = tree->attr_place == tree->count;
+	int r = stat_place(&tree->places[implied ? 0 : tree->attr_place], st);
+
+	if (r == 0 && implied)
+		stat_implied(tree, st);
+	return r;
+}
+
+static int stat_upper(const struct union_node *node, struct stat *st)
+{
+	struct union_spot spot = union_spot(node);
+
+	return fstatat(spot.dirfd, spot.name, st, spot.flags) < 0 ? -errno : 0;
+}
+
+static int count_links(struct union_fs *fs, struct union_node *node, struct tree_node *tree)
+{
+	struct tree_dir *dir;
+	struct tree_name name;
+	struct err err;
+	uint32_t count = 2;
+	int r = tree_open_dir(fs->tree, tree, &dir, &err);
+
+	while (r == 0 && (r = tree_next_name(dir, &name, &err)) > 0) {
+		count += name.type == DT_DIR;
+		r = 0;
+	}
+	if (r == 0) {
+		node->nlink = count;
+		tree_close_dir(dir);
+	}
+	return union_errno(r);
+}
+
+static int set_links(struct union_fs *fs, struct union_node *node, struct tree_node *tree,
+		     struct stat *st)
+{
+	int r;
+
+	if (node->removed) {
+		if (!node->in_upper || union_is_dir(node))
+			st->st_nlink = 0;
+	} else if (node->indexed) {
+		st->st_nlink = (nlink_t)((int64_t)st->st_nlink + node->more_links);
+	} else if (union_is_dir(node) && fs->options.static_nlink) {
+		st->st_nlink = 1;
+	} else if (union_is_dir(node) && tree->count > 1) {
+		r = node->nlink ? 0 : count_links(fs, node, tree);
+		if (r < 0)
+			return r;
+		st->st_nlink = node->nlink;
+	}
+	return 0;
+}
+
+/* A metacopy occupies what its content below does. */
+static void add_blocks(const struct tree_node *tree, struct stat *st)
+{
+	struct stat below;
+
+	if (tree->count > 1 && stat_place(&tree->places[tree->count - 1], &below) == 0)
+		st->st_blocks = below.st_blocks;
+}
+
+int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *tree,
+	       struct stat *ret_stat)
+{
+	auto_view struct union_view view = { .tree = NULL };
+	int r = 0;
+
+	if (union_is_dir(node))
+		tree = node->tree;
+	if (!tree && (!node->in_upper || (node->metacopy && node->name))) {
+		r = union_view_node(fs, node, &view);
+		tree = view.tree;
+	}
+	if (r == 0)
+		r = node->in_upper ? stat_upper(node, ret_stat) : stat_lower(tree, ret_stat);
+	if (r == 0)
+		r = set_links(fs, node, tree, ret_stat);
+	if (r < 0)
+		return r;
+	if (node->metacopy && tree)
+		add_blocks(tree, ret_stat);
+	ret_stat->st_ino = node->ino;
+	ret_stat->st_uid = union_shown_id(&fs->options.uids, ret_stat->st_uid);
+	ret_stat->st_gid = union_shown_id(&fs->options.gids, ret_stat->st_gid);
+	return 0;
+}
+
+/* --- Requests by number --- */
+
+/* A node in hand: in use, locked, the names held. */
+struct hand {
+	struct union_fs *fs;
+	struct union_node *node;
+};
+
+static int take_up(struct union_fs *fs, uint64_t ino, struct hand *hand)
+{
+	*hand = (struct hand){ fs, union_get(fs, ino) };
+	if (!hand->node)
+		return -ESTALE;
+	pthread_rwlock_rdlock(&fs->names);
+	union_lock(fs, hand->node);
+	return 0;
+}
+
+/* As above; the object is in the upper and nobody is at its content. */
+static int take_up_writable(struct union_fs *fs, uint64_t ino, enum union_part part,
+			    struct hand *hand)
+{
+	int r;
+
+	*hand = (struct hand){ fs, union_get(fs, ino) };
+	if (!hand->node)
+		return -ESTALE;
+	pthread_rwlock_rdlock(&fs->names);
+	r = union_copy_up(fs, hand->node, part);
+	if (r < 0) {
+		pthread_rwlock_unlock(&fs->names);
+		union_put(fs, take(hand->node));
+		return r;
+	}
+	union_lock(fs, hand->node);
+	while (hand->node->filling) {
+		pthread_rwlock_unlock(&fs->names);
+		union_await_filled(fs, hand->node);
+		union_unlock(fs, hand->node);
+		pthread_rwlock_rdlock(&fs->names);
+		union_lock(fs, hand->node);
+	}
+	return 0;
+}
+
+static void put_down(struct hand *hand)
+{
+	if (!hand->node)
+		return;
+	union_unlock(hand->fs, hand->node);
+	pthread_rwlock_unlock(&hand->fs->names);
+	union_put(hand->fs, hand->node);
+}
+
+int union_getattr(struct union_fs *fs, uint64_t ino, struct stat *ret_stat)
+{
+	struct hand hand = { fs, NULL };
+	int r = take_up(fs, ino, &hand);
+
+	if (r == 0)
+		r = union_stat(fs, hand.node, NULL, ret_stat);
+	put_down(&hand);
+	return r;
+}
+
+int union_birth(struct union_fs *fs, uint64_t ino, struct timespec *ret_birth)
+{
+	struct hand hand = { fs, NULL };
+	struct statx about = { .stx_mask = 0 };
+	struct stat st;
+	int r = take_up(fs, ino, &hand);
+
+	if (r == 0)
+		r = union_stat(fs, hand.node, NULL, &st);
+	if (r == 0 && hand.node->in_upper) {
+		struct union_spot spot = union_spot(hand.node);
+
+		if (statx(spot.dirfd, spot.name, spot.flags, STATX_BTIME, &about) < 0)
+			about.stx_mask = 0;
+	}
+	if (r == 0)
+		*ret_birth = st.st_mtim;
+	if (r == 0 && about.stx_mask & STATX_BTIME)
+		*ret_birth = (struct timespec){ .tv_sec = about.stx_btime.tv_sec,
+						.tv_nsec = about.stx_btime.tv_nsec };
+	put_down(&hand);
+	return r;
+}
+
+int union_readlink(struct union_fs *fs, uint64_t ino, struct buf *target)
+{
+	auto_view struct union_view view = { .tree = NULL };
+	char text[PATH_MAX];
+	struct hand hand = { fs, NULL };
+	struct err err;
+	ssize_t len;
+	int r = take_up(fs, ino, &hand);
+
+	if (r == 0 && !S_ISLNK(hand.node->type))
+		r = -EINVAL;
+	if (r == 0 && hand.node->in_upper) {
+		struct union_spot spot = union_spot(hand.node);
+
+		len = readlinkat(spot.dirfd, spot.name, text, sizeof(text));
+		r = len < 0 ? -errno : 0;
+		if (r == 0)
+			buf_append(target, text, (size_t)len);
+	} else if (r == 0) {
+		r = union_view_node(fs, hand.node, &view);
+		if (r == 0)
+			r = union_errno(tree_read_link(fs->tree, view.tree, target, &err));
+	}
+	put_down(&hand);
+	return r;
+}
+
+/* --- Setting --- */
+
+static int set_size(struct union_node *node, off_t size)
+{
+	struct union_spot spot = union_spot(node);
+	int r, fd = union_spot_open(&spot, O_WRONLY);
+
+	if (fd < 0)
+		return fd;
+	r = ftruncate(fd, size) < 0 ? -errno : 0;
+	close(fd);
+	return r;
+}
+
+/* Emptied, it needs nothing from below. */
+static int forget_content(struct union_fs *fs, struct union_node *node)
+{
+	struct union_spot spot = union_spot(node);
+	char name[64];
+	int r;
+
+	if (!node->metacopy)
+		return 0;
+	snprintf(name, sizeof(name), "%smetacopy", fs->prefix);
+	r = union_spot_removexattr(&spot, name);
+	if (r == 0 || r == -ENODATA)
+		node->metacopy = false;
+	return r == -ENODATA ? 0 : r;
+}
+
+static int set_mode(const struct union_spot *spot, mode_t mode)
+{
+	char path[UNION_PATH_MAX];
+
+	if (spot->name[0])
+		return fchmodat(spot->dirfd, spot->name, mode & 07777, 0) < 0 ? -errno : 0;
+	return chmod(union_spot_path(spot, path), mode & 07777) < 0 ? -errno : 0;
+}
+
+static int drop_set_ids(const struct union_spot *spot)
+{
+	struct stat st;
+	mode_t mode;
+
+	if (fstatat(spot->dirfd, spot->name, &st, spot->flags) < 0)
+		return -errno;
+	mode = st.st_mode & ~(mode_t)S_ISUID;
+	if (mode & S_IXGRP)
+		mode &= ~(mode_t)S_ISGID;
+	return mode == st.st_mode ? 0 : set_mode(spot, mode);
+}
+
+static int set_times(const struct union_spot *spot, const struct stat *wanted, unsigned set)
+{
+	const struct timespec times[2] = {
+		set & UNION_ATIME ? wanted->st_atim : (struct timespec){ .tv_nsec = UTIME_OMIT },
+		set & UNION_MTIME ? wanted->st_mtim : (struct timespec){ .tv_nsec = UTIME_OMIT },
+	};
+	char path[UNION_PATH_MAX];
+
+	if (utimensat(spot->dirfd, spot->name, times, spot->flags) == 0)
+		return 0;
+	/* Before Linux 5.8 there is no empty path here. */
+	if (errno != EINVAL || spot->name[0])
+		return -errno;
+	return utimensat(AT_FDCWD, union_spot_path(spot, path), times, 0) < 0 ? -errno : 0;
+}
+
+static int set_upper(struct union_fs *fs, struct union_node *node, const struct stat *wanted,
+		     unsigned set)
+{
+	struct union_spot spot = union_spot(node);
+	int r = 0;
+
+	if (set & UNION_SIZE && wanted->st_size == 0)
+		r = forget_content(fs, node);
+	if (r == 0 && set & UNION_SIZE)
+		r = set_size(node, wanted->st_size);
+	if (r == 0 && set & (UNION_UID | UNION_GID)) {
+		uid_t uid = set & UNION_UID ? union_stored_id(&fs->options.uids, wanted->st_uid)
+					    : (uid_t)-1;
+		gid_t gid = set & UNION_GID ? union_stored_id(&fs->options.gids, wanted->st_gid)
+					    : (gid_t)-1;
+
+		r = fchownat(spot.dirfd, spot.name, uid, gid, spot.flags) < 0 ? -errno : 0;
+	}
+	if (r == 0 && set & UNION_KILL && !(set & UNION_MODE) && !union_is_dir(node))
+		r = drop_set_ids(&spot);
+	if (r == 0 && set & UNION_MODE)
+		r = set_mode(&spot, wanted->st_mode);
+	if (r == 0 && set & (UNION_ATIME | UNION_MTIME))
+		r = set_times(&spot, wanted, set);
+	return r;
+}
+
+/* Content that a new size needs is copied up before anything else is held. */
+static int prepare_size(struct union_fs *fs, uint64_t ino, off_t size)
+{
+	struct union_node *node;
+	int r;
+
+	if (size == 0)
+		return 0;
+	node = union_get(fs, ino);
+	if (!node)
+		return -ESTALE;
+	pthread_rwlock_rdlock(&fs->names);
+	r = union_copy_up(fs, node, UNION_CONTENT);
+	pthread_rwlock_unlock(&fs->names);
+	if (r == 0 && node->metacopy)
+		r = union_fill(fs, node);
+	union_put(fs, node);
+	return r;
+}
+
+int union_setattr(struct union_fs *fs, uint64_t ino, const struct stat *wanted, unsigned set,
+		  struct stat *ret_stat)
+{
+	enum union_part part = set & UNION_SIZE ? UNION_EMPTY : UNION_ATTRIBUTES;
+	struct hand hand = { fs, NULL };
+	int r = set & UNION_SIZE ? prepare_size(fs, ino, wanted->st_size) : 0;
+
+	if (r == 0)
+		r = take_up_writable(fs, ino, part, &hand);
+	if (r < 0)
+		return r;
+	r = set_upper(fs, hand.node, wanted, set);
+	if (r == 0)
+		r = union_stat(fs, hand.node, NULL, ret_stat);
+	put_down(&hand);
+	return r;
+}
+
+int union_save_links(struct union_fs *fs, struct union_node *node)
+{
+	struct union_spot spot = union_spot(node);
+	char text[32];
+	int len = snprintf(text, sizeof(text), "U%+d", node->more_links);
+
+	return union_set_mark(fs, &spot, "nlink", text, (size_t)len);
+}
+
+/* --- Xattrs --- */
+
+/* Marks are no xattrs of the union: such a name is stored escaped (FS-205). */
+static int stored_name(const struct union_fs *fs, const char *name, char stored[XATTR_NAME_MAX + 1])
+{
+	size_t prefix = strlen(fs->prefix);
+	int len;
+
+	if (strncmp(name, fs->prefix, prefix) == 0)
+		len = snprintf(stored, XATTR_NAME_MAX + 1, "%soverlay.%s", fs->prefix,
+			       name + prefix);
+	else
+		len = snprintf(stored, XATTR_NAME_MAX + 1, "%s", name);
+	return len > XATTR_NAME_MAX ? -ERANGE : 0;
+}
+
+static bool is_refused(const struct union_fs *fs, const char *name)
+{
+	return fs->options.without_xattrs ||
+	       (fs->options.without_acls && strncmp(name, "system.posix_acl_", 17) == 0);
+}
+
+struct xattr_query {
+	const char *name; /* NULL: all names */
+	struct buf *out;
+	bool found;
+};
+
+static int see_xattr(void *argument, struct str name, struct str value, struct err *err)
+{
+	struct xattr_query *query = argument;
+
+	(void)err;
+	if (!query->name) {
+		buf_add(query->out, name);
+		buf_putc(query->out, '\0');
+	} else if (str_is(name, query->name)) {
+		buf_add(query->out, value);
+		query->found = true;
+	}
+	return 0;
+}
+
+static int query_lower(struct union_fs *fs, struct union_node *node, struct xattr_query *query)
+{
+	auto_view struct union_view view = { .tree = NULL };
+	struct err err;
+	int r = union_view_node(fs, node, &view);
+
+	return r < 0 ? r : union_errno(tree_xattrs(fs->tree, view.tree, see_xattr, query, &err));
+}
+
+static int get_upper(struct union_fs *fs, struct union_node *node, const char *name,
+		     struct buf *value)
+{
+	struct union_spot spot = union_spot(node);
+	char stored[XATTR_NAME_MAX + 1];
+	int r = stored_name(fs, name, stored);
+	size_t room = 256;
+	ssize_t len;
+
+	if (r < 0)
+		return -ENODATA;
+	for (;;) {
+		void *data = buf_reserve(value, room);
+
+		if (!data)
+			return -ENOMEM;
+		len = union_spot_getxattr(&spot, stored, data, room);
+		if (len != -ERANGE || room >= XATTR_SIZE_MAX)
+			break;
+		room = XATTR_SIZE_MAX;
+	}
+	if (len < 0)
+		return (int)len;
+	buf_commit(value, (size_t)len);
+	return 0;
+}
+
+int union_getxattr(struct union_fs *fs, uint64_t ino, const char *name, struct buf *value)
+{
+	struct xattr_query query = { .name = name, .out = value };
+	struct hand hand = { fs, NULL };
+	int r;
+
+	if (is_refused(fs, name))
+		return -EOPNOTSUPP;
+	r = take_up(fs, ino, &hand);
+	if (r == 0 && hand.node->in_upper) {
+		r = get_upper(fs, hand.node, name, value);
+	} else if (r == 0) {
+		r = query_lower(fs, hand.node, &query);
+		if (r == 0 && !query.found)
+			r = -ENODATA;
+	}
+	put_down(&hand);
+	return r;
+}
+
+static void add_shown_names(const struct union_fs *fs, const char *stored, size_t len,
+			    struct buf *names)
+{
+	size_t prefix = strlen(fs->prefix);
+	const char *name;
+
+	for (name = stored; name < stored + len; name += strlen(name) + 1) {
+		if (fs->options.without_acls && strncmp(name, "system.posix_acl_", 17) == 0)
+			continue;
+		if (strncmp(name, fs->prefix, prefix) == 0) {
+			if (strncmp(name + prefix, "overlay.", 8) != 0)
+				continue;
+			buf_puts(names, fs->prefix);
+			buf_puts(names, name + prefix + 8);
+		} else {
+			buf_puts(names, name);
+		}
+		buf_putc(names, '\0');
+	}
+}
+
+static int list_upper(struct union_fs *fs, struct union_node *node, struct buf *names)
+{
+	struct union_spot spot = union_spot(node);
+	auto_free char *stored = malloc(XATTR_LIST_MAX);
+	char path[UNION_PATH_MAX];
+	ssize_t len;
+
+	if (!stored)
+		return -ENOMEM;
+	union_spot_path(&spot, path);
+	len = spot.name[0] ? llistxattr(path, stored, XATTR_LIST_MAX)
+			   : listxattr(path, stored, XATTR_LIST_MAX);
+	if (len < 0)
+		return -errno;
+	add_shown_names(fs, stored, (size_t)len, names);
+	return 0;
+}
+
+int union_listxattr(struct union_fs *fs, uint64_t ino, struct buf *names)
+{
+	struct xattr_query query = { .out = names };
+	struct hand hand = { fs, NULL };
+	int r;
+
+	if (fs->options.without_xattrs)
+		return -EOPNOTSUPP;
+	r = take_up(fs, ino, &hand);
+	if (r == 0)
+		r = hand.node->in_upper ? list_upper(fs, hand.node, names)
+					: query_lower(fs, hand.node, &query);
+	put_down(&hand);
+	return r == 0 && names->failed ? -ENOMEM : r;
+}
+
+int union_setxattr(struct union_fs *fs, uint64_t ino, const char *name, const void *value,
+		   size_t len, int flags)
+{
+	char stored[XATTR_NAME_MAX + 1];
+	struct hand hand = { fs, NULL };
+	int r;
+
+	if (is_refused(fs, name))
+		return -EOPNOTSUPP;
+	r = stored_name(fs, name, stored);
+	if (r == 0)
+		r = take_up_writable(fs, ino, UNION_ATTRIBUTES, &hand);
+	if (r < 0)
+		return r;
+	{
+		struct union_spot spot = union_spot(hand.node);
+
+		r = union_spot_setxattr(&spot, stored, value, len, flags);
+	}
+	put_down(&hand);
+	return r;
+}
+
+int union_removexattr(struct union_fs *fs, uint64_t ino, const char *name)
+{
+	auto_buf struct buf value = BUF_INIT(XATTR_SIZE_MAX);
+	char stored[XATTR_NAME_MAX + 1];
+	struct union_spot spot;
+	struct hand hand = { fs, NULL };
+	int r = stored_name(fs, name, stored);
+
+	/* What is not there copies nothing up. */
+	if (r == 0)
+		r = union_getxattr(fs, ino, name, &value);
+	if (r == 0)
+		r = take_up_writable(fs, ino, UNION_ATTRIBUTES, &hand);
+	if (r < 0)
+		return r;
+	spot = union_spot(hand.node);
+	r = union_spot_removexattr(&spot, stored);
+	put_down(&hand);
+	return r;
+}
+
+/* --- Inode flags --- */
+
+static bool sets(unsigned request)
+{
+	return request == FS_IOC_SETFLAGS || request == FS_IOC_FSSETXATTR;
+}
+
+static bool is_known(unsigned request)
+{
+	return sets(request) || request == FS_IOC_GETFLAGS || request == FS_IOC_FSGETXATTR ||
+	       request == FS_IOC_GETVERSION;
+}
+
+int union_ioctl(struct union_fs *fs, uint64_t ino, unsigned request, void *data, size_t len)
+{
+	struct union_spot spot;
+	struct hand hand = { fs, NULL };
+	int r, fd;
+
+	if (!is_known(request))
+		return -ENOTTY;
+	r = sets(request) ? take_up_writable(fs, ino, UNION_ATTRIBUTES, &hand)
+			  : take_up(fs, ino, &hand);
+	if (r < 0)
+		return r;
+	if (!S_ISREG(hand.node->type) && !union_is_dir(hand.node)) {
+		r = -ENOTTY;
+	} else if (!hand.node->in_upper) {
+		memset(data, 0, len); /* a lower file has none (FS-224) */
+	} else {
+		spot = union_spot(hand.node);
+		fd = union_spot_open(&spot, O_RDONLY);
+		r = fd < 0 ? fd : ioctl(fd, request, data) < 0 ? -errno : 0;
+		if (fd >= 0)
+			close(fd);
+	}
+	put_down(&hand);
+	return r;
+}

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* union_copyup: brings objects of the lower into the upper.
+ *
+ * Small files go in one piece. A larger one first goes without its content, as a metacopy: size, owner, mode, times and xattrs,
+ * and the mark that says that the content is below. That is all that chmod, chown, rename and the like need (FS-210), and it is
+ * a state that the kernel's overlayfs knows. Before the first write the content follows into the same inode under no lock but
+ * the node's own 'filling', then the mark goes. So an object changes its place once, by one rename, and its node and open
+ * descriptors stay.
+ *
+ * An inode of several names is also linked into work/index (FS-702): other names find it there. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "formats/base/io.h"
+#include "layerfs/union_private.h"
+
+/* Copied at once; a metacopy would cost more calls than this many bytes do. */
+enum { SMALL_FILE = 64 << 10, COPY_CHUNK = 1 << 20 };
+
+struct copy {
+	struct union_fs *fs;
+	struct union_node *node;
+	struct tree_node *tree; /* of the lower object */
+	struct stat st;		/* as the union shows it, but with stored ids */
+	char temp[16];
+	struct union_spot spot; /* of 'temp' */
+	bool metacopy;
+};
+
+/* --- Content --- */
+
+static bool is_zero(const char *data, size_t len)
+{
+	return data[0] == 0 && memcmp(data, data + 1, len - 1) == 0;
+}
+
+/* Zeros in whole pieces are left out, so holes stay holes (FS-209). The target is empty or reads as zeros. */
+static int copy_content(struct union_fs *fs, struct tree_node *tree, int fd)
+{
+	uint64_t offset = 0;
+	auto_free char *chunk = malloc(COPY_CHUNK);
+
+	if (!chunk)
+		return -ENOMEM;
+	for (;;) {
+		ssize_t count = tree_read(fs->tree, tree, chunk, COPY_CHUNK, offset), at;
+		const ssize_t grain = 4096;
+
+		if (count <= 0)
+			return (int)count;
+		for (at = 0; at < count;) {
+			ssize_t len = 0;
+			int r;
+
+			while (at < count &&
+			       is_zero(chunk + at,
+				       (size_t)(count - at < grain ? count - at : grain)))
+				at += grain;
+			while (at + len < count &&
+			       !is_zero(chunk + at + len,
+					(size_t)(count - at - len < grain ? count - at - len
+									  : grain)))
+				len += count - at - len < grain ? count - at - len : grain;
+			if (at >= count || len == 0)
+				break;
+			r = io_pwrite(fd, chunk + at, (size_t)len, offset + (uint64_t)at);
+			if (r < 0)
+				return r;
+			at += len;
+		}
+		offset += (uint64_t)count;
+	}
+}
+
+/* --- Making the copy --- */
+
+static int copy_xattr(void *argument, struct str name, struct str value, struct err *err)
+{
+	struct copy *copy = argument;
+	char stored[XATTR_NAME_MAX + 1];
+	struct str prefix = str_from(copy->fs->prefix);
+	int r;
+
+	if (str_starts(name, copy->fs->prefix))
+		snprintf(stored, sizeof(stored), "%soverlay.%.*s", copy->fs->prefix,
+			 (int)(name.len - prefix.len), name.ptr + prefix.len);
+	else
+		snprintf(stored, sizeof(stored), "%.*s", (int)name.len, name.ptr);
+	r = union_spot_setxattr(&copy->spot, stored, value.ptr, value.len, 0);
+	if ((r == -EOPNOTSUPP || r == -EPERM) &&
+	    (str_is(name, "security.selinux") || str_starts(name, "trusted.")))
+		return 0; /* a label of this machine; and what no user may store, none sees */
+	return r < 0 ? err_sys(err, -r, "cannot copy the xattr '%s'", stored) : 0;
+}
+
+static int set_number(struct copy *copy)
+{
+	uint8_t origin[UNION_ORIGIN_MAX];
+	const struct place *place = &copy->tree->places[0];
+	char text[64];
+	size_t len;
+	int r, size = snprintf(text, sizeof(text), "%s%llu", copy->fs->number_form,
+			       (unsigned long long)copy->node->ino);
+
+	r = union_set_mark(copy->fs, &copy->spot, "mica", text, (size_t)size);
+	if (r == 0)
+		r = union_origin(copy->fs, place, origin, &len);
+	return r < 0 ? r : union_set_mark(copy->fs, &copy->spot, "origin", origin, len);
+}
+
+static int make_temp(struct copy *copy, enum union_part part)
+{
+	auto_buf struct buf target = BUF_INIT(PATH_MAX);
+	struct union_fs *fs = copy->fs;
+	mode_t type = copy->st.st_mode & S_IFMT;
+	struct err err;
+	auto_close int fd = -1;
+	int r = 0;
+
+	if (S_ISDIR(type))
+		return mkdirat(fs->work_fd, copy->temp, 0700) < 0 ? -errno : 0;
+	if (S_ISLNK(type)) {
+		r = tree_read_link(fs->tree, copy->tree, &target, &err);
+		if (r < 0)
+			return union_errno(r);
+		return symlinkat(target.data, fs->work_fd, copy->temp) < 0 ? -errno : 0;
+	}
+	if (!S_ISREG(type))
+		return mknodat(fs->work_fd, copy->temp, type | 0600, copy->st.st_rdev) < 0 ? -errno
+											   : 0;
+	fd = openat(fs->work_fd, copy->temp, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	if (part == UNION_EMPTY || copy->st.st_size == 0)
+		return 0;
+	copy->metacopy = part == UNION_ATTRIBUTES || copy->st.st_size > SMALL_FILE;
+	if (ftruncate(fd, copy->st.st_size) < 0)
+		return -errno;
+	if (copy->metacopy)
+		return union_set_mark(fs, &copy->spot, "metacopy", "", 0);
+	return copy_content(fs, copy->tree, fd);
+}
+
+static int dress_temp(struct copy *copy)
+{
+	const struct timespec times[2] = { copy->st.st_atim, copy->st.st_mtim };
+	struct union_fs *fs = copy->fs;
+	struct err err;
+	int r;
+
+	if (fchownat(fs->work_fd, copy->temp, copy->st.st_uid, copy->st.st_gid,
+		     AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	if (!S_ISLNK(copy->st.st_mode) &&
+	    fchmodat(fs->work_fd, copy->temp, copy->st.st_mode & 07777, 0) < 0)
+		return -errno;
+	r = tree_xattrs(fs->tree, copy->tree, copy_xattr, copy, &err);
+	if (r < 0)
+		return union_errno(r);
+	r = set_number(copy);
+	if (r < 0)
+		return r;
+	return utimensat(fs->work_fd, copy->temp, times, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+}
+
+/* Also under its name in work/index: union_group_open() finds it there. */
+static int join_index(struct copy *copy)
+{
+	struct union_fs *fs = copy->fs;
+	uint8_t origin[UNION_ORIGIN_MAX];
+	char hex[2 * UNION_ORIGIN_MAX + 1], text[32];
+	size_t len, i;
+	int size, r = union_origin(fs, &copy->tree->places[0], origin, &len);
+
+	if (r < 0 || len == 0)
+		return r;
+	for (i = 0; i < len; i++)
+		snprintf(hex + 2 * i, 3, "%02x", origin[i]);
+	/* Two links there are going to be: the name and this one. */
+	copy->node->more_links = (int32_t)copy->st.st_nlink - 2;
+	size = snprintf(text, sizeof(text), "U%+d", copy->node->more_links);
+	r = union_set_mark(fs, &copy->spot, "nlink", text, (size_t)size);
+	if (r < 0)
+		return r;
+	copy->node->held_fd = openat(fs->work_fd, copy->temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (copy->node->held_fd < 0)
+		return -errno;
+	(void)unlinkat(fs->index_fd, hex, 0); /* of a server killed right here */
+	if (linkat(fs->work_fd, copy->temp, fs->index_fd, hex, 0) < 0)
+		return -errno;
+	fs->has_groups = copy->node->indexed = true;
+	return 0;
+}
+
+/* A directory shows what it is made of here from now on. */
+static int cover_dir(struct copy *copy)
+{
+	struct union_node *node = copy->node;
+	struct place place = { .element = copy->fs->upper };
+	struct tree_node *covered;
+	struct err err;
+	int r;
+
+	place.fd = openat(union_dir_fd(node->parent), node->name,
+			  O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (place.fd < 0)
+		return -errno;
+	r = tree_node_cover(copy->tree, &place, &covered, &err);
+	if (r < 0) {
+		place_release(&place);
+		return r;
+	}
+	node->replaced = node->tree;
+	node->tree = covered;
+	return 0;
+}
+
+static int publish(struct copy *copy)
+{
+	struct union_fs *fs = copy->fs;
+	struct union_node *node = copy->node;
+	int dirfd = union_dir_fd(node->parent);
+	struct timespec times[2];
+	struct stat parent;
+
+	if (fstat(dirfd, &parent) < 0)
+		return -errno;
+	if (renameat2(fs->work_fd, copy->temp, dirfd, node->name, RENAME_NOREPLACE) < 0)
+		return -errno;
+	/* Nobody wrote to the directory. */
+	times[0] = parent.st_atim;
+	times[1] = parent.st_mtim;
+	(void)utimensat(dirfd, ".", times, 0);
+	return 0;
+}
+
+static int copy_now(struct copy *copy, enum union_part part)
+{
+	struct union_fs *fs = copy->fs;
+	struct union_node *node = copy->node;
+	int r = make_temp(copy, part);
+
+	if (r == 0)
+		r = dress_temp(copy);
+	if (r == 0)
+		r = union_mark_impure(fs, node->parent);
+	if (r == 0 && !union_is_dir(node) && copy->st.st_nlink > 1)
+		r = join_index(copy);
+	if (r == 0)
+		r = publish(copy);
+	if (r == 0 && union_is_dir(node))
+		r = cover_dir(copy);
+	if (r < 0) {
+		(void)unlinkat(fs->work_fd, copy->temp, union_is_dir(node) ? AT_REMOVEDIR : 0);
+		return r;
+	}
+	node->metacopy = copy->metacopy;
+	node->in_upper = true;
+	return 0;
+}
+
+/* Node locked, its directory in the upper. */
+static int copy_locked(struct union_fs *fs, struct union_node *node, enum union_part part)
+{
+	struct copy copy = { .fs = fs, .node = node };
+	auto_view struct union_view view = { .tree = NULL };
+	int r;
+
+	if (node->in_upper)
+		return 0;
+	if (node->removed || !node->name)
+		return -ESTALE;
+	r = union_view_node(fs, node, &view);
+	if (r < 0)
+		return r;
+	copy.tree = view.tree;
+	r = union_stat(fs, node, copy.tree, &copy.st);
+	if (r < 0)
+		return r;
+	copy.st.st_uid = copy.tree->attr.uid;
+	copy.st.st_gid = copy.tree->attr.gid;
+	union_temp_name(fs, copy.temp);
+	copy.spot = (struct union_spot){ fs->work_fd, copy.temp, AT_SYMLINK_NOFOLLOW };
+	return copy_now(&copy, part);
+}
+
+/* A file without a name is copied to an inode without one, with its content: there is no metacopy of it. */
+static int copy_nameless(struct union_fs *fs, struct union_node *node, enum union_part part)
+{
+	struct copy copy = { .fs = fs, .node = node, .tree = node->tree };
+	int fd, r;
+
+	if (union_is_dir(node) || !node->tree)
+		return -ESTALE;
+	r = union_stat(fs, node, copy.tree, &copy.st);
+	if (r < 0)
+		return r;
+	copy.st.st_uid = copy.tree->attr.uid;
+	copy.st.st_gid = copy.tree->attr.gid;
+	union_temp_name(fs, copy.temp);
+	copy.spot = (struct union_spot){ fs->work_fd, copy.temp, AT_SYMLINK_NOFOLLOW };
+	r = make_temp(&copy, part == UNION_EMPTY ? part : UNION_CONTENT);
+	if (r == 0 && copy.metacopy) {
+		fd = union_spot_open(&copy.spot, O_RDWR);
+		r = fd < 0 ? fd : copy_content(fs, copy.tree, fd);
+		if (fd >= 0)
+			close(fd);
+	}
+	if (r == 0)
+		r = dress_temp(&copy);
+	if (r == 0) {
+		fd = openat(fs->work_fd, copy.temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		r = fd < 0 ? -errno : 0;
+		if (r == 0) {
+			node->held_fd = fd;
+			node->in_upper = true;
+		}
+	}
+	(void)unlinkat(fs->work_fd, copy.temp, 0);
+	return r;
+}
+
+int union_copy_up(struct union_fs *fs, struct union_node *node, enum union_part part)
+{
+	int r = 0;
+
+	if (!fs->upper)
+		return -EROFS;
+	if (node->in_upper)
+		return 0;
+	if (node->parent && !node->removed)
+		r = union_copy_up(fs, node->parent, UNION_ATTRIBUTES);
+	if (r < 0)
+		return r;
+	union_lock(fs, node);
+	if (!node->in_upper)
+		r = node->name ? copy_locked(fs, node, part) : copy_nameless(fs, node, part);
+	union_unlock(fs, node);
+	return r;
+}
+
+/* --- Content after attributes --- */
+
+void union_await_filled(struct union_fs *fs, struct union_node *node)
+{
+	while (node->filling)
+		union_sleep(fs, node);
+}
+
+/* Reads what a metacopy stands for: a view of its own, for the node is not locked meanwhile. */
+static int open_source(struct union_fs *fs, struct union_node *node, struct union_view *view,
+		       struct union_spot *spot, int *ret_fd)
+{
+	int r = union_view_node(fs, node, view);
+
+	if (r < 0)
+		return r;
+	*spot = union_spot(node);
+	*ret_fd = union_spot_open(spot, O_RDWR);
+	return *ret_fd < 0 ? *ret_fd : 0;
+}
+
+static int drop_metacopy(struct union_fs *fs, int fd, const struct stat *before)
+{
+	const struct timespec times[2] = { before->st_atim, before->st_mtim };
+	char name[64];
+
+	/* The mark must not go before the content is there (FS-709); a volatile union does not care. */
+	if (!fs->options.is_volatile && fdatasync(fd) < 0)
+		return -errno;
+	if (futimens(fd, times) < 0)
+		return -errno;
+	snprintf(name, sizeof(name), "%smetacopy", fs->prefix);
+	if (fremovexattr(fd, name) < 0 && errno != ENODATA)
+		return -errno;
+	snprintf(name, sizeof(name), "%sredirect", fs->prefix);
+	(void)fremovexattr(fd, name);
+	return 0;
+}
+
+int union_fill(struct union_fs *fs, struct union_node *node)
+{
+	auto_view struct union_view view = { .tree = NULL };
+	struct union_spot spot;
+	auto_close int fd = -1;
+	struct stat before;
+	int r = 0;
+
+	pthread_rwlock_rdlock(&fs->names);
+	union_lock(fs, node);
+	while (node->filling) {
+		/* Not with the names in hand: who fills needs a while. */
+		pthread_rwlock_unlock(&fs->names);
+		union_await_filled(fs, node);
+		union_unlock(fs, node);
+		pthread_rwlock_rdlock(&fs->names);
+		union_lock(fs, node);
+	}
+	if (!node->metacopy) {
+		union_unlock(fs, node);
+		pthread_rwlock_unlock(&fs->names);
+		return 0;
+	}
+	r = open_source(fs, node, &view, &spot, &fd);
+	if (r == 0 && fstat(fd, &before) < 0)
+		r = -errno;
+	node->filling = r == 0;
+	union_unlock(fs, node);
+	pthread_rwlock_unlock(&fs->names);
+	if (r < 0)
+		return r;
+	r = copy_content(fs, view.tree, fd);
+	if (r == 0)
+		r = drop_metacopy(fs, fd, &before);
+	union_lock(fs, node);
+	if (r == 0)
+		node->metacopy = false;
+	node->filling = false;
+	union_unlock(fs, node);
+	return r;
+}

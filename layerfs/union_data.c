@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* union_data: open regular files of a union.
+ *
+ * A handle belongs to its node; descriptors are the node's, shared by all its handles, so that all see a copy-up at once: until
+ * the content lies in the upper they read below, from the first write on they read and write there (FS-406, FS-410). A handle
+ * that was opened for writing and never used leaves no trace.
+ *
+ * Passthrough (FS-401): the kernel reads and writes a descriptor of the upper by itself. A file is read either through the
+ * server by all its opens or past it by all (FS-403), and past it only when its content lies in the upper for good: what is
+ * below is never given away, so no mistake of anybody can write it (FS-404). */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "formats/base/io.h"
+#include "layerfs/union_private.h"
+
+struct union_handle {
+	struct union_node *node;
+	bool passes;
+};
+
+/* --- Opening --- */
+
+/* Node locked. */
+static int add_open(struct union_node *node)
+{
+	if (!node->file) {
+		node->file = calloc(1, sizeof(*node->file));
+		if (!node->file)
+			return -ENOMEM;
+		node->file->read_fd = node->file->write_fd = node->file->backing = -1;
+	}
+	node->file->opens++;
+	node->file->cached_opens++;
+	return 0;
+}
+
+static struct union_handle *make_handle(struct union_fs *fs, struct union_node *node)
+{
+	struct union_handle *handle = calloc(1, sizeof(*handle));
+
+	if (handle) {
+		handle->node = node;
+		union_hold(fs, node);
+	}
+	return handle;
+}
+
+struct union_handle *union_new_handle(struct union_fs *fs, struct union_node *node, int fd)
+{
+	struct union_handle *handle = make_handle(fs, node);
+	int r = handle ? 0 : -ENOMEM;
+
+	union_lock(fs, node);
+	if (r == 0)
+		r = add_open(node);
+	if (r == 0 && node->file->write_fd < 0)
+		node->file->write_fd = take_fd(&fd);
+	union_unlock(fs, node);
+	if (fd >= 0)
+		close(fd);
+	if (r < 0 && handle) {
+		union_put(fs, node);
+		free(handle);
+		handle = NULL;
+	}
+	return handle;
+}
+
+/* Descriptors of a node whose content is in the upper. Node locked. Who may not write here reads. */
+static int open_upper(struct union_node *node, bool writes)
+{
+	struct union_file *file = node->file;
+	struct union_spot spot = union_spot(node);
+	int fd;
+
+	if (file->write_fd >= 0 || (!writes && file->read_fd >= 0))
+		return 0;
+	fd = union_spot_open(&spot, O_RDWR);
+	if (fd >= 0) {
+		file->write_fd = fd;
+		return 0;
+	}
+	if (writes || (fd != -EACCES && fd != -EPERM && fd != -EROFS && fd != -ETXTBSY))
+		return fd;
+	fd = union_spot_open(&spot, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	file->read_fd = fd;
+	return 0;
+}
+
+/* Where the content is below: kept as long as anybody has the file open. Names held, node locked. */
+static int open_lower(struct union_fs *fs, struct union_node *node)
+{
+	auto_view struct union_view view = { .tree = NULL };
+	struct union_file *file = node->file;
+	char nothing;
+	ssize_t r;
+
+	if (file->lower)
+		return 0;
+	r = union_view_node(fs, node, &view);
+	if (r < 0)
+		return (int)r;
+	/* Opens it too, while no other thread can. */
+	r = tree_read(fs->tree, view.tree, &nothing, 0, 0);
+	if (r < 0)
+		return (int)r;
+	if (view.owned) {
+		file->lower = take(view.tree);
+		view.owned = false;
+	}
+	return 0;
+}
+
+static int open_locked(struct union_fs *fs, struct union_node *node, int flags)
+{
+	bool writes = (flags & O_ACCMODE) != O_RDONLY;
+	int r;
+
+	if (!S_ISREG(node->type))
+		return -EOPNOTSUPP;
+	r = add_open(node);
+	if (r < 0)
+		return r;
+	return node->in_upper && !node->metacopy ? open_upper(node, writes) : open_lower(fs, node);
+}
+
+/* Node locked. */
+static void close_file(struct union_fs *fs, struct union_node *node)
+{
+	struct union_file *file = node->file;
+
+	if (!file || file->opens)
+		return;
+	if (file->backing >= 0 && fs->close_backing)
+		fs->close_backing(fs->backing_argument, file->backing);
+	if (file->read_fd >= 0)
+		close(file->read_fd);
+	if (file->write_fd >= 0)
+		close(file->write_fd);
+	tree_node_free(file->lower);
+	free(file);
+	node->file = NULL;
+}
+
+int union_open_file(struct union_fs *fs, uint64_t ino, int flags, struct union_handle **ret_handle)
+{
+	struct union_node *node = union_get(fs, ino);
+	struct union_handle *handle;
+	struct stat st = { .st_size = 0 };
+	int r = 0;
+
+	if (!node)
+		return -ESTALE;
+	if ((flags & O_ACCMODE) != O_RDONLY && !fs->upper)
+		r = -EROFS;
+	if (r == 0 && flags & O_TRUNC)
+		r = union_setattr(fs, ino, &st, UNION_SIZE, &st);
+	handle = r == 0 ? make_handle(fs, node) : NULL;
+	if (r == 0 && !handle)
+		r = -ENOMEM;
+	if (r == 0) {
+		pthread_rwlock_rdlock(&fs->names);
+		union_lock(fs, node);
+		r = open_locked(fs, node, flags);
+		if (r < 0 && node->file && S_ISREG(node->type)) {
+			node->file->opens--;
+			node->file->cached_opens--;
+			close_file(fs, node);
+		}
+		union_unlock(fs, node);
+		pthread_rwlock_unlock(&fs->names);
+	}
+	if (r < 0 && handle) {
+		union_put(fs, node);
+		free(take(handle));
+	}
+	union_put(fs, node);
+	*ret_handle = handle;
+	return r;
+}
+
+void union_release(struct union_fs *fs, struct union_handle *handle)
+{
+	struct union_node *node = handle->node;
+
+	union_lock(fs, node);
+	node->file->opens--;
+	node->file->cached_opens -= !handle->passes;
+	close_file(fs, node);
+	union_unlock(fs, node);
+	union_put(fs, node);
+	free(handle);
+}
+
+/* --- Reading and writing --- */
+
+/* A descriptor with the content, or -1: it is below. */
+static int content_fd(const struct union_node *node)
+{
+	const struct union_file *file = node->file;
+
+	if (!node->in_upper || node->metacopy)
+		return -1;
+	return file->write_fd >= 0 ? file->write_fd : file->read_fd;
+}
+
+/* As content_fd(); opens it when the copy-up was through another handle and nobody wrote. */
+static int readable_fd(struct union_fs *fs, struct union_node *node, int *ret_fd)
+{
+	int r = 0;
+
+	*ret_fd = content_fd(node);
+	if (*ret_fd >= 0 || !node->in_upper || node->metacopy)
+		return 0;
+	pthread_rwlock_rdlock(&fs->names);
+	union_lock(fs, node);
+	r = open_upper(node, false);
+	union_unlock(fs, node);
+	pthread_rwlock_unlock(&fs->names);
+	*ret_fd = content_fd(node);
+	return r;
+}
+
+static struct tree_node *lower_of(const struct union_node *node)
+{
+	return node->file->lower ? node->file->lower : node->tree;
+}
+
+ssize_t union_read(struct union_fs *fs, struct union_handle *handle, void *data, size_t len,
+		   uint64_t offset)
+{
+	struct union_node *node = handle->node;
+	struct tree_node *lower;
+	int fd, r = readable_fd(fs, node, &fd);
+
+	if (r < 0)
+		return r;
+	if (fd >= 0)
+		return io_pread(fd, data, len, offset);
+	lower = lower_of(node);
+	return lower ? tree_read(fs->tree, lower, data, len, offset) : -EIO;
+}
+
+/* A descriptor to write: what is not in the upper goes there. */
+static int writable_fd(struct union_fs *fs, struct union_node *node, int *ret_fd)
+{
+	int r = 0;
+
+	if (node->in_upper && !node->metacopy && node->file->write_fd >= 0) {
+		*ret_fd = node->file->write_fd;
+		return 0;
+	}
+	pthread_rwlock_rdlock(&fs->names);
+	r = union_copy_up(fs, node, UNION_CONTENT);
+	pthread_rwlock_unlock(&fs->names);
+	if (r == 0 && node->metacopy)
+		r = union_fill(fs, node);
+	if (r < 0)
+		return r;
+	pthread_rwlock_rdlock(&fs->names);
+	union_lock(fs, node);
+	r = open_upper(node, true);
+	*ret_fd = node->file->write_fd;
+	union_unlock(fs, node);
+	pthread_rwlock_unlock(&fs->names);
+	return r;
+}
+
+/* The kernel asks for it where the writer may not keep them (FS-306). */
+static int drop_set_ids(int fd)
+{
+	struct stat st;
+	mode_t mode;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	mode = st.st_mode & ~(mode_t)S_ISUID;
+	if (mode & S_IXGRP)
+		mode &= ~(mode_t)S_ISGID;
+	return mode != st.st_mode && fchmod(fd, mode & 07777) < 0 ? -errno : 0;
+}
+
+ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void *data, size_t len,
+		    uint64_t offset, bool kill)
+{
+	int fd, r = writable_fd(fs, handle->node, &fd);
+
+	if (r == 0 && kill)
+		r = drop_set_ids(fd);
+	if (r == 0)
+		r = io_pwrite(fd, data, len, offset);
+	return r < 0 ? r : (ssize_t)len;
+}
+
+int union_fallocate(struct union_fs *fs, struct union_handle *handle, int mode, uint64_t offset,
+		    uint64_t len)
+{
+	int fd, r = writable_fd(fs, handle->node, &fd);
+
+	if (r < 0)
+		return r;
+	return fallocate(fd, mode, (off_t)offset, (off_t)len) < 0 ? -errno : drop_set_ids(fd);
+}
+
+/* --- Holes --- */
+
+/* Of content below: an index knows its extents, a directory's file is asked. */
+static int64_t seek_lower(struct tree_node *lower, uint64_t offset, int whence)
+{
+	const struct place *place = &lower->places[lower->count - 1];
+	const struct erofs_image *image;
+	struct erofs_inode inode;
+	struct erofs_extent extent;
+	int r;
+
+	if (!place->element->index) {
+		off_t at = lower->read_fd < 0 ? -1 : lseek(lower->read_fd, (off_t)offset, whence);
+
+		return at < 0 ? (lower->read_fd < 0 ? -EIO : -errno) : at;
+	}
+	image = index_image(place->element->index);
+	r = erofs_read_inode(image, place->nid, &inode);
+	if (r == 0 && offset >= inode.size_bytes)
+		r = -ENXIO;
+	while (r == 0 && offset < inode.size_bytes) {
+		r = erofs_map(image, &inode, offset, &extent);
+		if (r < 0 || (whence == SEEK_HOLE) == (extent.device == 0))
+			break;
+		offset += extent.length;
+	}
+	if (r == 0 && offset >= inode.size_bytes) {
+		offset = inode.size_bytes;
+		r = whence == SEEK_DATA ? -ENXIO : 0; /* the end is a hole */
+	}
+	return r < 0 ? r : (int64_t)offset;
+}
+
+int64_t union_seek(struct union_fs *fs, struct union_handle *handle, int64_t offset, int whence)
+{
+	struct union_node *node = handle->node;
+	struct tree_node *lower;
+	int fd, r = readable_fd(fs, node, &fd);
+	int64_t at;
+
+	if (r < 0)
+		return r;
+	if (fd >= 0) {
+		/* The offset of the shared descriptor is nobody's: all else is done by position. */
+		at = lseek(fd, offset, whence);
+		return at < 0 ? -errno : at;
+	}
+	lower = lower_of(node);
+	if (offset < 0)
+		return -ENXIO;
+	return lower ? seek_lower(lower, (uint64_t)offset, whence) : -EIO;
+}
+
+/* --- Copying --- */
+
+ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_t from_offset,
+			 struct union_handle *to, uint64_t to_offset, size_t len)
+{
+	enum { CHUNK = 1 << 20 };
+	off_t in = (off_t)from_offset, out = (off_t)to_offset;
+	auto_free char *chunk = NULL;
+	int to_fd, from_fd, r = writable_fd(fs, to->node, &to_fd);
+	ssize_t count = -1;
+
+	if (r == 0)
+		r = readable_fd(fs, from->node, &from_fd);
+	if (r < 0)
+		return r;
+	if (from_fd >= 0)
+		count = copy_file_range(from_fd, &in, to_fd, &out, len, 0);
+	if (count >= 0)
+		return (r = drop_set_ids(to_fd)) < 0 ? r : count;
+	if (from_fd >= 0 && errno != EXDEV && errno != EOPNOTSUPP && errno != ENOSYS)
+		return -errno;
+	/* Part of it is an answer: the caller goes on. */
+	chunk = malloc(CHUNK);
+	if (!chunk)
+		return -ENOMEM;
+	count = union_read(fs, from, chunk, len < CHUNK ? len : CHUNK, from_offset);
+	if (count > 0)
+		r = io_pwrite(to_fd, chunk, (size_t)count, to_offset);
+	if (r == 0)
+		r = drop_set_ids(to_fd);
+	return r < 0 ? r : count;
+}
+
+int union_fsync(struct union_fs *fs, struct union_handle *handle, bool only_data)
+{
+	int fd = content_fd(handle->node);
+
+	if (fs->options.is_volatile || fd < 0)
+		return 0; /* what is below was never written */
+	return (only_data ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
+}
+
+int union_sync(struct union_fs *fs)
+{
+	int fd, r = 0;
+
+	if (fs->options.is_volatile || !fs->upper)
+		return 0;
+	fd = openat(fs->upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || syncfs(fd) < 0)
+		r = -errno;
+	if (fd >= 0)
+		close(fd);
+	return r;
+}
+
+int union_statfs(struct union_fs *fs, struct statvfs *ret_stat)
+{
+	const struct stack_element *element = fs->upper;
+	size_t i;
+
+	for (i = fs->stack.count; !element && i-- > 0;)
+		if (!fs->stack.elements[i].index)
+			element = &fs->stack.elements[i];
+	*ret_stat = (struct statvfs){ .f_bsize = 4096, .f_frsize = 4096 };
+	if (element && fstatvfs(element->upper_fd, ret_stat) < 0)
+		return -errno;
+	ret_stat->f_namemax = NAME_MAX;
+	return 0;
+}
+
+/* --- Passthrough --- */
+
+int union_pass(struct union_fs *fs, struct union_handle *handle)
+{
+	struct union_node *node = handle->node;
+	struct union_file *file;
+	int fd, backing = -1;
+
+	if (!fs->open_backing)
+		return -1;
+	union_lock(fs, node);
+	file = node->file;
+	fd = content_fd(node);
+	/* All opens but this one pass. */
+	if (fd >= 0 && file->cached_opens == 1 && (file->backing >= 0 || file->opens == 1)) {
+		if (file->backing < 0)
+			file->backing = fs->open_backing(fs->backing_argument, fd);
+		backing = file->backing;
+	}
+	if (backing >= 0) {
+		file->cached_opens = 0;
+		handle->passes = true;
+	}
+	union_unlock(fs, node);
+	return backing;
+}
+
+void union_use_passthrough(struct union_fs *fs, int (*open_backing)(void *argument, int fd),
+			   void (*close_backing)(void *argument, int backing), void *argument)
+{
+	fs->open_backing = open_backing;
+	fs->close_backing = close_backing;
+	fs->backing_argument = argument;
+}

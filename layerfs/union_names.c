@@ -1,0 +1,1058 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* union_names: what changes names: make, create, unlink, rmdir, rename, link.
+ *
+ * A new object gets its name in one call, with all that belongs to it. Where it can be made in place, because its owner is who
+ * we are and nothing of that name is in the upper, that is the creating call itself; else it is made in a stage, a directory in
+ * the work directory that has what the kernel would let it inherit (set-group-id, default ACL), and moved from there.
+ *
+ * What is hidden below needs a whiteout when its upper name goes. It takes that name by rename or exchange, so at no instant
+ * does the lower object show again (FS-709). */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "formats/base/io.h"
+#include "formats/base/limits.h"
+#include "layerfs/union_private.h"
+
+/* --- Directories in hand --- */
+
+/* A directory whose names may be changed: in the upper, locked, the names held shared. */
+static int enter_dir(struct union_fs *fs, uint64_t ino, struct union_node **ret_dir)
+{
+	struct union_node *dir;
+	int r;
+
+	if (!fs->upper)
+		return -EROFS;
+	dir = union_get(fs, ino);
+	if (!dir)
+		return -ESTALE;
+	pthread_rwlock_rdlock(&fs->names);
+	r = !union_is_dir(dir) ? -ENOTDIR : dir->removed ? -ENOENT : 0;
+	if (r == 0)
+		r = union_copy_up(fs, dir, UNION_ATTRIBUTES);
+	if (r == 0) {
+		union_lock(fs, dir);
+		if (dir->removed) {
+			union_unlock(fs, dir);
+			r = -ENOENT;
+		}
+	}
+	if (r < 0) {
+		pthread_rwlock_unlock(&fs->names);
+		union_put(fs, dir);
+		return r;
+	}
+	*ret_dir = dir;
+	return 0;
+}
+
+static void leave_dir(struct union_fs *fs, struct union_node *dir)
+{
+	union_unlock(fs, dir);
+	pthread_rwlock_unlock(&fs->names);
+	union_put(fs, dir);
+}
+
+static void add_dir_link(struct union_node *dir, mode_t type, int links)
+{
+	if (S_ISDIR(type) && dir->nlink)
+		dir->nlink = (uint32_t)((int64_t)dir->nlink + links);
+}
+
+/* --- Making --- */
+
+struct wanted {
+	mode_t mode;
+	dev_t rdev;
+	const char *target;
+	const struct union_caller *caller;
+	bool open; /* a regular file to be opened */
+};
+
+/* The umask of this thread alone: the kernel's own rules for modes and default ACLs then apply (FS-219). */
+static void use_umask(mode_t mask)
+{
+	static _Thread_local bool alone;
+	static _Thread_local mode_t used;
+
+	if (!alone) {
+		(void)unshare(CLONE_FS);
+		alone = true;
+		used = (mode_t)-1;
+	}
+	if (used != mask) {
+		(void)umask(mask);
+		used = mask;
+	}
+}
+
+/* The creating call. 0, or the descriptor of an opened file. */
+static int make_at(int dirfd, const char *name, const struct wanted *wanted)
+{
+	int r;
+
+	use_umask(wanted->caller->umask);
+	if (wanted->open)
+		r = openat(dirfd, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW,
+			   wanted->mode & 07777);
+	else if (S_ISDIR(wanted->mode))
+		r = mkdirat(dirfd, name, wanted->mode & 07777);
+	else if (S_ISLNK(wanted->mode))
+		r = symlinkat(wanted->target, dirfd, name);
+	else
+		r = mknodat(dirfd, name, wanted->mode, wanted->rdev);
+	return r < 0 ? -errno : r;
+}
+
+static int copy_default_acl(const struct union_spot *from, const struct union_spot *to)
+{
+	static const char name[] = "system.posix_acl_default";
+	auto_free char *value = NULL;
+	ssize_t len = union_spot_getxattr(from, name, NULL, 0);
+
+	if (len == -ENODATA || len == -EOPNOTSUPP || len == 0)
+		return 0;
+	value = len > 0 ? malloc(XATTR_SIZE_MAX) : NULL;
+	if (!value)
+		return len < 0 ? (int)len : -ENOMEM;
+	len = union_spot_getxattr(from, name, value, XATTR_SIZE_MAX);
+	return len < 0 ? (int)len : union_spot_setxattr(to, name, value, (size_t)len, 0);
+}
+
+/* A directory in the work directory that hands down what 'dirfd' does. */
+static int make_stage(struct union_fs *fs, int dirfd, char name[16], int *ret_fd)
+{
+	const struct union_spot from = { dirfd, "", AT_EMPTY_PATH };
+	struct union_spot to = { -1, "", AT_EMPTY_PATH };
+	struct stat st;
+	char path[UNION_PATH_MAX];
+	int r = 0;
+
+	union_temp_name(fs, name);
+	if (fstat(dirfd, &st) < 0 || mkdirat(fs->work_fd, name, 0700) < 0)
+		return -errno;
+	to.dirfd = openat(fs->work_fd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (to.dirfd < 0)
+		r = -errno;
+	if (r == 0 && st.st_mode & S_ISGID &&
+	    (fchownat(to.dirfd, "", (uid_t)-1, st.st_gid, AT_EMPTY_PATH) < 0 ||
+	     chmod(union_spot_path(&to, path), 02700) < 0))
+		r = -errno;
+	if (r == 0)
+		r = copy_default_acl(&from, &to);
+	if (r < 0) {
+		if (to.dirfd >= 0)
+			close(to.dirfd);
+		(void)unlinkat(fs->work_fd, name, AT_REMOVEDIR);
+		return r;
+	}
+	*ret_fd = to.dirfd;
+	return st.st_mode & S_ISGID ? 1 : 0;
+}
+
+/* Gives the staged object its owner; a group handed down stays. Ownership takes set-id bits, so the mode is set again. */
+static int own_staged(struct union_fs *fs, int stage_fd, bool handed_down,
+		      const struct wanted *wanted)
+{
+	uid_t uid = union_stored_id(&fs->options.uids, wanted->caller->uid);
+	gid_t gid = union_stored_id(&fs->options.gids, wanted->caller->gid);
+	struct stat st;
+
+	if (fstatat(stage_fd, "o", &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	if (handed_down)
+		gid = (gid_t)-1;
+	if (uid == st.st_uid && (handed_down || gid == st.st_gid))
+		return 0;
+	if (fchownat(stage_fd, "o", uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	if (st.st_mode & (S_ISUID | S_ISGID) && !S_ISLNK(st.st_mode) && !S_ISDIR(st.st_mode) &&
+	    fchmodat(stage_fd, "o", st.st_mode & 07777, 0) < 0)
+		return -errno;
+	return 0;
+}
+
+/* Moves the staged object to its name, over a whiteout if there is one. */
+static int move_staged(struct union_fs *fs, int stage_fd, int dirfd, const char *name,
+		       const struct wanted *wanted)
+{
+	struct union_spot spot = { stage_fd, "o", AT_SYMLINK_NOFOLLOW };
+	int r = union_is_whiteout(fs, dirfd, name);
+
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return renameat2(stage_fd, "o", dirfd, name, RENAME_NOREPLACE) < 0 ? -errno : 0;
+	if (!S_ISDIR(wanted->mode))
+		return renameat(stage_fd, "o", dirfd, name) < 0 ? -errno : 0;
+	r = union_set_mark(fs, &spot, "opaque", "y", 1);
+	if (r == 0 && renameat2(stage_fd, "o", dirfd, name, RENAME_EXCHANGE) < 0)
+		r = -errno;
+	if (r == 0)
+		(void)unlinkat(stage_fd, "o", 0);
+	return r;
+}
+
+static int make_staged(struct union_fs *fs, int dirfd, const char *name,
+		       const struct wanted *wanted)
+{
+	auto_close int stage_fd = -1;
+	char stage[16];
+	int handed_down = make_stage(fs, dirfd, stage, &stage_fd), made, r;
+
+	if (handed_down < 0)
+		return handed_down;
+	made = make_at(stage_fd, "o", wanted);
+	r = made < 0 ? made : own_staged(fs, stage_fd, handed_down, wanted);
+	if (r == 0)
+		r = move_staged(fs, stage_fd, dirfd, name, wanted);
+	if (r < 0) {
+		struct err err;
+
+		if (wanted->open && made >= 0)
+			close(made);
+		(void)!io_remove_tree(fs->work_fd, stage, &err);
+		return r;
+	}
+	(void)unlinkat(fs->work_fd, stage, AT_REMOVEDIR);
+	return made;
+}
+
+static bool is_ours(const struct union_fs *fs, const struct union_caller *caller)
+{
+	return union_stored_id(&fs->options.uids, caller->uid) == geteuid() &&
+	       union_stored_id(&fs->options.gids, caller->gid) == getegid();
+}
+
+/* Makes the object under its name; 0, or the descriptor of an opened file. */
+static int make_named(struct union_fs *fs, struct union_node *dir, const char *name,
+		      const struct wanted *wanted)
+{
+	int dirfd = union_dir_fd(dir), r = -EEXIST;
+
+	if (S_ISCHR(wanted->mode) && wanted->rdev == makedev(0, 0))
+		return -EPERM; /* would be a whiteout (FS-201) */
+	if (is_ours(fs, wanted->caller))
+		r = make_at(dirfd, name, wanted);
+	if (r != -EEXIST)
+		return r;
+	return make_staged(fs, dirfd, name, wanted);
+}
+
+/* The node of what was made. */
+static int node_of_made(struct union_fs *fs, struct union_node *dir, const char *name,
+			const struct stat *st, struct union_node **ret_node)
+{
+	uint64_t ino = union_number(fs, fs->stack.count - 1, st->st_ino);
+	struct union_found found;
+	int r;
+
+	if (S_ISDIR(st->st_mode)) {
+		r = union_find(fs, dir, name, &found);
+		if (r < 0)
+			return r;
+		*ret_node = take(found.node);
+		union_found_release(fs, &found);
+		return 0;
+	}
+	*ret_node = union_new_node(fs, ino, st->st_mode, dir, name);
+	if (!*ret_node)
+		return -ENOMEM;
+	if ((*ret_node)->type != (st->st_mode & S_IFMT)) {
+		union_put(fs, take(*ret_node));
+		return -ESTALE;
+	}
+	(*ret_node)->in_upper = true;
+	return 0;
+}
+
+/* 'dir' in hand. On success the node is in use, '*ret_fd' open if wanted. */
+static int make_node(struct union_fs *fs, struct union_node *dir, const char *name,
+		     const struct wanted *wanted, struct union_node **ret_node, int *ret_fd,
+		     struct stat *ret_stat)
+{
+	struct stat st;
+	int fd = make_named(fs, dir, name, wanted), r = fd;
+
+	*ret_fd = -1;
+	if (r < 0)
+		return r;
+	if (wanted->open)
+		*ret_fd = fd;
+	r = fstatat(union_dir_fd(dir), name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	if (r == 0)
+		r = node_of_made(fs, dir, name, &st, ret_node);
+	if (r < 0) {
+		if (*ret_fd >= 0)
+			close(take_fd(ret_fd));
+		return r;
+	}
+	add_dir_link(dir, wanted->mode, 1);
+	union_lock(fs, *ret_node);
+	r = union_stat(fs, *ret_node, NULL, ret_stat);
+	union_unlock(fs, *ret_node);
+	if (r < 0) {
+		union_put(fs, *ret_node);
+		if (*ret_fd >= 0)
+			close(take_fd(ret_fd));
+	}
+	return r;
+}
+
+static int check_name(const char *name)
+{
+	return strlen(name) > NAME_MAX ? -ENAMETOOLONG : 0;
+}
+
+int union_make(struct union_fs *fs, uint64_t parent, const char *name, mode_t mode, dev_t rdev,
+	       const char *target, const struct union_caller *caller, struct stat *ret_stat)
+{
+	const struct wanted wanted = {
+		.mode = mode, .rdev = rdev, .target = target, .caller = caller
+	};
+	struct union_node *dir, *node = NULL;
+	int fd, r = check_name(name);
+
+	if (r == 0)
+		r = enter_dir(fs, parent, &dir);
+	if (r < 0)
+		return r;
+	r = make_node(fs, dir, name, &wanted, &node, &fd, ret_stat);
+	leave_dir(fs, dir);
+	if (r == 0) {
+		union_count_lookup(fs, node);
+		union_put(fs, node);
+	}
+	return r;
+}
+
+/* Ends an open: the node's use goes on with the handle. */
+static int give_handle(struct union_fs *fs, struct union_node *node, int fd,
+		       struct union_handle **ret_handle)
+{
+	*ret_handle = union_new_handle(fs, node, fd);
+	if (*ret_handle)
+		union_count_lookup(fs, node);
+	union_put(fs, node);
+	return *ret_handle ? 0 : -ENOMEM;
+}
+
+int union_create(struct union_fs *fs, uint64_t parent, const char *name, mode_t mode,
+		 const struct union_caller *caller, struct stat *ret_stat,
+		 struct union_handle **ret_handle)
+{
+	const struct wanted wanted = { .mode = (mode & 07777) | S_IFREG,
+				       .caller = caller,
+				       .open = true };
+	struct union_node *dir, *node = NULL;
+	int fd, r = check_name(name);
+
+	if (r == 0)
+		r = enter_dir(fs, parent, &dir);
+	if (r < 0)
+		return r;
+	r = make_node(fs, dir, name, &wanted, &node, &fd, ret_stat);
+	leave_dir(fs, dir);
+	return r < 0 ? r : give_handle(fs, node, fd, ret_handle);
+}
+
+int union_tmpfile(struct union_fs *fs, uint64_t parent, mode_t mode, bool linkable,
+		  const struct union_caller *caller, struct stat *ret_stat,
+		  struct union_handle **ret_handle)
+{
+	struct union_node *dir, *node = NULL;
+	int fd = -1, r = enter_dir(fs, parent, &dir);
+	struct stat st;
+
+	if (r < 0)
+		return r;
+	use_umask(caller->umask);
+	fd = openat(union_dir_fd(dir), ".",
+		    O_TMPFILE | O_RDWR | O_CLOEXEC | (linkable ? 0 : O_EXCL), mode & 07777);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		r = -errno;
+	if (r == 0 && !is_ours(fs, caller) &&
+	    fchown(fd, union_stored_id(&fs->options.uids, caller->uid),
+		   st.st_gid != getegid() ? (gid_t)-1
+					  : union_stored_id(&fs->options.gids, caller->gid)) < 0)
+		r = -errno;
+	if (r == 0) {
+		node = union_new_node(fs, union_number(fs, fs->stack.count - 1, st.st_ino), S_IFREG,
+				      NULL, NULL);
+		r = node ? 0 : -ENOMEM;
+	}
+	if (r == 0) {
+		union_lock(fs, node);
+		node->in_upper = node->removed = true;
+		node->held_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+		r = node->held_fd < 0 ? -errno : union_stat(fs, node, NULL, ret_stat);
+		union_unlock(fs, node);
+		if (r < 0)
+			union_put(fs, node);
+	}
+	leave_dir(fs, dir);
+	if (r < 0) {
+		if (fd >= 0)
+			close(fd);
+		return r;
+	}
+	return give_handle(fs, node, fd, ret_handle);
+}
+
+/* --- Taking names away --- */
+
+/* Before the name of 'node' goes: keeps what its open descriptors and other names need. Node locked. */
+static int keep_object(struct union_fs *fs, struct union_node *node, struct union_found *found)
+{
+	(void)fs;
+	if (union_is_dir(node))
+		return 0; /* has all its descriptors */
+	if (node->in_upper && node->held_fd < 0) {
+		struct union_spot spot = union_spot(node);
+
+		node->held_fd = openat(spot.dirfd, spot.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		if (node->held_fd < 0)
+			return -errno;
+	}
+	if ((!node->in_upper || node->metacopy) && !node->tree)
+		node->tree = take(found->tree);
+	return 0;
+}
+
+/* The name is gone. 'upper_name': it was one of the upper inode. Node locked. */
+static int lose_name(struct union_fs *fs, struct union_node *node, const struct union_node *dir,
+		     const char *name, bool upper_name, struct union_node **ret_parent)
+{
+	struct stat st = { .st_nlink = 0 };
+	int64_t links;
+
+	*ret_parent = NULL;
+	if (node->parent == dir && node->name && strcmp(node->name, name) == 0) {
+		free(take(node->name));
+		*ret_parent = node->parent;
+		node->parent = NULL;
+	}
+	if (union_is_dir(node) || !node->in_upper) {
+		node->removed = true;
+		return 0;
+	}
+	if (fstat(node->held_fd, &st) < 0)
+		return -errno;
+	links = (int64_t)st.st_nlink;
+	if (node->indexed) {
+		if (!upper_name) {
+			node->more_links--;
+			(void)!union_save_links(fs, node);
+		}
+		links += node->more_links;
+	}
+	node->removed = links <= 0;
+	return 0;
+}
+
+/* The last name of a group is gone: its entry in work/index would keep the inode. */
+static void drop_group(struct union_fs *fs, struct union_node *node)
+{
+	const struct union_spot spot = { node->held_fd, "", AT_EMPTY_PATH };
+	uint8_t origin[UNION_ORIGIN_MAX];
+	char hex[2 * UNION_ORIGIN_MAX + 1], name[64];
+	ssize_t len, i;
+
+	if (!node->indexed || !node->removed)
+		return;
+	snprintf(name, sizeof(name), "%sorigin", fs->prefix);
+	len = union_spot_getxattr(&spot, name, origin, sizeof(origin));
+	if (len <= 0)
+		return;
+	for (i = 0; i < len; i++)
+		snprintf(hex + 2 * i, 3, "%02x", origin[i]);
+	(void)unlinkat(fs->index_fd, hex, 0);
+	node->indexed = false;
+}
+
+/* Takes the upper name of a non-directory away, and leaves a whiteout where something is below. */
+static int remove_file_name(struct union_fs *fs, struct union_node *dir, const char *name,
+			    bool in_upper)
+{
+	int dirfd = union_dir_fd(dir), r = union_lower_has(fs, dir, name);
+	char temp[16];
+
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return unlinkat(dirfd, name, 0) < 0 ? -errno : 0;
+	if (!in_upper)
+		return union_put_whiteout(fs, dirfd, name);
+	r = union_temp_whiteout(fs, temp);
+	if (r == 0 && renameat(fs->work_fd, temp, dirfd, name) < 0) {
+		r = -errno;
+		(void)unlinkat(fs->work_fd, temp, 0);
+	}
+	return r;
+}
+
+/* Lower inodes of several names are counted in work/index, so they go there before they lose one. Names held, node unlocked. */
+static int join_before_loss(struct union_fs *fs, struct union_found *found)
+{
+	if (found->node->in_upper || union_is_dir(found->node) || found->tree->attr.nlink < 2)
+		return 0;
+	return union_copy_up(fs, found->node, UNION_ATTRIBUTES);
+}
+
+/* Finds a name to be taken away; copying up may have changed where it lies, so it is looked up once more. */
+static int find_to_lose(struct union_fs *fs, struct union_node *dir, const char *name,
+			struct union_found *found)
+{
+	int r = union_find(fs, dir, name, found);
+	bool before;
+
+	if (r < 0)
+		return r;
+	if (!found->tree) /* a directory whose node took it */
+		return 0;
+	before = found->node->in_upper;
+	r = join_before_loss(fs, found);
+	if (r == 0 && before != found->node->in_upper) {
+		union_found_release(fs, found);
+		return union_find(fs, dir, name, found);
+	}
+	if (r < 0)
+		union_found_release(fs, found);
+	return r;
+}
+
+int union_unlink(struct union_fs *fs, uint64_t parent, const char *name)
+{
+	struct union_found found = { .node = NULL };
+	struct union_node *dir, *old_parent = NULL;
+	int r = enter_dir(fs, parent, &dir);
+
+	if (r < 0)
+		return r;
+	r = find_to_lose(fs, dir, name, &found);
+	if (r == 0 && union_is_dir(found.node))
+		r = -EISDIR;
+	if (r == 0) {
+		union_lock(fs, found.node);
+		r = keep_object(fs, found.node, &found);
+		if (r == 0)
+			r = remove_file_name(fs, dir, name, found.named_in_upper);
+		if (r == 0)
+			r = lose_name(fs, found.node, dir, name, found.named_in_upper, &old_parent);
+		drop_group(fs, found.node);
+		union_unlock(fs, found.node);
+	}
+	union_found_release(fs, &found);
+	union_put(fs, old_parent);
+	leave_dir(fs, dir);
+	return r;
+}
+
+static int check_empty(struct union_fs *fs, struct union_node *node)
+{
+	auto_tree_dir struct tree_dir *dir = NULL;
+	struct tree_name name;
+	struct err err;
+	int r = tree_open_dir(fs->tree, node->tree, &dir, &err);
+
+	if (r == 0)
+		r = tree_next_name(dir, &name, &err);
+	return r > 0 ? -ENOTEMPTY : union_errno(r);
+}
+
+/* Takes a directory that shows nothing out of the upper; whiteouts may be in it. */
+static int remove_dir_name(struct union_fs *fs, struct union_node *dir, const char *name,
+			   bool in_upper)
+{
+	int dirfd = union_dir_fd(dir), needs_whiteout = union_lower_has(fs, dir, name), r = 0;
+	struct err err;
+	char temp[16];
+
+	if (needs_whiteout < 0)
+		return needs_whiteout;
+	if (!in_upper)
+		return union_put_whiteout(fs, dirfd, name);
+	if (!needs_whiteout && unlinkat(dirfd, name, AT_REMOVEDIR) == 0)
+		return 0;
+	if (needs_whiteout) {
+		r = union_temp_whiteout(fs, temp);
+		if (r == 0 && renameat2(fs->work_fd, temp, dirfd, name, RENAME_EXCHANGE) < 0) {
+			r = -errno;
+			(void)unlinkat(fs->work_fd, temp, 0);
+		}
+	} else {
+		union_temp_name(fs, temp);
+		r = renameat(dirfd, name, fs->work_fd, temp) < 0 ? -errno : 0;
+	}
+	if (r == 0)
+		(void)!io_remove_tree(fs->work_fd, temp, &err);
+	return r;
+}
+
+int union_rmdir(struct union_fs *fs, uint64_t parent, const char *name)
+{
+	struct union_found found = { .node = NULL };
+	struct union_node *dir, *old_parent = NULL;
+	int r = enter_dir(fs, parent, &dir);
+
+	if (r < 0)
+		return r;
+	r = union_find(fs, dir, name, &found);
+	if (r == 0 && !union_is_dir(found.node))
+		r = -ENOTDIR;
+	if (r == 0) {
+		union_lock(fs, found.node);
+		r = check_empty(fs, found.node);
+		if (r == 0)
+			r = remove_dir_name(fs, dir, name, found.node->in_upper);
+		if (r == 0)
+			r = lose_name(fs, found.node, dir, name, true, &old_parent);
+		if (r == 0)
+			add_dir_link(dir, S_IFDIR, -1);
+		union_unlock(fs, found.node);
+	}
+	union_found_release(fs, &found);
+	union_put(fs, old_parent);
+	leave_dir(fs, dir);
+	return r;
+}
+
+/* --- Rename --- */
+
+/* Where lower content is to be looked for once the name is another one (FS-702). The path is one of lower layers, so it goes up
+ * by redirects. */
+static int lower_path(struct union_fs *fs, struct union_node *node, struct buf *path)
+{
+	char name[64], value[PATH_MAX + 1];
+	struct union_spot spot;
+	ssize_t len = -ENODATA;
+	int r;
+
+	if (node == fs->root)
+		return 0;
+	if (node->in_upper && (union_is_dir(node) || node->metacopy)) {
+		spot = union_spot(node);
+		snprintf(name, sizeof(name), "%sredirect", fs->prefix);
+		len = union_spot_getxattr(&spot, name, value, PATH_MAX);
+	}
+	if (len > 0 && value[0] == '/') {
+		buf_append(path, value, (size_t)len);
+		return 0;
+	}
+	r = lower_path(fs, node->parent, path);
+	if (r < 0)
+		return r;
+	buf_putc(path, '/');
+	if (len > 0)
+		buf_append(path, value, (size_t)len);
+	else
+		buf_puts(path, node->name);
+	return 0;
+}
+
+/* Before 'node' gets another name: what it has below must be found from there. 'relative': its directory stays the same. */
+static int set_redirect(struct union_fs *fs, struct union_node *node, bool relative)
+{
+	auto_buf struct buf path = BUF_INIT((size_t)16 * PATH_MAX);
+	struct union_spot spot = union_spot(node);
+	char name[64], value[PATH_MAX + 1];
+	ssize_t len;
+	int r;
+
+	snprintf(name, sizeof(name), "%sredirect", fs->prefix);
+	len = union_spot_getxattr(&spot, name, value, PATH_MAX);
+	if (len > 0 && (relative || value[0] == '/'))
+		return 0;
+	if (relative) {
+		buf_puts(&path, node->name);
+	} else {
+		r = lower_path(fs, node, &path);
+		if (r < 0)
+			return r;
+	}
+	if (path.failed)
+		return -ENOMEM;
+	return union_spot_setxattr(&spot, name, path.data, path.len, 0);
+}
+
+static bool has_lower_places(const struct union_fs *fs, const struct union_node *dir)
+{
+	const struct tree_node *tree = dir->tree;
+
+	return tree->count > 1 || tree->places[0].element != fs->upper;
+}
+
+/* 'node' is going to lie under 'name' of 'dir': nothing below that name may show through it. */
+static int prepare_move(struct union_fs *fs, struct union_node *node, struct union_node *dir)
+{
+	struct union_spot spot = union_spot(node);
+	bool same_dir = node->parent == dir;
+
+	if (union_is_dir(node) ? has_lower_places(fs, node) : node->metacopy)
+		return set_redirect(fs, node, same_dir);
+	if (union_is_dir(node) && has_lower_places(fs, dir))
+		return union_set_mark(fs, &spot, "opaque", "y", 1);
+	return 0;
+}
+
+/* A directory that shows nothing may have whiteouts, which would keep it from being replaced. */
+static int clear_whiteouts(struct union_fs *fs, struct union_node *node)
+{
+	const struct union_spot spot = { union_dir_fd(node), "", AT_EMPTY_PATH };
+	auto_closedir DIR *dir = io_opendirat(spot.dirfd, ".");
+	struct dirent *entry;
+	int r;
+
+	if (!dir)
+		return -errno;
+	r = union_set_mark(fs, &spot, "opaque", "y", 1);
+	while (r == 0 && (errno = 0, entry = readdir(dir))) {
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		if (unlinkat(spot.dirfd, entry->d_name, 0) < 0)
+			r = -errno;
+	}
+	return r;
+}
+
+struct move {
+	struct union_node *from, *to; /* directories */
+	const char *name, *new_name;
+	struct union_found source, target; /* target.node: NULL, nothing is replaced */
+	bool exchange;
+	struct union_node *lost_parent; /* of the target */
+};
+
+static int check_move(struct union_fs *fs, const struct move *move, unsigned flags)
+{
+	const struct union_node *source = move->source.node, *target = move->target.node, *up;
+
+	if (flags & RENAME_NOREPLACE && target)
+		return -EEXIST;
+	if (flags & RENAME_EXCHANGE && !target)
+		return -ENOENT;
+	/* The kernel has asked this; a directory below itself would be lost for ever. */
+	for (up = move->to; up; up = up->parent)
+		if (up == source)
+			return -EINVAL;
+	for (up = move->from; up && target; up = up->parent)
+		if (up == target)
+			return flags & RENAME_EXCHANGE ? -EINVAL : -ENOTEMPTY;
+	if (!target || move->exchange)
+		return 0;
+	if (union_is_dir(source) && !union_is_dir(target))
+		return -ENOTDIR;
+	if (!union_is_dir(source) && union_is_dir(target))
+		return -EISDIR;
+	return union_is_dir(target) ? check_empty((struct union_fs *)fs, move->target.node) : 0;
+}
+
+/* A directory cannot replace a whiteout: they change places, and the whiteout stays at the old name or goes. */
+static int swap_with_whiteout(struct union_fs *fs, const struct move *move, bool keep)
+{
+	int from = union_dir_fd(move->from);
+
+	(void)fs;
+	if (renameat2(from, move->name, union_dir_fd(move->to), move->new_name, RENAME_EXCHANGE) <
+	    0)
+		return -errno;
+	if (!keep)
+		(void)unlinkat(from, move->name, 0);
+	return 0;
+}
+
+/* For file systems without RENAME_WHITEOUT: a killed server may leave the old name visible here. */
+static int move_then_hide(struct union_fs *fs, const struct move *move)
+{
+	int from = union_dir_fd(move->from);
+
+	if (renameat(from, move->name, union_dir_fd(move->to), move->new_name) < 0)
+		return -errno;
+	return union_put_whiteout(fs, from, move->name);
+}
+
+static int move_in_upper(struct union_fs *fs, const struct move *move)
+{
+	int from = union_dir_fd(move->from), to = union_dir_fd(move->to);
+	int leaves_whiteout, r;
+
+	if (move->exchange)
+		return renameat2(from, move->name, to, move->new_name, RENAME_EXCHANGE) < 0 ? -errno
+											    : 0;
+	leaves_whiteout = union_lower_has(fs, move->from, move->name);
+	if (leaves_whiteout < 0)
+		return leaves_whiteout;
+	if (union_is_dir(move->source.node) &&
+	    (!move->target.node || !move->target.named_in_upper)) {
+		r = union_is_whiteout(fs, to, move->new_name);
+		if (r != 0)
+			return r < 0 ? r : swap_with_whiteout(fs, move, leaves_whiteout);
+	}
+	if (!leaves_whiteout)
+		return renameat(from, move->name, to, move->new_name) < 0 ? -errno : 0;
+	if (renameat2(from, move->name, to, move->new_name, RENAME_WHITEOUT) == 0)
+		return 0;
+	return errno == EINVAL || errno == EPERM ? move_then_hide(fs, move) : -errno;
+}
+
+/* The node found under 'name' of 'dir' is called 'new_name' in 'new_dir' from now on. Returns the parent that it left. */
+static struct union_node *move_node(struct union_fs *fs, struct union_node *node,
+				    const struct union_node *dir, const char *name,
+				    struct union_node *new_dir, char *new_name)
+{
+	struct union_node *old = NULL;
+
+	union_lock(fs, node);
+	if (node->parent == dir && node->name && strcmp(node->name, name) == 0) {
+		union_hold(fs, new_dir);
+		old = node->parent;
+		free(node->name);
+		node->name = new_name;
+		node->parent = new_dir;
+	} else {
+		free(new_name);
+	}
+	union_unlock(fs, node);
+	return old;
+}
+
+static int drop_target(struct union_fs *fs, struct move *move)
+{
+	struct union_node *target = move->target.node;
+	int r;
+
+	union_lock(fs, target);
+	r = lose_name(fs, target, move->to, move->new_name, move->target.named_in_upper,
+		      &move->lost_parent);
+	drop_group(fs, target);
+	union_unlock(fs, target);
+	add_dir_link(move->to, target->type, -1);
+	return r;
+}
+
+/* All is in the upper, the names are ours alone. */
+static int move_now(struct union_fs *fs, struct move *move)
+{
+	struct union_node *source = move->source.node, *target = move->target.node;
+	char *new_name = strdup(move->new_name), *old_name = strdup(move->name);
+	struct union_node *left[2] = { NULL, NULL };
+	int r = new_name && old_name ? 0 : -ENOMEM;
+
+	if (r == 0)
+		r = prepare_move(fs, source, move->to);
+	if (r == 0 && move->exchange)
+		r = prepare_move(fs, target, move->from);
+	if (r == 0 && target && !move->exchange) {
+		union_lock(fs, target);
+		r = keep_object(fs, target, &move->target);
+		union_unlock(fs, target);
+		if (r == 0 && union_is_dir(target) && target->in_upper)
+			r = clear_whiteouts(fs, target);
+	}
+	if (r == 0)
+		r = union_mark_impure(fs, move->to);
+	if (r == 0 && move->exchange)
+		r = union_mark_impure(fs, move->from);
+	if (r == 0)
+		r = move_in_upper(fs, move);
+	if (r < 0) {
+		free(new_name);
+		free(old_name);
+		return r;
+	}
+	if (target && !move->exchange)
+		r = drop_target(fs, move);
+	left[0] = move_node(fs, source, move->from, move->name, move->to, new_name);
+	add_dir_link(move->from, source->type, -1);
+	add_dir_link(move->to, source->type, 1);
+	if (move->exchange) {
+		left[1] = move_node(fs, target, move->to, move->new_name, move->from, old_name);
+		add_dir_link(move->to, target->type, -1);
+		add_dir_link(move->from, target->type, 1);
+	} else {
+		free(old_name);
+	}
+	union_put(fs, left[0]);
+	union_put(fs, left[1]);
+	return r;
+}
+
+/* The object and, where it is named by the lower only, that name too are brought into the upper. Names held alone. */
+static int raise_name(struct union_fs *fs, struct union_node *dir, const char *name,
+		      struct union_found *found)
+{
+	struct union_node *node = found->node;
+	char temp[16];
+	int r;
+
+	if (found->named_in_upper)
+		return 0;
+	if (!node->in_upper) {
+		r = union_copy_up(fs, node, UNION_ATTRIBUTES);
+		if (r < 0 || (node->parent == dir && node->name && strcmp(node->name, name) == 0))
+			return r;
+	} else if (union_is_dir(node)) {
+		return 0;
+	}
+	/* Another name of a group: one more link of its inode, which the union counts already. */
+	(void)temp;
+	if (linkat(AT_FDCWD,
+		   union_spot_path(&(struct union_spot){ node->held_fd, "", 0 },
+				   (char[UNION_PATH_MAX]){ 0 }),
+		   union_dir_fd(dir), name, AT_SYMLINK_FOLLOW) < 0)
+		return -errno;
+	node->more_links--;
+	return union_save_links(fs, node);
+}
+
+static int rename_alone(struct union_fs *fs, struct move *move, unsigned flags)
+{
+	bool same;
+	int r = union_copy_up(fs, move->from, UNION_ATTRIBUTES);
+
+	if (r == 0)
+		r = union_copy_up(fs, move->to, UNION_ATTRIBUTES);
+	if (r == 0)
+		r = union_find(fs, move->from, move->name, &move->source);
+	if (r == 0) {
+		r = find_to_lose(fs, move->to, move->new_name, &move->target);
+		if (r == -ENOENT)
+			r = 0;
+	}
+	if (r == 0)
+		r = check_move(fs, move, flags);
+	if (r < 0)
+		return r;
+	/* Two names of one inode: rename(2) does nothing. */
+	same = move->target.node == move->source.node;
+	if (same)
+		return 0;
+	r = raise_name(fs, move->from, move->name, &move->source);
+	if (r == 0 && move->exchange)
+		r = raise_name(fs, move->to, move->new_name, &move->target);
+	return r < 0 ? r : move_now(fs, move);
+}
+
+int union_rename(struct union_fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
+		 const char *new_name, unsigned flags)
+{
+	struct move move = { .name = name,
+			     .new_name = new_name,
+			     .exchange = flags & RENAME_EXCHANGE };
+	int r = check_name(new_name);
+
+	if (!fs->upper)
+		return -EROFS;
+	if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE))
+		return -EINVAL; /* RENAME_WHITEOUT (FS-213) */
+	if (r < 0)
+		return r;
+	move.from = union_get(fs, parent);
+	move.to = union_get(fs, new_parent);
+	if (move.from && move.to) {
+		pthread_rwlock_wrlock(&fs->names);
+		r = move.from->removed || move.to->removed ? -ENOENT
+							   : rename_alone(fs, &move, flags);
+		pthread_rwlock_unlock(&fs->names);
+	} else {
+		r = -ESTALE;
+	}
+	union_found_release(fs, &move.source);
+	union_found_release(fs, &move.target);
+	union_put(fs, move.lost_parent);
+	union_put(fs, move.from);
+	union_put(fs, move.to);
+	return r;
+}
+
+/* --- Link --- */
+
+static int link_at(const struct union_node *node, int dirfd, const char *name)
+{
+	struct union_spot spot = union_spot(node);
+	char path[UNION_PATH_MAX];
+
+	if (spot.name[0])
+		return linkat(spot.dirfd, spot.name, dirfd, name, 0) < 0 ? -errno : 0;
+	return linkat(AT_FDCWD, union_spot_path(&spot, path), dirfd, name, AT_SYMLINK_FOLLOW) < 0
+		       ? -errno
+		       : 0;
+}
+
+/* 'dir' and 'node' locked. */
+static int link_name(struct union_fs *fs, struct union_node *node, struct union_node *dir,
+		     const char *name)
+{
+	int dirfd = union_dir_fd(dir), r;
+	char temp[16];
+
+	/* From another directory its content is found by path only. */
+	r = node->metacopy && node->name ? set_redirect(fs, node, false) : 0;
+	if (r == 0)
+		r = union_mark_impure(fs, dir);
+	if (r == 0)
+		r = link_at(node, dirfd, name);
+	if (r != -EEXIST || union_is_whiteout(fs, dirfd, name) != 1)
+		return r;
+	union_temp_name(fs, temp);
+	r = link_at(node, fs->work_fd, temp);
+	if (r == 0 && renameat(fs->work_fd, temp, dirfd, name) < 0) {
+		r = -errno;
+		(void)unlinkat(fs->work_fd, temp, 0);
+	}
+	return r;
+}
+
+/* An inode that gets its second name is numbered by its node, whatever name is looked up later. */
+static void gain_name(struct union_fs *fs, struct union_node *node, struct union_node *dir,
+		      const char *name)
+{
+	if (node->name)
+		return;
+	node->name = strdup(name);
+	if (!node->name)
+		return; /* found by the next lookup */
+	union_hold(fs, dir);
+	node->parent = dir;
+	node->removed = false;
+}
+
+int union_link(struct union_fs *fs, uint64_t ino, uint64_t parent, const char *name,
+	       struct stat *ret_stat)
+{
+	struct union_node *dir, *node = union_get(fs, ino);
+	int r = check_name(name);
+
+	if (!node)
+		return -ESTALE;
+	if (r == 0)
+		r = enter_dir(fs, parent, &dir);
+	if (r < 0) {
+		union_put(fs, node);
+		return r;
+	}
+	r = union_copy_up(fs, node, UNION_ATTRIBUTES);
+	if (r == 0) {
+		union_lock(fs, node);
+		r = link_name(fs, node, dir, name);
+		if (r == 0) {
+			gain_name(fs, node, dir, name);
+			r = union_stat(fs, node, NULL, ret_stat);
+		}
+		union_unlock(fs, node);
+	}
+	leave_dir(fs, dir);
+	if (r == 0)
+		union_count_lookup(fs, node);
+	union_put(fs, node);
+	return r;
+}

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* union_private: what the files of the union share.
+ *
+ *	union.c         opening and closing, lookup, the table of nodes, numbers
+ *	union_upper.c   the upper directory: where objects lie in it, marks, work directory, hard-link index
+ *	union_copyup.c  copies objects up: all of them, or their attributes only
+ *	union_names.c   what changes names: make, unlink, rename, link
+ *	union_attr.c    attributes and xattrs
+ *	union_data.c    open files
+ *	union_list.c    listings
+ *
+ * Locks, in the order in which they are taken:
+ *
+ *	names      shared by whoever uses or changes a name, alone for a rename, which may move what others stand on
+ *	node       a directory before what lies in it; guards where a node lies and what it is called, and in a directory
+ *	           its names. union_lock() sleeps on one of some condition variables, so that a node pays one byte for it
+ *	table      numbers, lookups, uses; nothing is taken under it
+ *
+ * Content is copied up under none of them (FS-708): the attributes were copied up first, as a metacopy, which is a valid
+ * state of the upper; 'filling' keeps others from writing until the content is there. */
+#ifndef LAYERFS_UNION_PRIVATE_H
+#define LAYERFS_UNION_PRIVATE_H
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "formats/base/map.h"
+#include "layerfs/tree_node.h"
+#include "layerfs/union.h"
+
+enum { UNION_STRIPES = 64, UNION_PATH_MAX = 32 + NAME_MAX };
+
+/* Open state of a regular file, there while it has handles. */
+struct union_file {
+	uint32_t opens, cached_opens; /* all; those whose data passes the server */
+	int read_fd, write_fd;	      /* of the upper; -1 */
+	int backing;		      /* -1 */
+	struct tree_node *lower;      /* where the data was before it was copied up */
+};
+
+struct union_node {
+	struct union_node *next; /* of the same hash */
+	uint64_t ino, lookups;
+	uint32_t uses;
+	mode_t type; /* S_IF* */
+	_Atomic bool in_upper, metacopy;
+	bool busy, filling, indexed;
+	bool removed;		   /* no name is left */
+	bool impure_known, impure; /* directory of the upper: copied-up objects may lie in it */
+	bool has_write_fds;
+	int32_t more_links; /* indexed: links of the union beyond those of the inode */
+	uint32_t nlink;	    /* merged directory: once counted, else 0 */
+	int held_fd; /* O_PATH of an upper object whose name is gone or not the only one, else -1 */
+	struct union_node *parent;
+	char *name;			/* NULL: the root, or gone */
+	struct tree_node *_Atomic tree; /* directory; other: kept once the name is gone */
+	struct tree_node
+		*replaced; /* a directory before it was copied up: memory that readers may use */
+	struct union_file *file;
+};
+
+struct union_stripe {
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+};
+
+struct union_fs {
+	struct stack stack; /* lowers, then the upper */
+	struct tree *tree;
+	struct union_options options;
+	const struct stack_element *upper; /* NULL: read-only */
+	int upper_fd, work_base_fd, work_fd, index_fd;
+	char prefix[24];      /* of marks */
+	char number_mark[64]; /* name of the mark that keeps a number over copy-up */
+	char number_form[16]; /* what its value starts with; other stacks number otherwise */
+	bool has_index;	      /* a merged index is the lowest element */
+	bool one_device, writes_acls;
+	_Atomic bool has_groups; /* something is in work/index */
+	pthread_rwlock_t names;
+	struct union_stripe stripes[UNION_STRIPES];
+	pthread_mutex_t table_lock;
+	struct union_node **table;
+	size_t table_size, table_count; /* power of two */
+	struct map *met;		/* {element, number} -> count, of numbers that do not fit */
+	struct union_node *root;
+	atomic_uint temp_count;
+	int (*open_backing)(void *argument, int fd);
+	void (*close_backing)(void *argument, int backing);
+	void *backing_argument;
+};
+
+/* --- Nodes (union.c) --- */
+
+static inline bool union_is_dir(const struct union_node *node)
+{
+	return S_ISDIR(node->type);
+}
+
+/* A used node; union_put() gives it back. NULL: not known. */
+struct union_node *union_get(struct union_fs *fs, uint64_t ino);
+void union_hold(struct union_fs *fs, struct union_node *node); /* one more use */
+void union_put(struct union_fs *fs, struct union_node *node);
+void union_lock(struct union_fs *fs, struct union_node *node);
+void union_unlock(struct union_fs *fs, struct union_node *node);
+/* Sleeps, under the node's lock, until it is unlocked or woken the next time; then has the lock again. */
+void union_sleep(struct union_fs *fs, struct union_node *node);
+/* -errno of an error with text: domain codes become EIO. */
+int union_errno(int r);
+
+/* What was found under a name: the object and its node, in use. */
+struct union_found {
+	struct union_node *node;
+	struct tree_node *tree; /* owned; NULL when the node has taken it */
+	bool named_in_upper;	/* the name itself is in the upper */
+};
+/* 'parent' is a directory node; names are held shared or alone. */
+int union_find(struct union_fs *fs, struct union_node *parent, const char *name,
+	       struct union_found *ret_found) must_check;
+void union_found_release(struct union_fs *fs, struct union_found *found);
+/* Counts the lookup that a reply gives to the kernel. */
+void union_count_lookup(struct union_fs *fs, struct union_node *node);
+
+/* The node of a new object of the upper, in use; NULL: no memory. 'tree' (taken) for a directory. */
+struct union_node *union_new_node(struct union_fs *fs, uint64_t ino, mode_t type,
+				  struct union_node *parent, const char *name);
+
+/* st_ino of number 'raw' in 'element' (FS-707). */
+uint64_t union_number(struct union_fs *fs, size_t element, uint64_t raw);
+uint64_t union_number_of(struct union_fs *fs, const struct union_node *parent,
+			 const struct tree_node *tree);
+
+/* Where the object of a file node lies below the union, looked up by its name; names held, the node locked. Directories have
+ * theirs at hand. 'owned': to be freed. */
+struct union_view {
+	struct tree_node *tree;
+	bool owned;
+};
+int union_view_node(struct union_fs *fs, struct union_node *node,
+		    struct union_view *ret_view) must_check;
+void union_view_release(struct union_view *view);
+DEFINE_AUTO_VALUE(union_view, union_view_release);
+#define auto_view __attribute__((cleanup(auto_union_view_)))
+
+/* --- The upper (union_upper.c) --- */
+
+/* An object of the upper for the *at calls: by directory and name, or by itself with AT_EMPTY_PATH. */
+struct union_spot {
+	int dirfd;
+	const char *name;
+	int flags;
+};
+struct union_spot union_spot(const struct union_node *node); /* in the upper, locked */
+int union_dir_fd(const struct union_node *dir);		     /* of a directory in the upper */
+/* A path that the calls without an *at form take; they must not follow it at its end (l...) unless 'flags' is AT_EMPTY_PATH. */
+const char *union_spot_path(const struct union_spot *spot, char path[UNION_PATH_MAX]);
+int union_spot_open(const struct union_spot *spot, int flags) must_check;
+ssize_t union_spot_getxattr(const struct union_spot *spot, const char *name, void *value,
+			    size_t size) must_check;
+int union_spot_setxattr(const struct union_spot *spot, const char *name, const void *value,
+			size_t len, int flags) must_check;
+int union_spot_removexattr(const struct union_spot *spot, const char *name) must_check;
+/* Marks: 'name' without prefix. -EPERM and -EOPNOTSUPP, of objects that cannot carry one, are no errors. */
+int union_set_mark(struct union_fs *fs, const struct union_spot *spot, const char *name,
+		   const void *value, size_t len) must_check;
+
+int union_work_open(struct union_fs *fs, int work_fd, struct err *err) must_check;
+void union_temp_name(struct union_fs *fs, char name[16]);
+/* A whiteout in the work directory under a name of its own. */
+int union_temp_whiteout(struct union_fs *fs, char name[16]) must_check;
+/* Puts a whiteout where there is nothing in the upper. */
+int union_put_whiteout(struct union_fs *fs, int dirfd, const char *name) must_check;
+/* Whether the upper has a whiteout of that name: 1, 0, -errno. */
+int union_is_whiteout(struct union_fs *fs, int dirfd, const char *name) must_check;
+/* Whether anything below the upper has the name: then it needs a whiteout to go. 1, 0, -errno. */
+int union_lower_has(struct union_fs *fs, const struct union_node *parent,
+		    const char *name) must_check;
+/* Tells that copied-up objects lie in 'dir'. */
+int union_mark_impure(struct union_fs *fs, struct union_node *dir) must_check;
+bool union_is_impure(struct union_fs *fs, struct union_node *dir);
+
+/* The kernel's record of the lower object (FS-703) that 'place' is. 0 bytes: it has no handle. */
+enum { UNION_ORIGIN_MAX = 21 + 128 };
+int union_origin(const struct union_fs *fs, const struct place *place,
+		 uint8_t origin[UNION_ORIGIN_MAX], size_t *ret_len) must_check;
+/* Number kept by an upper object: true. */
+bool union_kept_number(struct union_fs *fs, const struct place *place, uint64_t *ret_ino);
+/* The entry of work/index of the lower object 'place': an O_PATH descriptor, or -ENOENT. */
+int union_group_open(struct union_fs *fs, const struct place *place) must_check;
+
+/* --- Copy-up (union_copyup.c) --- */
+
+enum union_part {
+	UNION_ATTRIBUTES, /* content stays below */
+	UNION_EMPTY,	  /* a file without its content */
+	UNION_CONTENT,	  /* of small files; of large ones union_fill() does the rest */
+};
+/* Names are held; nothing is locked. -ESTALE: the name went meanwhile. */
+int union_copy_up(struct union_fs *fs, struct union_node *node, enum union_part part) must_check;
+/* The content of a metacopy; takes all locks itself, none may be held. */
+int union_fill(struct union_fs *fs, struct union_node *node) must_check;
+/* Under the node's lock: waits until nobody fills. */
+void union_await_filled(struct union_fs *fs, struct union_node *node);
+
+/* --- Attributes (union_attr.c) --- */
+
+/* Names held, node locked; 'tree' or NULL: looked up when needed. */
+int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *tree,
+	       struct stat *ret_stat) must_check;
+uint32_t union_stored_id(const struct union_ids *ids, uint32_t shown);
+uint32_t union_shown_id(const struct union_ids *ids, uint32_t stored);
+/* Links that the union shows of an indexed node whose inode has 'nlink'. */
+int union_save_links(struct union_fs *fs, struct union_node *node) must_check;
+
+/* --- Data (union_data.c) --- */
+
+/* A handle of a file whose upper descriptor 'fd' (taken, O_RDWR) is open. */
+struct union_handle *union_new_handle(struct union_fs *fs, struct union_node *node, int fd);
+
+#endif
