@@ -82,6 +82,11 @@ int layer_ingest(struct store *store, struct source *source, const struct digest
 		 const struct layer_options *options, bool make_blob,
 		 struct layer_result *ret_result, struct err *err) must_check;
 
+/* The index alone, without any store, under the same import rules: 'source' is the decompressed tar and is consumed, the index
+ * goes to the empty file 'index_fd'. The tar is also written to the empty file 'copy_fd' unless that is -1. No blob. */
+int layer_index_of_source(struct source *source, int copy_fd, int index_fd,
+			  struct layer_result *ret_result, struct err *err) must_check;
+
 /* Marks it as used, too: gc leaves it alone as long as this process has the store open. */
 bool layer_exists(struct store *store, const struct digest *diff_id);
 

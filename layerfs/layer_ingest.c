@@ -36,7 +36,8 @@ struct ingest {
 	struct compressor *compressor;
 	struct io_temp blob;
 	bool has_blob;
-	bool only_index;   /* of a tar that is in the store already */
+	bool only_index;   /* of a tar that is in the store already, or outside of it */
+	int copy_fd;	   /* only_index: where the tar is written to, -1: nowhere; borrowed */
 	uint64_t position; /* bytes the tee has passed on */
 	struct layer_extents extents;
 	uint8_t grain[EROFS_HOLE_GRAIN];
@@ -64,6 +65,22 @@ static void auto_ingest_(struct ingest **ingest)
 
 /* --- The tee --------------------------------------------------------------------------------------------------------- */
 
+static ssize_t tee_only_index(struct ingest *ingest, const void *data, size_t count,
+			      struct err *err)
+{
+	int r;
+
+	if (ingest->hasher)
+		hasher_update(ingest->hasher, data, count);
+	if (ingest->copy_fd >= 0) {
+		r = io_pwrite(ingest->copy_fd, data, count, ingest->position);
+		if (r < 0)
+			return err_sys(err, -r, "cannot write the decompressed tar");
+	}
+	ingest->position += count;
+	return (ssize_t)count;
+}
+
 static ssize_t tee_read(void *self, void *data, size_t len, struct err *err)
 {
 	struct ingest *ingest = self;
@@ -75,10 +92,8 @@ static ssize_t tee_read(void *self, void *data, size_t len, struct err *err)
 	if ((uint64_t)count > LIMIT_LAYER_BYTES - ingest->position)
 		return err_set(err, ERR_LIMIT, "the layer is larger than %llu bytes",
 			       LIMIT_LAYER_BYTES);
-	if (ingest->only_index) {
-		ingest->position += (uint64_t)count;
-		return count;
-	}
+	if (ingest->only_index)
+		return tee_only_index(ingest, data, (size_t)count, err);
 	r = store_check_canceled(ingest->store, err);
 	if (r < 0)
 		return r;
@@ -319,6 +334,7 @@ int layer_ingest(struct store *store, struct source *source, const struct digest
 	ingest->source = source;
 	ingest->stage = (struct layer_stage)LAYER_STAGE_NONE;
 	ingest->blob.fd = -1;
+	ingest->copy_fd = -1;
 	r = start(ingest, options, make_blob, err);
 	if (r == 0)
 		r = run(ingest, expected, make_blob, &result, err);
@@ -328,30 +344,60 @@ int layer_ingest(struct store *store, struct source *source, const struct digest
 	return 0;
 }
 
-int layer_index_of_tar(struct store *store, const struct digest *diff_id, int index_fd,
-		       struct err *err)
+/* The index of 'source' alone; takes it. 'diff_id' NULL: it is found by hashing on the way. */
+static int index_only(struct source *source, int copy_fd, int index_fd,
+		      const struct digest *diff_id, struct layer_result *ret_result,
+		      struct err *err)
 {
 	__attribute__((cleanup(auto_ingest_))) struct ingest *ingest = calloc(1, sizeof(*ingest));
-	uint64_t size_bytes;
-	int tar, r;
+	struct layer_result result = { .compression = COMPRESSION_NONE };
+	int r;
 
-	if (!ingest)
+	if (!ingest) {
+		source_close(source);
 		return err_nomem(err);
+	}
 	ingest->only_index = true;
+	ingest->source = source;
+	ingest->copy_fd = copy_fd;
 	ingest->stage = (struct layer_stage)LAYER_STAGE_NONE;
 	ingest->blob.fd = -1;
-	r = layer_open_tar(store, diff_id, &tar, NULL, err);
-	if (r == 0)
-		r = source_from_fd(tar, LAYER_TAR, &ingest->source, err);
-	if (r == 0)
-		r = layer_tree_new(&ingest->tree, err);
+	r = layer_tree_new(&ingest->tree, err);
+	if (r == 0 && !diff_id)
+		r = hasher_new(DIGEST_SHA256, &ingest->hasher, err);
 	if (r == 0)
 		r = open_reader(ingest, err);
 	if (r == 0)
 		r = take_entries(ingest, err);
 	if (r == 0)
-		r = tar_reader_finish(ingest->reader, &size_bytes, err);
+		r = tar_reader_finish(ingest->reader, &result.tar_size_bytes, err);
+	if (r == 0 && diff_id)
+		result.diff_id = *diff_id;
+	else if (r == 0)
+		r = hasher_finish(ingest->hasher, &result.diff_id, err);
 	if (r < 0)
 		return r;
-	return layer_tree_write(ingest->tree, index_fd, diff_id, ingest->position, NULL, err);
+	result.tar_size_bytes = ingest->position;
+	result.entry_count = layer_tree_entry_count(ingest->tree);
+	*ret_result = result;
+	return layer_tree_write(ingest->tree, index_fd, &result.diff_id, ingest->position, NULL,
+				err);
+}
+
+int layer_index_of_tar(struct store *store, const struct digest *diff_id, int index_fd,
+		       struct err *err)
+{
+	struct layer_result ignored;
+	struct source *source;
+	int tar, r = layer_open_tar(store, diff_id, &tar, NULL, err);
+
+	if (r == 0)
+		r = source_from_fd(tar, LAYER_TAR, &source, err);
+	return r < 0 ? r : index_only(source, -1, index_fd, diff_id, &ignored, err);
+}
+
+int layer_index_of_source(struct source *source, int copy_fd, int index_fd,
+			  struct layer_result *ret_result, struct err *err)
+{
+	return index_only(source, copy_fd, index_fd, NULL, ret_result, err);
 }

@@ -171,7 +171,8 @@ static struct index *dir_index(const char *path, const char *scratch, bool layer
 	size_t device_count;
 	struct err err;
 
-	uuid[3]++; /* overlayfs wants to tell them apart */
+	uuid[3]++;			   /* overlayfs wants to tell them apart */
+	device.diff_id.bytes[1] = uuid[3]; /* so does diff, tars */
 	made.tar_fd = open(scratch, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (index_fd < 0 || made.tar_fd < 0 || dirfd < 0)
 		abort();
