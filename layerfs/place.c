@@ -472,6 +472,26 @@ ssize_t place_read(const struct place *place, int opened_fd, void *data, size_t 
 
 /* --- Xattrs --- */
 
+bool place_is_mark(enum mark_family marks, struct str name)
+{
+	static const char *const known[] = { "opaque",	 "redirect", "metacopy", "origin",
+					     "impure",	 "nlink",    "whiteout", "whiteouts",
+					     "upper",	 "uuid",     "protattr", "mica",
+					     "overlay.", NULL };
+	size_t i;
+
+	if (!str_starts(name, mark_prefix(marks)))
+		return false;
+	if (marks == MARKS_TRUSTED)
+		return true;
+	name = str_from_index(name, strlen(mark_prefix(marks)));
+	for (i = 0; known[i]; i++)
+		if (str_is(name, known[i]) ||
+		    (str_ends(str_from(known[i]), ".") && str_starts(name, known[i])))
+			return true;
+	return false;
+}
+
 typedef int xattr_see(void *argument, struct str name, struct str value, struct err *err);
 
 static int index_xattrs(const struct place *place, xattr_see *see, void *argument, struct err *err)

@@ -48,6 +48,10 @@ int place_list_next(struct place_list *list, struct place_name *ret_name,
 		    struct err *err) must_check; /* 1, 0 at the end */
 void place_list_close(struct place_list *list);
 
+/* Whether an xattr of a directory element is a mark of its family. Any user may set user.overlay.*, so of those only the ones
+ * that mean something are marks; trusted.overlay.* all are. */
+bool place_is_mark(enum mark_family marks, struct str name);
+
 int place_read_link(const struct place *place, struct buf *target, struct err *err) must_check;
 int place_xattrs(const struct place *place,
 		 int (*see)(void *argument, struct str name, struct str value, struct err *err),

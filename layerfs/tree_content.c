@@ -198,6 +198,8 @@ static bool shown_name(const struct stack_element *element, struct str name, siz
 	bool user = !element->index && element->marks == MARKS_USER;
 
 	*at = *skip = 0;
+	if (user && !place_is_mark(MARKS_USER, name))
+		return true;
 	return unescape(name, user ? "user.overlay." : "trusted.overlay.", "overlay.", at, skip) &&
 	       unescape(name, "trusted.mica.", "mica.", at, skip);
 }

@@ -644,6 +644,8 @@ int union_open(const struct stack *lowers, int upper_fd, int work_fd,
 		return err_nomem(err);
 	fs->work_fd = fs->work_base_fd = fs->index_fd = -1;
 	fs->options = *options;
+	fs->uid = geteuid();
+	fs->gid = getegid();
 	snprintf(fs->prefix, sizeof(fs->prefix), "%s",
 		 options->marks == MARKS_USER ? "user.overlay." : "trusted.overlay.");
 	snprintf(fs->number_mark, sizeof(fs->number_mark), "%smica", fs->prefix);

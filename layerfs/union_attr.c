@@ -446,7 +446,7 @@ static int stored_name(const struct union_fs *fs, const char *name, char stored[
 	size_t prefix = strlen(fs->prefix);
 	int len;
 
-	if (strncmp(name, fs->prefix, prefix) == 0)
+	if (place_is_mark(fs->options.marks, str_from(name)))
 		len = snprintf(stored, XATTR_NAME_MAX + 1, "%soverlay.%s", fs->prefix,
 			       name + prefix);
 	else
@@ -546,7 +546,7 @@ static void add_shown_names(const struct union_fs *fs, const char *stored, size_
 	for (name = stored; name < stored + len; name += strlen(name) + 1) {
 		if (fs->options.without_acls && strncmp(name, "system.posix_acl_", 17) == 0)
 			continue;
-		if (strncmp(name, fs->prefix, prefix) == 0) {
+		if (place_is_mark(fs->options.marks, str_from(name))) {
 			if (strncmp(name + prefix, "overlay.", 8) != 0)
 				continue;
 			buf_puts(names, fs->prefix);

@@ -88,7 +88,7 @@ static int copy_xattr(void *argument, struct str name, struct str value, struct 
 	struct str prefix = str_from(copy->fs->prefix);
 	int r;
 
-	if (str_starts(name, copy->fs->prefix))
+	if (place_is_mark(copy->fs->options.marks, name))
 		snprintf(stored, sizeof(stored), "%soverlay.%.*s", copy->fs->prefix,
 			 (int)(name.len - prefix.len), name.ptr + prefix.len);
 	else

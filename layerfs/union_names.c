@@ -229,8 +229,8 @@ static int make_staged(struct union_fs *fs, int dirfd, const char *name,
 
 static bool is_ours(const struct union_fs *fs, const struct union_caller *caller)
 {
-	return union_stored_id(&fs->options.uids, caller->uid) == geteuid() &&
-	       union_stored_id(&fs->options.gids, caller->gid) == getegid();
+	return union_stored_id(&fs->options.uids, caller->uid) == fs->uid &&
+	       union_stored_id(&fs->options.gids, caller->gid) == fs->gid;
 }
 
 /* Makes the object under its name; 0, or the descriptor of an opened file. */
@@ -288,7 +288,10 @@ static int make_node(struct union_fs *fs, struct union_node *dir, const char *na
 		return r;
 	if (wanted->open)
 		*ret_fd = fd;
-	r = fstatat(union_dir_fd(dir), name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	r = (wanted->open ? fstat(fd, &st)
+			  : fstatat(union_dir_fd(dir), name, &st, AT_SYMLINK_NOFOLLOW)) < 0
+		    ? -errno
+		    : 0;
 	if (r == 0)
 		r = node_of_made(fs, dir, name, &st, ret_node);
 	if (r < 0) {
@@ -297,15 +300,11 @@ static int make_node(struct union_fs *fs, struct union_node *dir, const char *na
 		return r;
 	}
 	add_dir_link(dir, wanted->mode, 1);
-	union_lock(fs, *ret_node);
-	r = union_stat(fs, *ret_node, NULL, ret_stat);
-	union_unlock(fs, *ret_node);
-	if (r < 0) {
-		union_put(fs, *ret_node);
-		if (*ret_fd >= 0)
-			close(take_fd(ret_fd));
-	}
-	return r;
+	st.st_ino = (*ret_node)->ino;
+	st.st_uid = union_shown_id(&fs->options.uids, st.st_uid);
+	st.st_gid = union_shown_id(&fs->options.gids, st.st_gid);
+	*ret_stat = st;
+	return 0;
 }
 
 static int check_name(const char *name)
@@ -382,8 +381,8 @@ int union_tmpfile(struct union_fs *fs, uint64_t parent, mode_t mode, bool linkab
 		r = -errno;
 	if (r == 0 && !is_ours(fs, caller) &&
 	    fchown(fd, union_stored_id(&fs->options.uids, caller->uid),
-		   st.st_gid != getegid() ? (gid_t)-1
-					  : union_stored_id(&fs->options.gids, caller->gid)) < 0)
+		   st.st_gid != fs->gid ? (gid_t)-1
+					: union_stored_id(&fs->options.gids, caller->gid)) < 0)
 		r = -errno;
 	if (r == 0) {
 		node = union_new_node(fs, union_number(fs, fs->stack.count - 1, st.st_ino), S_IFREG,
@@ -411,27 +410,30 @@ int union_tmpfile(struct union_fs *fs, uint64_t parent, mode_t mode, bool linkab
 /* --- Taking names away --- */
 
 /* Before the name of 'node' goes: keeps what its open descriptors and other names need. Node locked. */
-static int keep_object(struct union_fs *fs, struct union_node *node, struct union_found *found)
+static int keep_object(struct union_node *node, struct union_found *found)
 {
-	(void)fs;
 	if (union_is_dir(node))
 		return 0; /* has all its descriptors */
-	if (node->in_upper && node->held_fd < 0) {
+	if (node->in_upper && node->held_fd < 0 && found->named_in_upper) {
+		/* The lookup has opened it. */
+		node->held_fd = take_fd(&found->tree->places[0].fd);
+	} else if (node->in_upper && node->held_fd < 0) {
 		struct union_spot spot = union_spot(node);
 
 		node->held_fd = openat(spot.dirfd, spot.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-		if (node->held_fd < 0)
-			return -errno;
 	}
+	if (node->in_upper && node->held_fd < 0)
+		return -errno;
 	if ((!node->in_upper || node->metacopy) && !node->tree)
 		node->tree = take(found->tree);
 	return 0;
 }
 
-/* The name is gone. 'upper_name': it was one of the upper inode. Node locked. */
-static int lose_name(struct union_fs *fs, struct union_node *node, const struct union_node *dir,
-		     const char *name, bool upper_name, struct union_node **ret_parent)
+/* The name of what was found is gone. Node locked. */
+static int lose_name(struct union_fs *fs, const struct union_found *found,
+		     const struct union_node *dir, const char *name, struct union_node **ret_parent)
 {
+	struct union_node *node = found->node;
 	struct stat st = { .st_nlink = 0 };
 	int64_t links;
 
@@ -441,7 +443,8 @@ static int lose_name(struct union_fs *fs, struct union_node *node, const struct 
 		*ret_parent = node->parent;
 		node->parent = NULL;
 	}
-	if (union_is_dir(node) || !node->in_upper) {
+	if (union_is_dir(node) || !node->in_upper ||
+	    (found->named_in_upper && !node->indexed && found->tree->attr.nlink == 1)) {
 		node->removed = true;
 		return 0;
 	}
@@ -449,7 +452,7 @@ static int lose_name(struct union_fs *fs, struct union_node *node, const struct 
 		return -errno;
 	links = (int64_t)st.st_nlink;
 	if (node->indexed) {
-		if (!upper_name) {
+		if (!found->named_in_upper) {
 			node->more_links--;
 			(void)!union_save_links(fs, node);
 		}
@@ -543,11 +546,11 @@ int union_unlink(struct union_fs *fs, uint64_t parent, const char *name)
 		r = -EISDIR;
 	if (r == 0) {
 		union_lock(fs, found.node);
-		r = keep_object(fs, found.node, &found);
+		r = keep_object(found.node, &found);
 		if (r == 0)
 			r = remove_file_name(fs, dir, name, found.named_in_upper);
 		if (r == 0)
-			r = lose_name(fs, found.node, dir, name, found.named_in_upper, &old_parent);
+			r = lose_name(fs, &found, dir, name, &old_parent);
 		drop_group(fs, found.node);
 		union_unlock(fs, found.node);
 	}
@@ -615,7 +618,7 @@ int union_rmdir(struct union_fs *fs, uint64_t parent, const char *name)
 		if (r == 0)
 			r = remove_dir_name(fs, dir, name, found.node->in_upper);
 		if (r == 0)
-			r = lose_name(fs, found.node, dir, name, true, &old_parent);
+			r = lose_name(fs, &found, dir, name, &old_parent);
 		if (r == 0)
 			add_dir_link(dir, S_IFDIR, -1);
 		union_unlock(fs, found.node);
@@ -831,8 +834,7 @@ static int drop_target(struct union_fs *fs, struct move *move)
 	int r;
 
 	union_lock(fs, target);
-	r = lose_name(fs, target, move->to, move->new_name, move->target.named_in_upper,
-		      &move->lost_parent);
+	r = lose_name(fs, &move->target, move->to, move->new_name, &move->lost_parent);
 	drop_group(fs, target);
 	union_unlock(fs, target);
 	add_dir_link(move->to, target->type, -1);
@@ -853,7 +855,7 @@ static int move_now(struct union_fs *fs, struct move *move)
 		r = prepare_move(fs, target, move->from);
 	if (r == 0 && target && !move->exchange) {
 		union_lock(fs, target);
-		r = keep_object(fs, target, &move->target);
+		r = keep_object(target, &move->target);
 		union_unlock(fs, target);
 		if (r == 0 && union_is_dir(target) && target->in_upper)
 			r = clear_whiteouts(fs, target);

@@ -70,6 +70,8 @@ struct union_fs {
 	struct tree *tree;
 	struct union_options options;
 	const struct stack_element *upper; /* NULL: read-only */
+	uid_t uid;			   /* whose new objects are ours without further ado */
+	gid_t gid;
 	int upper_fd, work_base_fd, work_fd, index_fd;
 	char prefix[24];      /* of marks */
 	char number_mark[64]; /* name of the mark that keeps a number over copy-up */
