@@ -4,7 +4,9 @@
  *	rootfs.c             the interface, choice of the driver, paths
  *	rootfs_kernel.c      EROFS mounts of indexes, overlayfs over anything
  *	rootfs_fuse_mount.c  starts servers and mounts what they serve
- *	rootfs_fuse.c        the server process; the only one that includes libfuse
+ *	rootfs_fuse.c        the server process of one index
+ *	rootfs_union.c       the server process of a union
+ *	fuse_link.c          what both know of FUSE; these three include libfuse
  *	rootfs_cache.c       mounts of indexes, kept by this process */
 #ifndef LAYERFS_ROOTFS_DRIVER_H
 #define LAYERFS_ROOTFS_DRIVER_H
@@ -60,6 +62,9 @@ int rootfs_fuse_connect(const struct rootfs_connection *about, int *ret_fuse_fd,
 int rootfs_kernel_probe(struct err *err) must_check;
 int rootfs_overlay_probe(struct err *err) must_check;
 int rootfs_fuse_probe(struct err *err) must_check;
+
+/* The server process of a union, by the arguments that rootfs_fuse_mount.c gives it. */
+int rootfs_union_serve(int argc, char **argv);
 
 /* --- Kept mounts ---
  * The few most recent mounts of indexes, by the file of the index: its device and inode number stay taken while it is

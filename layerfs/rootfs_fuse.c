@@ -29,7 +29,7 @@
 #include "formats/base/limits.h"
 #include "layerfs/fuse_link.h"
 #include "layerfs/index.h"
-#include "layerfs/rootfs.h"
+#include "layerfs/rootfs_driver.h"
 
 struct server {
 	struct fuse_link link;
@@ -520,7 +520,7 @@ static int run(const struct arguments *arguments, struct server *server, struct 
 	return r < 0 ? r : fuse_link_serve(&server->link, &operations, err);
 }
 
-int rootfs_serve(int argc, char **argv)
+static int serve_index(int argc, char **argv)
 {
 	char mount_options[] = "ro,default_permissions,fsname=mica,subtype=mica";
 	struct arguments arguments = { .ready_fd = -1, .index_fd = -1, .fuse_fd = -1 };
@@ -538,4 +538,14 @@ int rootfs_serve(int argc, char **argv)
 	index_unref(server.index);
 	free(arguments.tar_fds);
 	return r < 0;
+}
+
+int rootfs_serve(int argc, char **argv)
+{
+	int i;
+
+	for (i = 0; i < argc; i++)
+		if (strcmp(argv[i], "union") == 0)
+			return rootfs_union_serve(argc, argv);
+	return serve_index(argc, argv);
 }

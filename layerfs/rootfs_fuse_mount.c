@@ -47,14 +47,14 @@ struct server {
 	int ready_fd; /* our end of the pipe */
 };
 
-static int append(struct server *server, char *text, struct err *err)
+static int append(struct server *server, const char *text, struct err *err)
 {
 	char **grown = arena_grow(&server->arena, server->argv, server->argc, sizeof(*grown));
 
 	if (!grown)
 		return err_nomem(err);
 	server->argv = grown;
-	server->argv[server->argc++] = text;
+	server->argv[server->argc++] = (char *)(uintptr_t)text; /* posix_spawn() changes nothing */
 	return 0;
 }
 
@@ -80,12 +80,14 @@ static int add_descriptor(struct server *server, const char *name, int fd, struc
 	return add_argument(server, arena_printf(&server->arena, "%s=%d", name, fd), err);
 }
 
-static int add_tars(struct server *server, const struct index *index, struct err *err)
+static int add_index(struct server *server, const struct index *index, struct err *err)
 {
 	auto_buf struct buf list = BUF_INIT(MIB);
 	size_t device;
-	int r;
+	int r = add_descriptor(server, "index", erofs_fd(index_image(index)), err);
 
+	if (r < 0)
+		return r;
 	for (device = 1; device <= index_tar_count(index); device++) {
 		int fd = index_tar_fd(index, device);
 
@@ -98,6 +100,31 @@ static int add_tars(struct server *server, const struct index *index, struct err
 	if (r < 0 || list.len == 0)
 		return r;
 	return add_argument(server, arena_strdup(&server->arena, buf_str(&list)), err);
+}
+
+/* The elements of a union bottom to top, then where it writes. */
+static int add_union(struct server *server, const struct stack *stack,
+		     const struct rootfs_options *options, struct err *err)
+{
+	bool user = rootfs_own_marks() == MARKS_USER;
+	size_t i;
+	int r = append(server, "union", err);
+
+	for (i = 0; r == 0 && i < stack->count; i++) {
+		const struct stack_element *element = &stack->elements[i];
+
+		r = element->index ? add_index(server, element->index, err)
+				   : add_descriptor(server, "dir", element->upper_fd, err);
+		if (r == 0 && element->is_layer)
+			r = append(server, "layer", err);
+	}
+	if (r == 0 && user)
+		r = append(server, "userxattr", err);
+	if (r == 0 && options->writable)
+		r = add_descriptor(server, "upper", options->upper_fd, err);
+	if (r == 0 && options->writable)
+		r = add_descriptor(server, "work", options->work_fd, err);
+	return r;
 }
 
 /* Reads the pipe up to the NUL that says that the server answers. What comes instead of it is why it does not, words of
@@ -134,9 +161,16 @@ static int run_server(struct server *server, struct err *err)
 	return 0;
 }
 
-/* Starts a server of 'index' with the words of 'extra' (NULL-terminated), whose descriptor 'fuse_fd' (or -1) it inherits. On
- * success '*ret_alive_fd' is the pipe. */
-static int start_server(const struct index *index, const char *const *server_argv, int fuse_fd,
+/* What is served: an index, or a union of a stack. */
+struct served {
+	const struct index *index; /* NULL: the union */
+	const struct stack *stack;
+	const struct rootfs_options *options;
+};
+
+/* Starts a server with the words of 'extra' (NULL-terminated), whose descriptor 'fuse_fd' (or -1) it inherits. On success
+ * '*ret_alive_fd' is the pipe. */
+static int start_server(const struct served *served, const char *const *server_argv, int fuse_fd,
 			const char *const *extra, int *ret_alive_fd, struct err *err)
 {
 	struct server server = { .arena = ARENA_INIT(4 * MIB) };
@@ -155,9 +189,8 @@ static int start_server(const struct index *index, const char *const *server_arg
 	if (r == 0)
 		r = add_descriptor(&server, "ready", theirs, err);
 	if (r == 0)
-		r = add_descriptor(&server, "index", erofs_fd(index_image(index)), err);
-	if (r == 0)
-		r = add_tars(&server, index, err);
+		r = served->index ? add_index(&server, served->index, err)
+				  : add_union(&server, served->stack, served->options, err);
 	if (r == 0 && fuse_fd >= 0)
 		r = add_descriptor(&server, "fuse", fuse_fd, err);
 	for (; r == 0 && *extra; extra++)
@@ -276,7 +309,8 @@ static int mount_server(const struct index *index, const char *const *server_arg
 	kept->mount_fd = kept->alive_fd = -1;
 	r = rootfs_fuse_connect(&about, &fuse_fd, &kept->mount_fd, err);
 	if (r == 0)
-		r = start_server(index, server_argv, fuse_fd, extra, &kept->alive_fd, err);
+		r = start_server(&(struct served){ .index = index }, server_argv, fuse_fd, extra,
+				 &kept->alive_fd, err);
 	if (r < 0 && kept->mount_fd >= 0)
 		close(kept->mount_fd);
 	if (r == 0)
@@ -368,12 +402,32 @@ static int mount_overlay(const struct stack *stack, const struct rootfs_options 
 	return r;
 }
 
-int rootfs_fuse_mount(const struct stack *stack, const struct rootfs_options *options,
-		      unsigned attributes, int *ret_fd, enum mark_family *ret_marks,
-		      struct err *err)
+/* Our own union of the stack: one POSIX file system (FS-700), where the kernel's overlayfs is refused or not wanted. */
+static int mount_union(const struct stack *stack, const struct rootfs_options *options,
+		       unsigned attributes, int *ret_fd, struct err *err)
+{
+	const struct rootfs_connection about = { .allow_other = true,
+						 .read_only = !options->writable,
+						 .attributes = attributes };
+	const struct served served = { .stack = stack, .options = options };
+	static const char *const extra[] = { NULL };
+	auto_close int fuse_fd = -1, mount_fd = -1, alive = -1;
+	int r = rootfs_fuse_connect(&about, &fuse_fd, &mount_fd, err);
+
+	if (r == 0)
+		r = start_server(&served, options->server_argv, fuse_fd, extra, &alive, err);
+	if (r < 0)
+		return r;
+	widen_read_ahead(mount_fd);
+	*ret_fd = take_fd(&mount_fd);
+	return 0;
+}
+
+static int mount_with_overlay(const struct stack *stack, const struct rootfs_options *options,
+			      unsigned attributes, enum mark_family marks, int *ret_fd,
+			      struct err *err)
 {
 	bool alone = stack->count == 1 && !options->writable;
-	enum mark_family marks = rootfs_own_marks();
 	auto_close int fuse_fd = -1;
 	int r = check_stack(stack, err);
 
@@ -382,9 +436,32 @@ int rootfs_fuse_mount(const struct stack *stack, const struct rootfs_options *op
 				      !alone && marks == MARKS_USER, &fuse_fd, err);
 	if (r < 0)
 		return r;
-	*ret_marks = marks;
 	return alone ? mount_alone(stack, options, fuse_fd, attributes, ret_fd, err)
 		     : mount_overlay(stack, options, fuse_fd, attributes, marks, ret_fd, err);
+}
+
+int rootfs_fuse_mount(const struct stack *stack, const struct rootfs_options *options,
+		      unsigned attributes, int *ret_fd, enum mark_family *ret_marks,
+		      struct err *err)
+{
+	bool alone = stack->count == 1 && stack->elements[0].index &&
+		     !stack->elements[0].is_layer && !options->writable;
+	struct err overlay;
+	int r;
+
+	*ret_marks = rootfs_own_marks();
+	/* Who asks for FUSE gets it for writes too; else the kernel writes where it may, for it is faster (FS-102). */
+	if (!alone && options->driver == ROOTFS_FUSE)
+		return mount_union(stack, options, attributes, ret_fd, err);
+	r = mount_with_overlay(stack, options, attributes, *ret_marks, ret_fd, &overlay);
+	if (r == 0)
+		return 0;
+	if (alone || overlay.code == ENOMEM) {
+		*err = overlay;
+		return r;
+	}
+	log_debug("our own union is used: %s", overlay.text);
+	return mount_union(stack, options, attributes, ret_fd, err);
 }
 
 /* fusermount3 opens the device with the rights of its caller. If that is what failed, we know a remedy. */
@@ -418,7 +495,8 @@ int rootfs_fuse_mount_path(const struct stack *stack, const struct rootfs_option
 		return err_nomem(err);
 	}
 	extra[0] = where;
-	r = start_server(stack->elements[0].index, options->server_argv, -1, extra, &alive, err);
+	r = start_server(&(struct served){ .index = stack->elements[0].index },
+			 options->server_argv, -1, extra, &alive, err);
 	return r < 0 ? explain_fuse(err) : 0;
 }
 

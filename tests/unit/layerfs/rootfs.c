@@ -850,12 +850,6 @@ static void test_refusals(void **unused)
 	(void)unused;
 	skip_unless_root();
 	ok(stack_push_index(&stack, odd, false, &err));
-	ok(stack_push_index(&stack, odd, true, &err));
-	assert_int_equal(rootfs_mount(&stack, &options, &rootfs, &err), -ERR_UNSUPPORTED);
-	assert_string_equal(err.text,
-			    "fuse driver: the indexes of the stack have to be merged first");
-	stack_release(&stack);
-	ok(stack_push_index(&stack, odd, false, &err));
 	options.server_argv = (const char *const[]){ "/bin/false", NULL };
 	/* The kept server of the tests before would do: another index. */
 	snprintf(path, sizeof(path), "%s/up", scratch);
