@@ -14,13 +14,18 @@
 #include "builder/image.h"
 #include "formats/base/io.h"
 
-static int open_dir(const char *path, struct stack *stack, struct err *err)
+int operand_push_dir(const char *path, enum mark_family marks, struct stack *stack, struct err *err)
 {
 	auto_close int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)
 		return err_sys(err, errno, "cannot open directory '%s'", path);
-	return stack_push_upper(stack, fd, geteuid() == 0 ? MARKS_TRUSTED : MARKS_USER, err);
+	return stack_push_upper(stack, fd, marks, err);
+}
+
+static int open_dir(const char *path, struct stack *stack, struct err *err)
+{
+	return operand_push_dir(path, geteuid() == 0 ? MARKS_TRUSTED : MARKS_USER, stack, err);
 }
 
 /* --- Tars --- */
@@ -35,7 +40,7 @@ static int temporary_file(int *ret_fd, struct err *err)
 			   : 0;
 }
 
-static int open_tar(const char *name, int *ret_fd, bool *ret_plain, struct err *err)
+int operand_open_tar(const char *name, int *ret_fd, bool *ret_plain, struct err *err)
 {
 	auto_close int fd = strcmp(name, "-") == 0 ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
 						   : open(name, O_RDONLY | O_CLOEXEC | O_NOCTTY);
@@ -61,7 +66,7 @@ int operand_index_tar(const char *name, int *ret_tar_fd, int *ret_index_fd,
 	auto_close int tar = -1, copy = -1, index = -1;
 	struct source *source;
 	bool plain = false;
-	int fd, r = open_tar(name, &tar, &plain, err);
+	int fd, r = operand_open_tar(name, &tar, &plain, err);
 
 	if (r == 0)
 		r = temporary_file(&index, err);
@@ -131,16 +136,39 @@ static int find_layer(struct store *store, struct str digits, struct digest *ret
 	return found ? 0 : err_set(err, ENOENT, "no layer");
 }
 
-static int push_layer(struct store *store, const char *name, struct stack *stack, struct err *err)
+static int find_named(struct store *store, const char *name, struct digest *ret_diff_id,
+		      struct err *err)
 {
 	struct str digits = str_from(name);
-	struct digest diff_id;
-	struct index *index;
-	int r;
 
 	if (str_starts(digits, "sha256:"))
 		digits = str_from_index(digits, strlen("sha256:"));
-	r = find_layer(store, digits, &diff_id, err);
+	return find_layer(store, digits, ret_diff_id, err);
+}
+
+int operand_layer_tar(struct command_context *context, const char *name, struct buf *path,
+		      struct err *err)
+{
+	char layer[STORE_NAME_MAX];
+	struct digest diff_id;
+	int r = need_store(context, err);
+
+	if (r == 0)
+		r = find_named(context->store, name, &diff_id, err);
+	if (r == -ENOENT)
+		return err_set(err, ENOENT, "no file and no layer '%s'", name);
+	if (r < 0)
+		return r;
+	buf_printf(path, "%s/%s/tar", context->root, store_layer_name(&diff_id, layer));
+	return buf_check(path, "path", err);
+}
+
+static int push_layer(struct store *store, const char *name, struct stack *stack, struct err *err)
+{
+	struct digest diff_id;
+	struct index *index;
+	int r = find_named(store, name, &diff_id, err);
+
 	if (r == 0)
 		r = index_open_layer(store, &diff_id, &index, err);
 	if (r < 0)

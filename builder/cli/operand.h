@@ -18,4 +18,15 @@ int operand_open(struct command_context *context, const char *name, struct stack
 int operand_index_tar(const char *name, int *ret_tar_fd, int *ret_index_fd,
 		      struct layer_result *ret_result, struct err *err) must_check;
 
+/* One more element: a directory whose overlayfs marks are of that family. */
+int operand_push_dir(const char *path, enum mark_family marks, struct stack *stack,
+		     struct err *err) must_check;
+
+/* Opens 'name' for reading; '*ret_plain': it is a tar as it is, which can be read in place. */
+int operand_open_tar(const char *name, int *ret_fd, bool *ret_plain, struct err *err) must_check;
+
+/* The path of the tar of a layer in the store. ENOENT. */
+int operand_layer_tar(struct command_context *context, const char *name, struct buf *path,
+		      struct err *err) must_check;
+
 #endif
