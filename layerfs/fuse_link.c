@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -133,11 +135,33 @@ static ssize_t write_reply(int fd, struct iovec *parts, int count, void *userdat
 	return writev(fd, parts, count);
 }
 
+/* Takes CAP_FSETID from this thread, or gives it back. What it opens meanwhile is written with that right missing, so writes that
+ * pass drop set-id bits as those of any user do. False: it was missing already. */
+static bool switch_fsetid(bool on)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+	const uint32_t bit = 1U << CAP_FSETID;
+
+	if (syscall(SYS_capget, &header, data) < 0 || !!(data[0].effective & bit) == on)
+		return false;
+	data[0].effective ^= bit;
+	return syscall(SYS_capset, &header, data) == 0;
+}
+
 int fuse_link_open_backing(struct fuse_link *link, int fd)
 {
 	struct backing_map map = { .fd = fd };
+	bool switched;
+	int backing;
 
-	return link->passes ? ioctl(link->fd, BACKING_OPEN, &map) : -1;
+	if (!link->passes)
+		return -1;
+	switched = switch_fsetid(false);
+	backing = ioctl(link->fd, BACKING_OPEN, &map);
+	if (switched)
+		(void)switch_fsetid(true);
+	return backing;
 }
 
 void fuse_link_close_backing(struct fuse_link *link, int backing)

@@ -54,12 +54,18 @@ static struct union_caller caller_of(fuse_req_t req)
 
 /* --- Names --- */
 
+/* Bits that a write takes away are asked for each time: it may have gone past us and the kernel's copy (union_pass()). */
+static double attr_timeout(const struct stat *st)
+{
+	return S_ISREG(st->st_mode) && st->st_mode & (S_ISUID | S_ISGID) ? 0 : FUSE_LINK_FOR_EVER;
+}
+
 static struct fuse_entry_param entry_of(const struct stat *st)
 {
 	return (struct fuse_entry_param){
 		.ino = st->st_ino,
 		.attr = *st,
-		.attr_timeout = FUSE_LINK_FOR_EVER,
+		.attr_timeout = attr_timeout(st),
 		.entry_timeout = FUSE_LINK_FOR_EVER,
 	};
 }
@@ -163,7 +169,7 @@ static void serve_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 	if (r < 0)
 		reply_error(req, r);
 	else
-		(void)fuse_reply_attr(req, &st, FUSE_LINK_FOR_EVER);
+		(void)fuse_reply_attr(req, &st, attr_timeout(&st));
 }
 
 static void serve_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *wanted, int valid,
@@ -197,7 +203,7 @@ static void serve_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *wanted, i
 	if (r < 0)
 		reply_error(req, r);
 	else
-		(void)fuse_reply_attr(req, &st, FUSE_LINK_FOR_EVER);
+		(void)fuse_reply_attr(req, &st, attr_timeout(&st));
 }
 
 static void serve_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -369,7 +375,7 @@ static struct created created_of(struct union_fs *fs, const struct stat *st,
 	return (struct created){
 		.entry = { .nodeid = st->st_ino,
 			   .entry_valid = for_ever,
-			   .attr_valid = for_ever,
+			   .attr_valid = (uint64_t)attr_timeout(st),
 			   .attr = attr_of(st) },
 		.open = open_out(fs, handle),
 	};
@@ -636,7 +642,7 @@ _Static_assert(sizeof(struct statx_out) == 32 + 256, "FS-312");
 
 static void answer_statx(struct server *server, int fd, const struct fuse_in_header *header)
 {
-	struct statx_out out = { .attr_valid = 1000000000 };
+	struct statx_out out = { .attr_valid = 0 };
 	struct timespec birth;
 	struct stat st;
 	int r = union_getattr(server->fs, header->nodeid, &st);
@@ -647,6 +653,7 @@ static void answer_statx(struct server *server, int fd, const struct fuse_in_hea
 		fuse_link_reply(fd, header->unique, r, NULL, 0);
 		return;
 	}
+	out.attr_valid = (uint64_t)attr_timeout(&st);
 	out.stat.mask = STATX_BASIC_STATS | STATX_BTIME;
 	out.stat.blksize = (uint32_t)st.st_blksize;
 	out.stat.nlink = (uint32_t)st.st_nlink;
