@@ -4,6 +4,7 @@
 CC        ?= cc
 PREFIX    ?= /usr/local
 DESTDIR   ?=
+MOUNTDIR  ?= /sbin
 V         ?= 0
 SAN       ?=
 T         ?=

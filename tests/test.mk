@@ -47,3 +47,6 @@ install: all
 	$(Q)for page in $(wildcard builder/man/*.[1-8]); do \
 		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; \
 	done
+	$(Q)ln -sf mica $(DESTDIR)$(PREFIX)/bin/mica-fuse-overlayfs
+	$(Q)mkdir -p $(DESTDIR)$(MOUNTDIR) && ln -sf $(PREFIX)/bin/mica $(DESTDIR)$(MOUNTDIR)/mount.fuse.mica || \
+		echo 'mount -t fuse.mica needs a link to mica as $(MOUNTDIR)/mount.fuse.mica'

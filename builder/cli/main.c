@@ -225,6 +225,16 @@ static bool run_internal(int argc, char **argv, int *ret_status)
 	return true;
 }
 
+/* Links to mica with the name of another program do that program's work: what is run is 'mica union'. */
+static bool is_union_name(const char *program)
+{
+	struct str name = str_from(program), head, base;
+
+	if (!str_cut_last(name, '/', &head, &base))
+		base = name;
+	return str_ends(base, "fuse-overlayfs") || str_is(base, "mount.fuse.mica");
+}
+
 int main(int argc, char **argv)
 {
 	struct command_context context = { .exit_status = 0 };
@@ -237,6 +247,14 @@ int main(int argc, char **argv)
 		return status;
 	open_standard_descriptors();
 	catch_signals();
+	if (argc > 0 && is_union_name(argv[0])) {
+		if (argc > 1 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0))
+			return printf("fuse-overlayfs: mica %s\n", MICA_VERSION) < 0;
+		r = run_command(find_command("union"), argc - 1, argv + 1, &context, &err);
+		if (r < 0)
+			print_error(&err);
+		return r < 0 ? exit_status_of(&err) : 0;
+	}
 	if (argc < 2) {
 		cli_list(stderr);
 		return 2;
