@@ -12,14 +12,14 @@
 #include "layerfs/diff.h"
 
 struct diff_flags {
-	bool mtime, json, stat, renames;
+	bool mtime, json, stat, no_renames;
 };
 
 static const struct option diff_options[] = {
 	{ "mtime", 0, OPTION_FLAG, offsetof(struct diff_flags, mtime), NULL,
 	  "compare modification times too" },
-	{ "renames", 'M', OPTION_FLAG, offsetof(struct diff_flags, renames), NULL,
-	  "join deleted and added files of equal content" },
+	{ "no-renames", 0, OPTION_FLAG, offsetof(struct diff_flags, no_renames), NULL,
+	  "do not join deleted and added files of equal content" },
 	{ "stat", 0, OPTION_FLAG, offsetof(struct diff_flags, stat), NULL,
 	  "only counts and sums of bytes" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct diff_flags, json), NULL, "one JSON document" },
@@ -244,7 +244,7 @@ static int run_diff(struct command_context *context, const void *flags_, int arg
 	const struct diff_flags *flags = flags_;
 	struct report report = { .flags = flags, .text = BUF_INIT(MIB) };
 	struct diff_options options = { .with_mtime = flags->mtime,
-					.with_renames = flags->renames,
+					.with_renames = !flags->no_renames,
 					.canceled = canceled,
 					.see = see,
 					.argument = &report };

@@ -66,16 +66,16 @@ dump() {
 	echo old >a/type && mkdir b/type && echo below >b/type/file
 	echo moved away >a/before && echo moved away >b/after
 	touch -d @1 a/time b && touch -d @2 b/time
-	run -1 mica diff ./a ./b
+	run -1 mica diff --no-renames ./a ./b
 	[ "$output" = "$(printf '%s\n' 'A - - 11 /after' 'D - 11 - /before' 'M content 4 6 /content' 'M link - - /link' \
 		'M mode 5 5 /mode' 'T - 4 - /type' 'A - - 6 /type/file')" ]
-	run -1 mica diff -M --mtime ./a ./b
+	run -1 mica diff --mtime ./a ./b
 	[[ $output == *"R mtime 11 11 /before -> /after"* || $output == *"R - 11 11 /before -> /after"* ]]
 	[[ $output == *"M mtime 0 0 /time"* ]]
-	run -1 mica diff --json -M ./a ./b
+	run -1 mica diff --json ./a ./b
 	[ "$(jq -r '.schemaVersion, (.entries | length), .summary.renamed, .summary.modified' <<<"$output" | xargs)" = "1 6 1 3" ]
 	[ "$(jq -r '.entries[] | select(.change == "R") | .oldPath, .path' <<<"$output" | xargs)" = "/before /after" ]
-	run -1 mica diff --stat ./a ./b
+	run -1 mica diff --stat --no-renames ./a ./b
 	[[ $output == *"3 modified"* && $output == *"17 bytes added"* ]]
 	run -0 mica diff --json ./a ./a
 	[ "$(jq '.entries | length' <<<"$output")" = 0 ]
