@@ -24,7 +24,7 @@ struct union_flags {
 
 static const struct option options[] = {
 	{ "options", 'o', OPTION_LIST, offsetof(struct union_flags, words), "WORD[,WORD...]",
-	  "lowerdir=A[:B...], upperdir=, workdir= and others, see mica-union(1)" },
+	  "words of mount(8): lower directories, upper directory and more" },
 	{ "foreground", 'f', OPTION_FLAG, offsetof(struct union_flags, foreground), NULL,
 	  "serve in this process, until the directory is unmounted" },
 	{ "fuse-debug", 'd', OPTION_FLAG, offsetof(struct union_flags, debug), NULL,
