@@ -149,7 +149,7 @@ static int same_data(const struct erofs_pair *pair, uint64_t nid_a, uint64_t nid
 static int same_target(const struct erofs_pair *pair, uint64_t nid_a, uint64_t nid_b,
 		       bool *ret_same)
 {
-	struct str a, b;
+	struct str a = STR(""), b = STR("");
 	int r = erofs_read_link(pair->image[0], nid_a, &a);
 
 	if (r == 0)

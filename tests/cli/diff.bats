@@ -282,3 +282,25 @@ hostile() {
 	[ "$(stat -c %a r/var)" = 711 ]
 	[ -L r/link ] && [ -f r/real/inside ]
 }
+
+@test "layer apply: layer by layer the same tree as umoci unpacks" {
+	needs_root
+	command -v umoci >/dev/null || skip "no umoci"
+	cd "$BATS_TEST_TMPDIR"
+	cat >Dockerfile <<-END
+		FROM base
+		RUN mkdir -p /d/e /f /g && echo 1 >/d/e/one && echo 2 >/f/two && ln /f/two /f/hard && ln -s f /s
+		RUN rm -r /d/e && mkdir /d/e && echo 3 >/d/e/three && rm /f/two && chmod 700 /g && rm /s && mkdir /s
+		RUN rm -r /g && echo file >/g && mv /f /moved && rmdir /s && ln -s moved /s
+	END
+	mica build -q -t steps . >/dev/null
+	mica save steps -o archive.tar
+	mkdir layout ours
+	tar -C layout -xf archive.tar
+	umoci unpack --image "layout:$(jq -r '.manifests[0].annotations["org.opencontainers.image.ref.name"]' layout/index.json)" bundle
+	for layer in $(mica inspect steps | jq -r '.[0].RootFS.Layers[]'); do
+		mica layer apply "$MICA_ROOT/layers/${layer#sha256:}/tar" ours
+	done
+	diff <(dump --no-nsec --no-mtime bundle/rootfs) <(dump --no-nsec --no-mtime ours)
+	run -0 mica diff steps ./ours
+}

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "layerfs/diff.h"
+#include "layerfs/merge.h"
 #include "tests/unit/layerfs/dir_index.h"
 /* Of the walks only the seeded operations are wanted here. */
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -329,6 +330,73 @@ static void test_mirror(void **unused)
 	}
 }
 
+/* The merged index of two, which points into the tars of both. */
+static struct index *merge(const struct index *base, const struct index *layer)
+{
+	const struct merge_input inputs[] = { { index_image(base), true },
+					      { index_image(layer), false } };
+	const struct digest chain_id = { .algorithm = DIGEST_SHA256, .bytes = { 9 } };
+	int fd = (int)sys(open(scratch, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)), tars[2];
+	struct index *merged;
+	size_t count = 0;
+
+	ok(merge_indexes(inputs, 2, &chain_id, fd, &err));
+	if (index_tar_count(base))
+		tars[count++] = (int)sys(dup(index_tar_fd(base, 1)));
+	if (index_tar_count(layer))
+		tars[count++] = (int)sys(dup(index_tar_fd(layer, 1)));
+	ok(index_open_fds(fd, tars, count, &merged, &err));
+	return merged;
+}
+
+static char *diff_elements(struct index *a, struct index *b, struct index *b_layer)
+{
+	auto_buf struct buf lines = BUF_INIT(64 * MIB);
+	auto_stack struct stack x = { .count = 0 }, y = { .count = 0 };
+	struct diff_options options = { .with_mtime = true, .see = note, .argument = &lines };
+
+	ok(stack_push_index(&x, a, false, &err));
+	ok(stack_push_index(&y, b, false, &err));
+	if (b_layer)
+		ok(stack_push_index(&y, b_layer, true, &err));
+	ok(diff_stacks(&x, &y, &options, &err));
+	buf_puts(&lines, "");
+	return buf_take(&lines);
+}
+
+/* Two merged indexes with a tar in common, where most is proven and little is compared, against the walk of nodes over the
+ * layers that they were merged from, where nothing is proven. */
+static void test_shared_tars(void **unused)
+{
+	uint64_t seed;
+
+	(void)unused;
+	skip_unless_root();
+	for (seed = 1; seed <= 10; seed++) {
+		struct index *base, *layer, *merged;
+
+		make_tree("base", seed, 300, 30);
+		make_tree("layer", seed + 1000, 0, 25);
+		base = dir_index("base", scratch, false);
+		layer = dir_index("layer", scratch, true);
+		merged = merge(base, layer);
+		{
+			auto_free char *quick = diff_elements(base, merged, NULL);
+			auto_free char *slow = diff_elements(base, base, layer);
+			auto_free char *none = diff_elements(merged, base, layer);
+
+			assert_string_equal(quick, slow);
+			assert_string_equal(none, "");
+			assert_true(strlen(quick) > 0);
+		}
+		index_unref(base);
+		index_unref(layer);
+		index_unref(merged);
+		ok(io_remove_tree(AT_FDCWD, "base", &err));
+		ok(io_remove_tree(AT_FDCWD, "layer", &err));
+	}
+}
+
 static void put(const char *path, const char *text)
 {
 	int fd = (int)sys(open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644));
@@ -369,9 +437,8 @@ static void test_renames(void **unused)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_same_as_naive),
-		cmocka_unit_test(test_nothing),
-		cmocka_unit_test(test_mirror),
+		cmocka_unit_test(test_same_as_naive), cmocka_unit_test(test_nothing),
+		cmocka_unit_test(test_mirror),	      cmocka_unit_test(test_shared_tars),
 		cmocka_unit_test(test_renames),
 	};
 
