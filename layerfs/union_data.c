@@ -94,31 +94,33 @@ static int open_upper(struct union_node *node, bool writes)
 	return 0;
 }
 
-/* Where the content is below: kept as long as anybody has the file open. Names held, node locked. */
+/* The content below, once somebody reads it: what the kernel has cached needs no descriptor. */
 static int open_lower(struct union_fs *fs, struct union_node *node)
 {
-	auto_view struct union_view view = { .tree = NULL };
+	struct union_view view = { .tree = NULL };
 	struct union_file *file = node->file;
 	char nothing;
-	ssize_t r;
+	ssize_t r = 0;
 
-	if (file->lower)
-		return 0;
-	r = union_view_node(fs, node, &view);
-	if (r < 0)
-		return (int)r;
+	pthread_rwlock_rdlock(&fs->names);
+	union_lock(fs, node);
+	if (!file->lower)
+		r = union_view_node(fs, node, &view);
 	/* Opens it too, while no other thread can. */
-	r = tree_read(fs->tree, view.tree, &nothing, 0, 0);
-	if (r < 0)
-		return (int)r;
-	if (view.owned) {
-		file->lower = take(view.tree);
+	if (r == 0 && view.tree)
+		r = tree_read(fs->tree, view.tree, &nothing, 0, 0);
+	if (r == 0 && view.tree) {
+		file->owns_lower = view.owned;
+		file->lower = view.tree;
 		view.owned = false;
 	}
-	return 0;
+	union_view_release(&view);
+	union_unlock(fs, node);
+	pthread_rwlock_unlock(&fs->names);
+	return (int)r;
 }
 
-static int open_locked(struct union_fs *fs, struct union_node *node, int flags)
+static int open_locked(struct union_node *node, int flags)
 {
 	bool writes = (flags & O_ACCMODE) != O_RDONLY;
 	int r;
@@ -128,7 +130,7 @@ static int open_locked(struct union_fs *fs, struct union_node *node, int flags)
 	r = add_open(node);
 	if (r < 0)
 		return r;
-	return node->in_upper && !node->metacopy ? open_upper(node, writes) : open_lower(fs, node);
+	return node->in_upper && !node->metacopy ? open_upper(node, writes) : 0;
 }
 
 /* Node locked. */
@@ -144,7 +146,8 @@ static void close_file(struct union_fs *fs, struct union_node *node)
 		close(file->read_fd);
 	if (file->write_fd >= 0)
 		close(file->write_fd);
-	tree_node_free(file->lower);
+	if (file->owns_lower)
+		tree_node_free(file->lower);
 	free(file);
 	node->file = NULL;
 }
@@ -168,7 +171,7 @@ int union_open_file(struct union_fs *fs, uint64_t ino, int flags, struct union_h
 	if (r == 0) {
 		pthread_rwlock_rdlock(&fs->names);
 		union_lock(fs, node);
-		r = open_locked(fs, node, flags);
+		r = open_locked(node, flags);
 		if (r < 0 && node->file && S_ISREG(node->type)) {
 			node->file->opens--;
 			node->file->cached_opens--;
@@ -228,9 +231,13 @@ static int readable_fd(struct union_fs *fs, struct union_node *node, int *ret_fd
 	return r;
 }
 
-static struct tree_node *lower_of(const struct union_node *node)
+/* The content below of a file that has none in the upper. */
+static int lower_of(struct union_fs *fs, struct union_node *node, struct tree_node **ret_lower)
 {
-	return node->file->lower ? node->file->lower : node->tree;
+	int r = node->file->lower ? 0 : open_lower(fs, node);
+
+	*ret_lower = node->file->lower;
+	return r;
 }
 
 ssize_t union_read(struct union_fs *fs, struct union_handle *handle, void *data, size_t len,
@@ -244,8 +251,8 @@ ssize_t union_read(struct union_fs *fs, struct union_handle *handle, void *data,
 		return r;
 	if (fd >= 0)
 		return io_pread(fd, data, len, offset);
-	lower = lower_of(node);
-	return lower ? tree_read(fs->tree, lower, data, len, offset) : -EIO;
+	r = lower_of(fs, node, &lower);
+	return r < 0 ? r : tree_read(fs->tree, lower, data, len, offset);
 }
 
 /* A descriptor to write: what is not in the upper goes there. */
@@ -356,10 +363,10 @@ int64_t union_seek(struct union_fs *fs, struct union_handle *handle, int64_t off
 		at = lseek(fd, offset, whence);
 		return at < 0 ? -errno : at;
 	}
-	lower = lower_of(node);
 	if (offset < 0)
 		return -ENXIO;
-	return lower ? seek_lower(lower, (uint64_t)offset, whence) : -EIO;
+	r = lower_of(fs, node, &lower);
+	return r < 0 ? r : seek_lower(lower, (uint64_t)offset, whence);
 }
 
 /* --- Copying --- */
