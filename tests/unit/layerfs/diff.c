@@ -425,10 +425,20 @@ static void test_renames(void **unused)
 		auto_free char *found = diff("a", NULL, "b", NULL, false, true);
 		auto_free char *back = diff("b", NULL, "a", NULL, false, true);
 
-		assert_string_equal(found, "D 0 empty\nA 0 fresh\nD 0 gone\nR 0 new1 <- old1\n"
-					   "A 0 nothing\nD 0 old2\nR 2 there <- moved\n");
-		assert_string_equal(back, "A 0 empty\nD 0 fresh\nA 0 gone\nR 2 moved <- there\n"
-					  "D 0 nothing\nR 0 old1 <- new1\nA 0 old2\n");
+		assert_string_equal(found, "D 0 empty\n"
+					   "A 0 fresh\n"
+					   "D 0 gone\n"
+					   "R 0 new1 <- old1\n"
+					   "A 0 nothing\n"
+					   "D 0 old2\n"
+					   "R 2 there <- moved\n");
+		assert_string_equal(back, "A 0 empty\n"
+					  "D 0 fresh\n"
+					  "A 0 gone\n"
+					  "R 2 moved <- there\n"
+					  "D 0 nothing\n"
+					  "R 0 old1 <- new1\n"
+					  "A 0 old2\n");
 	}
 	ok(io_remove_tree(AT_FDCWD, "a", &err));
 	ok(io_remove_tree(AT_FDCWD, "b", &err));
