@@ -8,8 +8,8 @@
  *
  * Renames are found at the end among what was added and deleted: regular files of one size, then of one digest, are joined in
  * the order of their paths, so that the comparison the other way round joins the same ones. All differences wait in
- * memory for that. A new hard link to a file that stayed is told as added: to name the old one would take a table of all
- * inodes.
+ * memory for that. What was added and is another name of a file that stayed is told the same way; only when there are such
+ * candidates, files of several names, 'b' is walked once more to find the other name.
  *
  * In a tree over a directory all of its marks have the meaning that overlayfs gives them (place.h). */
 #include "layerfs/diff.h"
@@ -20,6 +20,7 @@
 
 #include "formats/base/arena.h"
 #include "formats/base/limits.h"
+#include "formats/base/map.h"
 #include "formats/erofs_pair.h"
 #include "layerfs/tree_node.h"
 
@@ -592,11 +593,122 @@ static int find_renames(struct walk *walk, struct err *err)
 	return r;
 }
 
+/* --- Hard links --- */
+
+struct link_search {
+	struct walk *walk;
+	struct map *first; /* identity of an added file -> the other name, or 'unknown' */
+	struct map *added; /* paths */
+};
+
+static char unknown;
+
+static bool may_be_link(const struct event *event)
+{
+	return event->entry.change == DIFF_ADDED && S_ISREG(event->entry.new_.mode) &&
+	       event->entry.new_.nlink > 1;
+}
+
+static int note_name(struct link_search *search, const struct tree_node *node, struct str path,
+		     struct err *err)
+{
+	char *copy;
+
+	if (!S_ISREG(node->attr.mode) || node->attr.nlink < 2 ||
+	    map_get_u64(search->first, node->attr.identity) != &unknown ||
+	    map_has(search->added, path))
+		return 0;
+	copy = arena_strdup(&search->walk->arena, path);
+	return copy && map_put_u64(search->first, node->attr.identity, copy) == 0 ? 0
+										  : err_nomem(err);
+}
+
+static int search_links(struct link_search *search, struct tree_node *node, struct err *err)
+{
+	struct walk *walk = search->walk;
+	auto_tree_dir struct tree_dir *dir = NULL;
+	int r = tree_open_dir(walk->tree[B], node, &dir, err);
+
+	if (r < 0)
+		return name_path(walk, r, err);
+	for (;;) {
+		auto_tree_node struct tree_node *child = NULL;
+		struct str name;
+		size_t len;
+
+		r = tree_next(dir, &name, &child, err);
+		if (r <= 0)
+			return name_path(walk, r, err);
+		r = enter(walk, name, &len, err);
+		if (r == 0 && tree_node_is_dir(child))
+			r = search_links(search, child, err);
+		else if (r == 0)
+			r = note_name(search, child, buf_str(&walk->path), err);
+		if (r < 0)
+			return r;
+		buf_truncate(&walk->path, len);
+	}
+}
+
+static int start_link_search(struct link_search *search, size_t *ret_count, struct err *err)
+{
+	const struct walk *walk = search->walk;
+	size_t i;
+
+	*ret_count = 0;
+	for (i = 0; i < walk->event_count; i++) {
+		const struct diff_entry *entry = &walk->events[i].entry;
+
+		if ((entry->change == DIFF_ADDED || entry->change == DIFF_RENAMED) &&
+		    map_put(search->added, entry->path, &unknown) < 0)
+			return err_nomem(err);
+		if (!may_be_link(&walk->events[i]))
+			continue;
+		++*ret_count;
+		if (map_put_u64(search->first, entry->new_.identity, &unknown) < 0)
+			return err_nomem(err);
+	}
+	return 0;
+}
+
+static int find_links(struct walk *walk, struct err *err)
+{
+	auto_map struct map *first = map_new(), *added = map_new();
+	auto_tree_node struct tree_node *root = NULL;
+	struct link_search search = { walk, first, added };
+	size_t count, i;
+	int r;
+
+	if (!first || !added)
+		return err_nomem(err);
+	r = start_link_search(&search, &count, err);
+	if (r < 0 || count == 0)
+		return r;
+	r = tree_root(walk->tree[B], &root, err);
+	if (r == 0)
+		r = search_links(&search, root, err);
+	for (i = 0; r == 0 && i < walk->event_count; i++) {
+		struct diff_entry *entry = &walk->events[i].entry;
+		const char *old = may_be_link(&walk->events[i])
+					  ? map_get_u64(first, entry->new_.identity)
+					  : NULL;
+
+		if (!old || old == &unknown)
+			continue;
+		entry->change = DIFF_RENAMED;
+		entry->old_path = str_from(old);
+		entry->old = entry->new_;
+	}
+	return r;
+}
+
 static int tell_kept(struct walk *walk, struct err *err)
 {
 	size_t i;
 	int r = find_renames(walk, err);
 
+	if (r == 0)
+		r = find_links(walk, err);
 	for (i = 0; i < walk->event_count && r == 0; i++)
 		if (!walk->events[i].dropped)
 			r = walk->options->see(walk->options->argument, &walk->events[i].entry,

@@ -14,8 +14,9 @@ enum diff_change {
 	DIFF_ADDED = 'A',
 	DIFF_DELETED = 'D',
 	DIFF_MODIFIED = 'M',
-	DIFF_TYPE = 'T',    /* another type of file; what was or is below it is told by itself */
-	DIFF_RENAMED = 'R', /* a regular file with the content of one that was deleted */
+	DIFF_TYPE = 'T', /* another type of file; what was or is below it is told by itself */
+	DIFF_RENAMED =
+		'R', /* a regular file with the content of one that was deleted, or another name of one that stayed */
 };
 
 enum diff_attribute {

@@ -420,6 +420,14 @@ static void test_renames(void **unused)
 	put("b/new1", "twice");
 	put("b/fresh", "87654321");
 	put("b/nothing", "");
+	put("a/kept", "stays");
+	put("b/kept", "stays");
+	sys(mkdir("a/z", 0755));
+	sys(mkdir("b/z", 0755));
+	sys(link("b/kept", "b/z/hard1"));
+	sys(link("b/kept", "b/z/hard2"));
+	put("b/z/alone1", "of nobody");
+	sys(link("b/z/alone1", "b/z/alone2"));
 	sys(chmod("b/there", 0600));
 	{
 		auto_free char *found = diff("a", NULL, "b", NULL, false, true);
@@ -431,14 +439,22 @@ static void test_renames(void **unused)
 					   "R 0 new1 <- old1\n"
 					   "A 0 nothing\n"
 					   "D 0 old2\n"
-					   "R 2 there <- moved\n");
+					   "R 2 there <- moved\n"
+					   "A 0 z/alone1\n"
+					   "A 0 z/alone2\n"
+					   "R 0 z/hard1 <- kept\n"
+					   "R 0 z/hard2 <- kept\n");
 		assert_string_equal(back, "A 0 empty\n"
 					  "D 0 fresh\n"
 					  "A 0 gone\n"
 					  "R 2 moved <- there\n"
 					  "D 0 nothing\n"
 					  "R 0 old1 <- new1\n"
-					  "A 0 old2\n");
+					  "A 0 old2\n"
+					  "D 0 z/alone1\n"
+					  "D 0 z/alone2\n"
+					  "D 0 z/hard1\n"
+					  "D 0 z/hard2\n");
 	}
 	ok(io_remove_tree(AT_FDCWD, "a", &err));
 	ok(io_remove_tree(AT_FDCWD, "b", &err));
