@@ -402,7 +402,7 @@ static int mount_overlay(const struct stack *stack, const struct rootfs_options 
 	return r;
 }
 
-/* Our own union of the stack: one POSIX file system (FS-700), where the kernel's overlayfs is refused or not wanted. */
+/* Our own union of the stack: what POSIX wants of a file system, where overlayfs is refused or FUSE was asked for. */
 static int mount_union(const struct stack *stack, const struct rootfs_options *options,
 		       unsigned attributes, int *ret_fd, struct err *err)
 {

@@ -444,7 +444,8 @@ static int lose_name(struct union_fs *fs, const struct union_found *found,
 		node->parent = NULL;
 	}
 	if (union_is_dir(node) || !node->in_upper ||
-	    (found->named_in_upper && !node->indexed && found->tree->attr.nlink == 1)) {
+	    (found->named_in_upper && !node->indexed && found->tree &&
+	     found->tree->attr.nlink == 1)) {
 		node->removed = true;
 		return 0;
 	}
