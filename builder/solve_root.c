@@ -117,7 +117,8 @@ static size_t merged_prefix(const struct solve *solve, struct node **chain, size
 		if (!node->has_layer || (node->settled && node_is_empty_layer(&node->diff_id)))
 			continue;
 		above++;
-		if (!node->has_upper && solve->options->run.driver == ROOTFS_FUSE)
+		if (!node->has_upper && (solve->options->run.driver == ROOTFS_FUSE ||
+					 solve->options->run.driver == ROOTFS_FUSE_LOWER))
 			prefix = i + 1;
 	}
 	if (above > STACK_ABOVE_MAX)

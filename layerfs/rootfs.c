@@ -112,14 +112,15 @@ static bool is_about_us(int code)
 static int mount_by(enum rootfs_driver driver, const struct stack *stack,
 		    const struct rootfs_options *options, struct rootfs *rootfs, struct err *err)
 {
+	struct rootfs_options by = *options;
 	unsigned attributes = mount_attributes(options);
 	int r;
 
 	rootfs->driver = driver;
-	r = driver == ROOTFS_KERNEL ? rootfs_kernel_mount(stack, options, attributes, &rootfs->fd,
-							  &rootfs->marks, err)
-				    : rootfs_fuse_mount(stack, options, attributes, &rootfs->fd,
-							&rootfs->marks, err);
+	by.driver = driver;
+	r = driver == ROOTFS_KERNEL
+		    ? rootfs_kernel_mount(stack, &by, attributes, &rootfs->fd, &rootfs->marks, err)
+		    : rootfs_fuse_mount(stack, &by, attributes, &rootfs->fd, &rootfs->marks, err);
 	if (r < 0) {
 		if (!is_about_us(err->code))
 			err->code = ERR_UNSUPPORTED;
@@ -140,7 +141,7 @@ static int mount_by_any(const struct stack *stack, const struct rootfs_options *
 		*err = by_kernel;
 		return r;
 	}
-	r = mount_by(ROOTFS_FUSE, stack, options, rootfs, err);
+	r = mount_by(ROOTFS_FUSE_LOWER, stack, options, rootfs, err);
 	return r < 0 ? err_wrap(err, "%.400s; then", by_kernel.text) : 0;
 }
 

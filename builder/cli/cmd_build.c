@@ -863,12 +863,12 @@ static void choose_driver(struct build *build)
 		return;
 	/* A file of tmpfs cannot be mounted as EROFS. */
 	if (fstatfs(store_dirfd(build->store), &store) == 0 && store.f_type == TMPFS_MAGIC)
-		build->driver = ROOTFS_FUSE;
+		build->driver = ROOTFS_FUSE_LOWER;
 	/* Without FUSE either, the first RUN tells why. */
 	else if (rootfs_probe(true, &found, reason, sizeof(reason), &err) < 0)
 		log_debug("%s", err.text);
 	else if (found == ROOTFS_FUSE)
-		build->driver = ROOTFS_FUSE;
+		build->driver = ROOTFS_FUSE_LOWER;
 }
 
 static int start_views(struct build *build, const struct command_context *context, struct err *err)
@@ -879,9 +879,9 @@ static int start_views(struct build *build, const struct command_context *contex
 				    err);
 
 	snprintf(right, sizeof(right), "mica:%s, %s",
-		 build->driver == ROOTFS_FUSE	  ? "fuse"
-		 : build->driver == ROOTFS_KERNEL ? "kernel"
-						  : "auto",
+		 build->driver == ROOTFS_KERNEL ? "kernel"
+		 : build->driver == ROOTFS_AUTO ? "auto"
+						: "fuse",
 		 isolation_text(context->isolation));
 	if (r == 0)
 		r = event_hub_new(&build->hub, err);
