@@ -190,28 +190,31 @@ static bool known_digest(const struct tree_node *node, uint8_t ret_sha256[SHA256
 static int same_bytes(struct walk *walk, struct tree_node *const node[2], bool *ret_same,
 		      struct err *err)
 {
-	uint64_t offset;
+	uint64_t size = node[A]->attr.size_bytes, offset; /* of both */
+	size_t want;
 	int i;
 
 	for (i = 0; i < 2; i++)
 		if (!walk->chunk[i] && !(walk->chunk[i] = malloc(COMPARE_CHUNK)))
 			return err_nomem(err);
-	for (offset = 0;; offset += COMPARE_CHUNK) {
+	*ret_same = true;
+	for (offset = 0; *ret_same && offset < size; offset += want) {
 		ssize_t count[2];
 
+		want = size - offset < COMPARE_CHUNK ? (size_t)(size - offset) : COMPARE_CHUNK;
 		for (i = 0; i < 2; i++) {
-			count[i] = tree_read(walk->tree[i], node[i], walk->chunk[i], COMPARE_CHUNK,
-					     offset);
+			count[i] = tree_read(walk->tree[i], node[i], walk->chunk[i], want, offset);
 			if (count[i] < 0)
 				return err_sys(err, (int)-count[i], "cannot read");
 		}
 		*ret_same = count[A] == count[B] &&
 			    memcmp(walk->chunk[A], walk->chunk[B], (size_t)count[A]) == 0;
-		if (!*ret_same || count[A] < COMPARE_CHUNK)
-			return 0;
 		if (walk->options->canceled && walk->options->canceled(walk->options->argument))
 			return err_set(err, ERR_CANCELED, "canceled");
+		if (*ret_same && (size_t)count[A] < want)
+			break; /* both were cut while they were read */
 	}
+	return 0;
 }
 
 static int same_content(struct walk *walk, struct tree_node *const node[2], bool *ret_same,
