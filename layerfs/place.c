@@ -88,6 +88,28 @@ static int read_redirect(const struct place *place, struct place_marks *marks, s
 	return 0;
 }
 
+/* --- aufs' marks --- */
+
+#define AUFS_MARK   ".wh."
+#define AUFS_OPAQUE ".wh..wh..opq"
+
+static bool is_aufs_opaque(const struct place *place)
+{
+	struct stat st;
+
+	return place->element->aufs_marks &&
+	       fstatat(place->fd, AUFS_OPAQUE, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Opens the mark that hides 'name', or -1. */
+static int open_aufs_mark(const struct place *dir, const char *name)
+{
+	char mark[sizeof(AUFS_MARK) + NAME_MAX];
+
+	snprintf(mark, sizeof(mark), AUFS_MARK "%s", name);
+	return openat(dir->fd, mark, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+}
+
 static int read_dir_marks(struct place *place, struct place_marks *marks, struct err *err)
 {
 	char value[8];
@@ -95,7 +117,7 @@ static int read_dir_marks(struct place *place, struct place_marks *marks, struct
 
 	if (len < 0 && len != -ENODATA && len != -ERANGE)
 		return err_sys(err, (int)-len, "cannot read the overlayfs opaque mark");
-	marks->opaque = len == 1 && value[0] == 'y';
+	marks->opaque = (len == 1 && value[0] == 'y') || is_aufs_opaque(place);
 	place->xwhiteouts = len == 1 && value[0] == 'x';
 	return read_redirect(place, marks, err);
 }
@@ -134,6 +156,58 @@ static void attr_of_stat(const struct stat *st, struct tree_attr *attr)
 	}
 }
 
+/* "UID:GID:MODE[:TYPE[-MAJOR-MINOR]]", as containers-storage writes it; what does not read so is not taken. */
+static bool parse_override(struct str text, struct stat *st)
+{
+	static const struct {
+		const char *name;
+		mode_t type;
+	} types[] = {
+		{ "dir", S_IFDIR },  { "file", S_IFREG },    { "symlink", S_IFLNK },
+		{ "pipe", S_IFIFO }, { "socket", S_IFSOCK }, { "block", S_IFBLK },
+		{ "char", S_IFCHR },
+	};
+	struct str word, type, numbers, major_text, minor_text;
+	uint64_t uid, gid, mode, major_number = 0, minor_number = 0;
+	mode_t format = st->st_mode & S_IFMT;
+	size_t i;
+
+	str_cut(text, ':', &word, &text);
+	if (str_to_u64(word, UINT32_MAX, &uid) < 0)
+		return false;
+	str_cut(text, ':', &word, &text);
+	if (str_to_u64(word, UINT32_MAX, &gid) < 0)
+		return false;
+	str_cut(text, ':', &word, &text);
+	if (str_to_octal(word, 07777, &mode) < 0)
+		return false;
+	str_cut(text, '-', &type, &numbers);
+	for (i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (str_is(type, types[i].name))
+			format = types[i].type;
+	str_cut(numbers, '-', &major_text, &minor_text);
+	if (numbers.len && (str_to_u64(major_text, UINT32_MAX, &major_number) < 0 ||
+			    str_to_u64(minor_text, UINT32_MAX, &minor_number) < 0))
+		return false;
+	st->st_uid = (uid_t)uid;
+	st->st_gid = (gid_t)gid;
+	st->st_mode = format | (mode_t)mode;
+	st->st_rdev = makedev(major_number, minor_number);
+	return true;
+}
+
+void place_override(const struct place *place, struct stat *st)
+{
+	char path[PROC_FD_MAX], value[128];
+	ssize_t len;
+
+	if (!place->element->override || S_ISLNK(st->st_mode))
+		return;
+	len = getxattr(proc_fd(place->fd, path), place->element->override, value, sizeof(value));
+	if (len > 0)
+		(void)parse_override(str_of(value, (size_t)len), st);
+}
+
 /* Attributes and marks of what 'place->fd' is. */
 static int describe_fd(const struct place *dir, struct place *place, struct place_marks *marks,
 		       struct err *err)
@@ -142,6 +216,7 @@ static int describe_fd(const struct place *dir, struct place *place, struct plac
 
 	if (fstat(place->fd, &st) < 0)
 		return err_sys(err, errno, "cannot stat an object of a layer directory");
+	place_override(place, &st);
 	attr_of_stat(&st, &marks->attr);
 	if (S_ISCHR(st.st_mode))
 		marks->whiteout = st.st_rdev == makedev(0, 0);
@@ -248,9 +323,20 @@ int place_lookup(const struct place *dir, struct str name, struct place *ret_pla
 				       (int)name.len, name.ptr);
 		return place_of_nid(dir->element, nid, ret_place, ret_marks, err);
 	}
+	if (dir->element->aufs_marks && str_starts(name, AUFS_MARK))
+		return -ENOENT;
 	memcpy(text, name.ptr, name.len);
 	text[name.len] = '\0';
 	fd = openat(dir->fd, text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT && dir->element->aufs_marks) {
+		fd = open_aufs_mark(dir, text);
+		if (fd >= 0) {
+			int r = place_of_fd(dir->element, dir, fd, ret_place, ret_marks, err);
+
+			ret_marks->whiteout = true;
+			return r;
+		}
+	}
 	if (fd < 0 && errno == ENOENT)
 		return -ENOENT;
 	if (fd < 0)
@@ -297,6 +383,38 @@ static bool is_dots(const char *name)
 	return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
 }
 
+/* aufs' marks become whiteouts of the names that they hide; a name that is there as well is not hidden. */
+static void turn_aufs_marks(struct place_list *list)
+{
+	size_t i, kept = 0;
+
+	for (i = 0; i < list->count; i++) {
+		struct listed *listed = list->names[i];
+
+		if (strncmp(listed->name, AUFS_MARK AUFS_MARK, strlen(AUFS_MARK AUFS_MARK)) == 0)
+			continue;
+		if (strncmp(listed->name, AUFS_MARK, strlen(AUFS_MARK)) == 0) {
+			memmove(listed->name, listed->name + strlen(AUFS_MARK),
+				strlen(listed->name) + 1 - strlen(AUFS_MARK));
+			listed->type = DT_WHT;
+		}
+		list->names[kept++] = listed;
+	}
+	list->count = kept;
+	if (kept)
+		qsort(list->names, kept, sizeof(*list->names), compare_names);
+	for (i = kept = 0; i < list->count; i++) {
+		struct listed *listed = list->names[i];
+		bool again = kept && strcmp(list->names[kept - 1]->name, listed->name) == 0;
+
+		if (again && listed->type == DT_WHT)
+			continue;
+		list->names[again ? kept - 1 : kept] = listed;
+		kept += !again;
+	}
+	list->count = kept;
+}
+
 static int read_names(struct place_list *list, struct err *err)
 {
 	auto_closedir DIR *dir = io_opendirat(list->dir.fd, ".");
@@ -322,7 +440,9 @@ static int read_names(struct place_list *list, struct err *err)
 	}
 	if (errno)
 		return err_sys(err, errno, "cannot read a layer directory");
-	if (list->count)
+	if (list->dir.element->aufs_marks)
+		turn_aufs_marks(list);
+	else if (list->count)
 		qsort(list->names, list->count, sizeof(*list->names), compare_names);
 	return 0;
 }
@@ -362,7 +482,7 @@ static int name_is_whiteout(const struct place *dir, const char *name, unsigned 
 	struct place_marks marks;
 	int r;
 
-	*ret_whiteout = false;
+	*ret_whiteout = type == DT_WHT;
 	if (type != DT_CHR && type != DT_UNKNOWN && !(type == DT_REG && dir->xwhiteouts))
 		return 0;
 	r = place_lookup(dir, str_from(name), &place, &marks, err);

@@ -6,6 +6,8 @@
 #ifndef LAYERFS_PLACE_H
 #define LAYERFS_PLACE_H
 
+#include <sys/stat.h>
+
 #include "layerfs/stack.h"
 #include "layerfs/tree.h"
 
@@ -31,6 +33,8 @@ int place_lookup(const struct place *dir, struct str name, struct place *ret_pla
 /* The object with inode number 'nid' of an index. */
 int place_of_nid(const struct stack_element *element, uint64_t nid, struct place *ret_place,
 		 struct place_marks *ret_marks, struct err *err) must_check;
+/* What an object of a directory element is shown as where its element says so in xattrs (FS-206): 'st' is its own. */
+void place_override(const struct place *place, struct stat *st);
 void place_release(struct place *place);
 void place_marks_release(struct place_marks *marks);
 

@@ -55,6 +55,11 @@ int stack_copy(const struct stack *stack, struct stack *ret_copy, struct err *er
 				? stack_push_index(&copy, element->index, element->is_layer, err)
 				: stack_push_upper(&copy, element->upper_fd, element->marks, err);
 
+		if (r == 0) {
+			copy.elements[i].aufs_marks = element->aufs_marks;
+			copy.elements[i].override = element->override;
+		}
+
 		if (r < 0) {
 			stack_release(&copy);
 			return r;

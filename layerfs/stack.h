@@ -20,6 +20,11 @@ struct stack_element {
 	bool is_layer;	     /* the index is of one layer, with marks */
 	int upper_fd;	     /* directory element when index is NULL; O_PATH, owned */
 	enum mark_family marks;
+	/* A directory with aufs' marks beside them, as container engines lay out layers for fuse-overlayfs: '.wh.NAME',
+	 * '.wh..wh..opq' (FS-203). Else such names are names. */
+	bool aufs_marks;
+	/* Name of the xattr that says what an object is instead of its inode (FS-206), or NULL: none does. */
+	const char *override;
 };
 
 struct stack {

@@ -629,6 +629,7 @@ static int open_upper(struct union_fs *fs, int upper_fd, int work_fd, struct err
 
 	if (r < 0)
 		return r;
+	fs->stack.elements[fs->stack.count - 1].aufs_marks = fs->options.aufs_marks;
 	fs->upper = &fs->stack.elements[fs->stack.count - 1];
 	fs->upper_fd = fs->upper->upper_fd;
 	return union_work_open(fs, work_fd, err);

@@ -46,6 +46,7 @@ struct union_options {
 	bool static_nlink;   /* directories have one link */
 	bool without_xattrs; /* none are shown or taken */
 	bool without_acls;
+	bool aufs_marks; /* the upper has them too; '.wh.' names cannot be made */
 };
 
 /* 'lowers' bottom to top, copied; may be empty if there is an upper. 'upper_fd', 'work_fd': directories on one file system,

@@ -76,7 +76,10 @@ static int stat_place(const struct place *place, struct stat *st)
 {
 	if (place->element->index)
 		return stat_index(place, st);
-	return fstat(place->fd, st) < 0 ? -errno : 0;
+	if (fstat(place->fd, st) < 0)
+		return -errno;
+	place_override(place, st);
+	return 0;
 }
 
 /* Of a directory that its layers only imply (FS-605). */

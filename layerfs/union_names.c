@@ -233,6 +233,21 @@ static bool is_ours(const struct union_fs *fs, const struct union_caller *caller
 	       union_stored_id(&fs->options.gids, caller->gid) == fs->gid;
 }
 
+/* A mark of aufs in the upper becomes a whiteout, which making objects knows. -EEXIST: go on. */
+static int turn_aufs_mark(struct union_fs *fs, int dirfd, const char *name)
+{
+	char mark[NAME_MAX + 8];
+	int r;
+
+	snprintf(mark, sizeof(mark), ".wh.%s", name);
+	if (faccessat(dirfd, mark, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+		return -EEXIST;
+	r = union_put_whiteout(fs, dirfd, name);
+	if (r < 0 && r != -EEXIST)
+		return r;
+	return unlinkat(dirfd, mark, 0) < 0 ? -errno : -EEXIST;
+}
+
 /* Makes the object under its name; 0, or the descriptor of an opened file. */
 static int make_named(struct union_fs *fs, struct union_node *dir, const char *name,
 		      const struct wanted *wanted)
@@ -241,7 +256,9 @@ static int make_named(struct union_fs *fs, struct union_node *dir, const char *n
 
 	if (S_ISCHR(wanted->mode) && wanted->rdev == makedev(0, 0))
 		return -EPERM; /* would be a whiteout (FS-201) */
-	if (is_ours(fs, wanted->caller))
+	if (fs->options.aufs_marks)
+		r = turn_aufs_mark(fs, dirfd, name);
+	if (r == -EEXIST && is_ours(fs, wanted->caller))
 		r = make_at(dirfd, name, wanted);
 	if (r != -EEXIST)
 		return r;
@@ -307,8 +324,10 @@ static int make_node(struct union_fs *fs, struct union_node *dir, const char *na
 	return 0;
 }
 
-static int check_name(const char *name)
+static int check_name(const struct union_fs *fs, const char *name)
 {
+	if (fs->options.aufs_marks && strncmp(name, ".wh.", 4) == 0)
+		return -EINVAL;
 	return strlen(name) > NAME_MAX ? -ENAMETOOLONG : 0;
 }
 
@@ -319,7 +338,7 @@ int union_make(struct union_fs *fs, uint64_t parent, const char *name, mode_t mo
 		.mode = mode, .rdev = rdev, .target = target, .caller = caller
 	};
 	struct union_node *dir, *node = NULL;
-	int fd, r = check_name(name);
+	int fd, r = check_name(fs, name);
 
 	if (r == 0)
 		r = enter_dir(fs, parent, &dir);
@@ -353,7 +372,7 @@ int union_create(struct union_fs *fs, uint64_t parent, const char *name, mode_t 
 				       .caller = caller,
 				       .open = true };
 	struct union_node *dir, *node = NULL;
-	int fd, r = check_name(name);
+	int fd, r = check_name(fs, name);
 
 	if (r == 0)
 		r = enter_dir(fs, parent, &dir);
@@ -951,7 +970,7 @@ int union_rename(struct union_fs *fs, uint64_t parent, const char *name, uint64_
 	struct move move = { .name = name,
 			     .new_name = new_name,
 			     .exchange = flags & RENAME_EXCHANGE };
-	int r = check_name(new_name);
+	int r = check_name(fs, new_name);
 
 	if (!fs->upper)
 		return -EROFS;
@@ -1033,7 +1052,7 @@ int union_link(struct union_fs *fs, uint64_t ino, uint64_t parent, const char *n
 	       struct stat *ret_stat)
 {
 	struct union_node *dir, *node = union_get(fs, ino);
-	int r = check_name(name);
+	int r = check_name(fs, name);
 
 	if (!node)
 		return -ESTALE;

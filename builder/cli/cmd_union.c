@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "builder/cli/cli.h"
@@ -19,7 +20,7 @@
 
 struct union_flags {
 	struct text_list words;
-	bool foreground, debug;
+	bool foreground, debug, as_fuse_overlayfs;
 };
 
 static const struct option options[] = {
@@ -27,6 +28,8 @@ static const struct option options[] = {
 	  "words of mount(8): lower directories, upper directory and more" },
 	{ "foreground", 'f', OPTION_FLAG, offsetof(struct union_flags, foreground), NULL,
 	  "serve in this process, until the directory is unmounted" },
+	{ "as-fuse-overlayfs", 0, OPTION_FLAG, offsetof(struct union_flags, as_fuse_overlayfs),
+	  NULL, NULL },
 	{ "fuse-debug", 'd', OPTION_FLAG, offsetof(struct union_flags, debug), NULL,
 	  "the same; accepted for programs that pass it" },
 	{ .name = NULL },
@@ -134,6 +137,7 @@ static const struct word words[] = {
 	{ "noacl", FLAG(semantics.without_acls), true },
 	{ "noxattrs=1", FLAG(semantics.without_xattrs), true },
 	{ "static_nlink", FLAG(semantics.static_nlink), true },
+	{ "aufs_marks", FLAG(semantics.aufs_marks), true },
 	{ "passthrough=off", FLAG(no_passthrough), true },
 	{ "squash_to_root", FLAG(semantics.uids.squashed), true },
 	{ "default_permissions", IGNORED, true },
@@ -275,13 +279,36 @@ static int push_image(struct command_context *context, const char *name, struct 
 	return r;
 }
 
-static int push_lower(struct command_context *context, const char *name, enum mark_family marks,
-		      struct stack *stack, struct err *err)
+/* The xattr by which container engines keep ownership that they may not give (FS-206), if the root of a layer has one. */
+static const char *override_of(int fd)
+{
+	static const char *const names[] = { "user.containers.override_stat",
+					     "user.fuseoverlayfs.override_stat",
+					     "security.fuseoverlayfs.override_stat" };
+	char path[32];
+	size_t i;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (getxattr(path, names[i], NULL, 0) > 0)
+			return names[i];
+	return NULL;
+}
+
+static int push_lower(struct command_context *context, const char *name,
+		      const struct union_options *semantics, struct stack *stack, struct err *err)
 {
 	auto_close int fd = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-	if (fd >= 0)
-		return stack_push_upper(stack, fd, marks, err);
+	if (fd >= 0) {
+		int r = stack_push_upper(stack, fd, semantics->marks, err);
+
+		if (r < 0)
+			return r;
+		stack->elements[stack->count - 1].aufs_marks = semantics->aufs_marks;
+		stack->elements[stack->count - 1].override = override_of(fd);
+		return 0;
+	}
 	if ((errno == ENOENT || errno == ENOTDIR) && name[0] != '/' && name[0] != '.')
 		return push_image(context, name, stack, err);
 	return err_sys(err, errno, "cannot open the lower directory '%s'", name);
@@ -291,7 +318,6 @@ static int push_lower(struct command_context *context, const char *name, enum ma
 static int push_lowers(struct command_context *context, struct request *request,
 		       struct stack *stack, struct err *err)
 {
-	enum mark_family marks = request->rootfs.semantics.marks;
 	char **names = NULL, *from, *to;
 	size_t count = 0;
 	int r = 0;
@@ -311,7 +337,8 @@ static int push_lowers(struct command_context *context, struct request *request,
 	}
 	while (r == 0 && count-- > 0)
 		if (*names[count])
-			r = push_lower(context, names[count], marks, stack, err);
+			r = push_lower(context, names[count], &request->rootfs.semantics, stack,
+				       err);
 	return r;
 }
 
@@ -355,7 +382,11 @@ static int run_union(struct command_context *context, const void *flags_, int ar
 			    .allow_dev = geteuid() == 0,
 			    .allow_suid = geteuid() == 0 },
 	};
-	int r = parse_words(&flags->words, &request, err);
+	int r;
+
+	/* Container engines lay their layers out with aufs' marks for it. */
+	request.rootfs.semantics.aufs_marks = flags->as_fuse_overlayfs;
+	r = parse_words(&flags->words, &request, err);
 
 	request.rootfs.semantics.marks = request.user_marks ? MARKS_USER : rootfs_own_marks();
 	if (r == 0)

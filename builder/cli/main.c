@@ -235,6 +235,21 @@ static bool is_union_name(const char *program)
 	return str_ends(base, "fuse-overlayfs") || str_is(base, "mount.fuse.mica");
 }
 
+static int run_as_union(int argc, char **argv, struct command_context *context, struct err *err)
+{
+	static char option[] = "--as-fuse-overlayfs";
+	const struct command *command = find_command("union");
+
+	if (argc > 1 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)) {
+		printf("fuse-overlayfs: mica %s\n", MICA_VERSION);
+		return flush_stdout(err);
+	}
+	if (!str_ends(str_from(argv[0]), "fuse-overlayfs"))
+		return run_command(command, argc - 1, argv + 1, context, err);
+	argv[0] = option;
+	return run_command(command, argc, argv, context, err);
+}
+
 int main(int argc, char **argv)
 {
 	struct command_context context = { .exit_status = 0 };
@@ -248,9 +263,7 @@ int main(int argc, char **argv)
 	open_standard_descriptors();
 	catch_signals();
 	if (argc > 0 && is_union_name(argv[0])) {
-		if (argc > 1 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0))
-			return printf("fuse-overlayfs: mica %s\n", MICA_VERSION) < 0;
-		r = run_command(find_command("union"), argc - 1, argv + 1, &context, &err);
+		r = run_as_union(argc, argv, &context, &err);
 		if (r < 0)
 			print_error(&err);
 		return r < 0 ? exit_status_of(&err) : 0;
