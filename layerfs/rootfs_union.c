@@ -284,7 +284,8 @@ static void serve_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned request, void *
 	(void)unused_argument;
 	(void)unused;
 	if (r == 0) {
-		memcpy(data, in, in_size);
+		if (in_size)
+			memcpy(data, in, in_size);
 		r = union_ioctl(fs_of(req), ino, request, data, size);
 	}
 	if (r < 0)
@@ -447,12 +448,18 @@ static void serve_write(fuse_req_t req, fuse_ino_t unused, const char *data, siz
 		(void)fuse_reply_write(req, (size_t)count);
 }
 
+/* These requests do not say whether the caller may keep set-id bits: root may. */
+static bool must_lose_set_ids(fuse_req_t req)
+{
+	return fuse_req_ctx(req)->uid != 0;
+}
+
 static void serve_fallocate(fuse_req_t req, fuse_ino_t unused, int mode, off_t offset, off_t len,
 			    struct fuse_file_info *info)
 {
 	(void)unused;
 	reply_error(req, union_fallocate(fs_of(req), handle_of(info), mode, (uint64_t)offset,
-					 (uint64_t)len));
+					 (uint64_t)len, must_lose_set_ids(req)));
 }
 
 static void serve_lseek(fuse_req_t req, fuse_ino_t unused, off_t offset, int whence,
@@ -473,7 +480,8 @@ static void serve_copy_range(fuse_req_t req, fuse_ino_t unused_from, off_t from_
 {
 	ssize_t count = flags ? -EINVAL
 			      : union_copy_range(fs_of(req), handle_of(from), (uint64_t)from_offset,
-						 handle_of(to), (uint64_t)to_offset, len);
+						 handle_of(to), (uint64_t)to_offset, len,
+						 must_lose_set_ids(req));
 
 	(void)unused_from;
 	(void)unused_to;

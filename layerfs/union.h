@@ -116,15 +116,17 @@ int union_open_file(struct union_fs *fs, uint64_t ino, int flags,
 void union_release(struct union_fs *fs, struct union_handle *handle);
 ssize_t union_read(struct union_fs *fs, struct union_handle *handle, void *data, size_t len,
 		   uint64_t offset) must_check;
+/* 'kill': set-id bits go, because the caller may not keep them (FS-219). */
 ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void *data, size_t len,
 		    uint64_t offset, bool kill) must_check;
 int union_fallocate(struct union_fs *fs, struct union_handle *handle, int mode, uint64_t offset,
-		    uint64_t len) must_check;
+		    uint64_t len, bool kill) must_check;
 /* SEEK_HOLE, SEEK_DATA. */
 int64_t union_seek(struct union_fs *fs, struct union_handle *handle, int64_t offset,
 		   int whence) must_check;
 ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_t from_offset,
-			 struct union_handle *to, uint64_t to_offset, size_t len) must_check;
+			 struct union_handle *to, uint64_t to_offset, size_t len,
+			 bool kill) must_check;
 int union_fsync(struct union_fs *fs, struct union_handle *handle, bool only_data) must_check;
 int union_sync(struct union_fs *fs) must_check;
 int union_statfs(struct union_fs *fs, struct statvfs *ret_stat) must_check;

@@ -307,13 +307,15 @@ ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void
 }
 
 int union_fallocate(struct union_fs *fs, struct union_handle *handle, int mode, uint64_t offset,
-		    uint64_t len)
+		    uint64_t len, bool kill)
 {
 	int fd, r = writable_fd(fs, handle->node, &fd);
 
 	if (r < 0)
 		return r;
-	return fallocate(fd, mode, (off_t)offset, (off_t)len) < 0 ? -errno : drop_set_ids(fd);
+	if (fallocate(fd, mode, (off_t)offset, (off_t)len) < 0)
+		return -errno;
+	return kill ? drop_set_ids(fd) : 0;
 }
 
 /* --- Holes --- */
@@ -372,7 +374,7 @@ int64_t union_seek(struct union_fs *fs, struct union_handle *handle, int64_t off
 /* --- Copying --- */
 
 ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_t from_offset,
-			 struct union_handle *to, uint64_t to_offset, size_t len)
+			 struct union_handle *to, uint64_t to_offset, size_t len, bool kill)
 {
 	enum { CHUNK = 1 << 20 };
 	off_t in = (off_t)from_offset, out = (off_t)to_offset;
@@ -387,7 +389,7 @@ ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_
 	if (from_fd >= 0)
 		count = copy_file_range(from_fd, &in, to_fd, &out, len, 0);
 	if (count >= 0)
-		return (r = drop_set_ids(to_fd)) < 0 ? r : count;
+		return kill && (r = drop_set_ids(to_fd)) < 0 ? r : count;
 	if (from_fd >= 0 && errno != EXDEV && errno != EOPNOTSUPP && errno != ENOSYS)
 		return -errno;
 	/* Part of it is an answer: the caller goes on. */
@@ -397,7 +399,7 @@ ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_
 	count = union_read(fs, from, chunk, len < CHUNK ? len : CHUNK, from_offset);
 	if (count > 0)
 		r = io_pwrite(to_fd, chunk, (size_t)count, to_offset);
-	if (r == 0)
+	if (r == 0 && kill)
 		r = drop_set_ids(to_fd);
 	return r < 0 ? r : count;
 }
