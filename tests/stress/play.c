@@ -14,13 +14,19 @@
  * --shrink: after a failure, finds a shorter list that still fails, by leaving out ever smaller pieces (delta debugging), and
  * writes it to standard output. Exit status: 0 alike, 1 a difference, 2 something else.
  *
+ * Every operation runs with its directory as the root (chroot), so that no link of the tree leads out of it: start trees hold
+ * links to '../../etc/passwd', and what is played writes through links.
+ *
+ * The directories must be mounted nodev: trees hold device nodes of any number, and 'open' opens whatever it meets. This program
+ * refuses others.
+ *
  * Not compared, because file systems may differ there:
  *	directories: size and link count	the format of the file system decides
  *	st_blocks, st_blksize, atime		likewise; relatime depends on the second
  *	st_dev, the numbers of st_ino		only which names have the same one, and that it stays while mounted
  *	mtime				only where the operation before the comparison pinned it: 'utimens' values are marked
  *					by a year before 2001, all other times are "now" and differ between two calls
- *	order and cookies of readdir		only the set of names
+ *	order and cookies of readdir		only the set of names; positions are opaque, so lseek of a directory is not played
  *	xattrs of security.selinux		the host's business
  *	fallocate COLLAPSE_RANGE, INSERT_RANGE	not played: the kernel's FUSE refuses them before it asks the server
  */
@@ -37,6 +43,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -62,6 +69,8 @@ struct target {
 struct play {
 	struct target targets[TARGETS_MAX];
 	int count;
+	int outside; /* the real root */
+	char *home;  /* where this program was started */
 	int every;
 	const char *remount, *reset, *law;
 	const char *without; /* ",NAME,NAME,": operations that are not made */
@@ -202,11 +211,6 @@ static long closing(int fd, long value)
 		close(fd);
 	return value;
 }
-/* Deep names are opened step by step by no one: the start tree stays below PATH_MAX. */
-static int parent_path(const struct call *call, int index, char path[PATH_MAX * 2])
-{
-	return snprintf(path, PATH_MAX * 2, "%s/%s", call->target->path, name(call, index));
-}
 
 static long op_open(struct call *call) /* SLOT FLAGS MODE PATH */
 {
@@ -263,9 +267,7 @@ static long op_put(struct call *call) /* FLAGS OFFSET LENGTH KEY PATH: open, wri
 }
 static long op_truncate(struct call *call) /* SIZE PATH */
 {
-	char path[PATH_MAX * 2];
-	parent_path(call, 1, path);
-	return result(truncate(path, number(call, 0)));
+	return result(truncate(name(call, 1), number(call, 0)));
 }
 static long op_ftruncate(struct call *call) /* SLOT SIZE */
 {
@@ -282,6 +284,8 @@ static long op_seek(struct call *call) /* SLOT WHENCE OFFSET */
 	 * and ENXIO are alike, positions between are taken as "inside". */
 	struct stat about;
 	int whence = (int)number(call, 1);
+	if (!fstat(slot(call, 0), &about) && S_ISDIR(about.st_mode))
+		return 0;
 	off_t at = lseek(slot(call, 0), number(call, 2), whence);
 	if (at < 0)
 		return -errno;
@@ -369,12 +373,10 @@ static long op_utimens(struct call *call) /* SECONDS NANOSECONDS PATH */
 }
 static long op_setxattr(struct call *call) /* FLAGS LENGTH KEY ATTRIBUTE PATH */
 {
-	char path[PATH_MAX * 2];
 	unsigned char data[4096];
 	size_t len = (size_t)number(call, 1) % sizeof(data);
-	parent_path(call, 4, path);
 	fill(data, len, (uint64_t)number(call, 2));
-	return result(lsetxattr(path, name(call, 3), data, len, (int)number(call, 0)));
+	return result(lsetxattr(name(call, 4), name(call, 3), data, len, (int)number(call, 0)));
 }
 static long op_getxattr(struct call *call) /* SLOT ATTRIBUTE */
 {
@@ -384,9 +386,7 @@ static long op_getxattr(struct call *call) /* SLOT ATTRIBUTE */
 }
 static long op_removexattr(struct call *call) /* ATTRIBUTE PATH */
 {
-	char path[PATH_MAX * 2];
-	parent_path(call, 1, path);
-	return result(lremovexattr(path, name(call, 0)));
+	return result(lremovexattr(name(call, 1), name(call, 0)));
 }
 /* An ACL of six entries, whose middle depends on the key. */
 static long op_acl(struct call *call) /* DEFAULT KEY PATH */
@@ -404,11 +404,10 @@ static long op_acl(struct call *call) /* DEFAULT KEY PATH */
 		    { 8, (uint16_t)(number(call, 1) >> 3 & 7), 100 },
 		    { 16, (uint16_t)(number(call, 1) >> 6 & 7), UINT32_MAX },
 		    { 32, 4, UINT32_MAX } } };
-	char path[PATH_MAX * 2];
-	parent_path(call, 2, path);
-	return result(lsetxattr(
-		path, number(call, 0) ? "system.posix_acl_default" : "system.posix_acl_access",
-		&acl, sizeof(acl), 0));
+	return result(
+		lsetxattr(name(call, 2),
+			  number(call, 0) ? "system.posix_acl_default" : "system.posix_acl_access",
+			  &acl, sizeof(acl), 0));
 }
 static long op_tmpfile(struct call *call) /* SLOT FLAGS MODE DIRECTORY */
 {
@@ -422,11 +421,9 @@ static long op_tmpfile(struct call *call) /* SLOT FLAGS MODE DIRECTORY */
 }
 static long op_flink(struct call *call) /* SLOT PATH: a name for what is open */
 {
-	char path[64];
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", slot(call, 0));
 	return slot(call, 0) < 0 ? -EBADF
-				 : result(linkat(AT_FDCWD, path, call->root, name(call, 1),
-						 AT_SYMLINK_FOLLOW));
+				 : result(linkat(slot(call, 0), "", call->root, name(call, 1),
+						 AT_EMPTY_PATH));
 }
 static long op_fstat(struct call *call) /* SLOT */
 {
@@ -721,6 +718,18 @@ static int hook(const char *command, int index, const char *path)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }
 
+/* The directory is the root until leave(). 'outside' was opened on the real one. */
+static void enter(const struct target *target)
+{
+	if (fchdir(target->root) || chroot("."))
+		fatal("chroot");
+}
+static void leave(const struct play *play)
+{
+	if (fchdir(play->outside) || chroot(".") || chdir(play->home))
+		fatal("leaving the chroot");
+}
+
 static void close_all(struct target *target)
 {
 	for (int i = 0; i < SLOTS; i++) {
@@ -735,8 +744,13 @@ static void close_all(struct target *target)
 static void open_root(struct target *target)
 {
 	target->root = open(target->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (target->root < 0)
+	struct statvfs about;
+	if (target->root < 0 || fstatvfs(target->root, &about))
 		fatal(target->path);
+	if (!(about.f_flag & ST_NODEV)) {
+		fprintf(stderr, "play: '%s' is not mounted nodev\n", target->path);
+		exit(2);
+	}
 }
 
 static bool run_hook(struct play *play, const char *command, const char *what)
@@ -806,7 +820,9 @@ static bool line_differs(struct play *play, const char *line)
 					     .root = play->targets[t].root,
 					     .count = count - 1 };
 			memcpy(call.words, words + 1, sizeof(call.words));
+			enter(&play->targets[t]);
 			long got = operations[i].play(&call);
+			leave(play);
 			char detail[256], a[64], b[64];
 			if (t == 0)
 				expected = got;
@@ -1293,6 +1309,10 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	umask(022);
+	play.home = need(getcwd(NULL, 0));
+	play.outside = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (play.outside < 0)
+		fatal("/");
 	for (; at < argc; at++) {
 		struct target *target = &play.targets[play.count++];
 		*target = (struct target){ .path = argv[at], .root = -1 };
