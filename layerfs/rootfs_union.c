@@ -327,7 +327,10 @@ static void serve_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *in
 	struct stat st = { .st_size = 0 };
 	int r = 0;
 
-	if (info->flags & O_TRUNC && fuse_link_kill())
+	/* Answered once: the kernel then opens by itself (NO_OPEN), as nothing can change. */
+	if (union_is_read_only(fs))
+		r = -ENOSYS;
+	if (r == 0 && info->flags & O_TRUNC && fuse_link_kill())
 		r = union_setattr(fs, ino, &st, UNION_KILL | UNION_SIZE, &st);
 	if (r == 0)
 		r = union_open_file(fs, ino, info->flags, &handle);
@@ -411,14 +414,13 @@ static void serve_release(fuse_req_t req, fuse_ino_t unused, struct fuse_file_in
 	reply_error(req, 0);
 }
 
-static void serve_read(fuse_req_t req, fuse_ino_t unused, size_t size, off_t offset,
+static void serve_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 		       struct fuse_file_info *info)
 {
 	char small[16 << 10];
 	auto_free char *large = NULL;
 	ssize_t count;
 
-	(void)unused;
 	size = size < FUSE_LINK_REPLY_MAX ? size : FUSE_LINK_REPLY_MAX;
 	if (size > sizeof(small)) {
 		large = malloc(size);
@@ -427,8 +429,10 @@ static void serve_read(fuse_req_t req, fuse_ino_t unused, size_t size, off_t off
 			return;
 		}
 	}
-	count = union_read(fs_of(req), handle_of(info), large ? large : small, size,
-			   (uint64_t)offset);
+	count = info->fh ? union_read(fs_of(req), handle_of(info), large ? large : small, size,
+				      (uint64_t)offset)
+			 : union_read_closed(fs_of(req), ino, large ? large : small, size,
+					     (uint64_t)offset);
 	if (count < 0)
 		reply_error(req, (int)count);
 	else
@@ -462,12 +466,12 @@ static void serve_fallocate(fuse_req_t req, fuse_ino_t unused, int mode, off_t o
 					 (uint64_t)len, must_lose_set_ids(req)));
 }
 
-static void serve_lseek(fuse_req_t req, fuse_ino_t unused, off_t offset, int whence,
+static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
 			struct fuse_file_info *info)
 {
-	int64_t at = union_seek(fs_of(req), handle_of(info), offset, whence);
+	int64_t at = info->fh ? union_seek(fs_of(req), handle_of(info), offset, whence)
+			      : union_seek_closed(fs_of(req), ino, offset, whence);
 
-	(void)unused;
 	if (at < 0)
 		reply_error(req, (int)at);
 	else
@@ -731,6 +735,8 @@ static void greet(void *userdata, struct fuse_conn_info *conn)
 
 	if (server->acls)
 		wanted |= FUSE_CAP_POSIX_ACL;
+	if (union_is_read_only(server->fs))
+		wanted |= FUSE_CAP_NO_OPEN_SUPPORT;
 	conn->want = conn->capable & wanted;
 	conn->max_readahead = FUSE_LINK_REPLY_MAX;
 	conn->max_background = 64;

@@ -116,6 +116,10 @@ int union_open_file(struct union_fs *fs, uint64_t ino, int flags,
 void union_release(struct union_fs *fs, struct union_handle *handle);
 ssize_t union_read(struct union_fs *fs, struct union_handle *handle, void *data, size_t len,
 		   uint64_t offset) must_check;
+/* The same and union_seek() without a handle, where nothing can be written and so opens need not be known (FS-712). */
+ssize_t union_read_closed(struct union_fs *fs, uint64_t ino, void *data, size_t len,
+			  uint64_t offset) must_check;
+int64_t union_seek_closed(struct union_fs *fs, uint64_t ino, int64_t offset, int whence) must_check;
 /* 'kill': set-id bits go, because the caller may not keep them (FS-219). */
 ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void *data, size_t len,
 		    uint64_t offset, bool kill) must_check;

@@ -371,6 +371,45 @@ int64_t union_seek(struct union_fs *fs, struct union_handle *handle, int64_t off
 	return r < 0 ? r : seek_lower(lower, (uint64_t)offset, whence);
 }
 
+/* --- Without a handle --- */
+
+/* The content of 'ino', found and opened anew: it is asked for once, the kernel keeps what it read. */
+static int view_closed(struct union_fs *fs, uint64_t ino, struct union_view *view)
+{
+	struct union_node *node = union_get(fs, ino);
+	char nothing;
+	ssize_t r;
+
+	if (!node)
+		return -ESTALE;
+	pthread_rwlock_rdlock(&fs->names);
+	union_lock(fs, node);
+	r = S_ISREG(node->type) ? union_view_node(fs, node, view) : -EISDIR;
+	union_unlock(fs, node);
+	pthread_rwlock_unlock(&fs->names);
+	union_put(fs, node);
+	if (r == 0)
+		r = tree_read(fs->tree, view->tree, &nothing, 0, 0);
+	return (int)r;
+}
+
+ssize_t union_read_closed(struct union_fs *fs, uint64_t ino, void *data, size_t len,
+			  uint64_t offset)
+{
+	auto_view struct union_view view = { .tree = NULL };
+	int r = view_closed(fs, ino, &view);
+
+	return r < 0 ? r : tree_read(fs->tree, view.tree, data, len, offset);
+}
+
+int64_t union_seek_closed(struct union_fs *fs, uint64_t ino, int64_t offset, int whence)
+{
+	auto_view struct union_view view = { .tree = NULL };
+	int r = offset < 0 ? -ENXIO : view_closed(fs, ino, &view);
+
+	return r < 0 ? r : seek_lower(view.tree, (uint64_t)offset, whence);
+}
+
 /* --- Copying --- */
 
 ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_t from_offset,
