@@ -42,11 +42,16 @@ struct backing_map {
 #define BACKING_OPEN  _IOW(229, 1, struct backing_map)
 #define BACKING_CLOSE _IOW(229, 2, uint32_t)
 
-static _Thread_local bool kill_asked;
+static _Thread_local bool kill_asked, is_writeback;
 
 bool fuse_link_kill(void)
 {
 	return kill_asked;
+}
+
+bool fuse_link_is_writeback(void)
+{
+	return is_writeback;
 }
 
 static bool asks_kill(const struct fuse_in_header *header, const uint32_t *words, size_t len)
@@ -100,6 +105,8 @@ static ssize_t read_request(int fd, void *buf, size_t size, void *userdata)
 		if (header->opcode == FUSE_INIT && body > offsetof(struct fuse_init_in, flags))
 			see_init(link, header, (const void *)(header + 1), body);
 		kill_asked = asks_kill(header, (const void *)(header + 1), body);
+		is_writeback = header->opcode == FUSE_WRITE && body >= 24 &&
+			       ((const uint32_t *)(header + 1))[5] & FUSE_WRITE_CACHE;
 		if (!link->answer || !link->answer(link, fd, header, header + 1, body))
 			return len;
 	}
@@ -149,7 +156,7 @@ static bool switch_fsetid(bool on)
 	return syscall(SYS_capset, &header, data) == 0;
 }
 
-int fuse_link_open_backing(struct fuse_link *link, int fd)
+int fuse_link_open_backing(struct fuse_link *link, int fd, bool keeps_ids)
 {
 	struct backing_map map = { .fd = fd };
 	bool switched;
@@ -157,7 +164,7 @@ int fuse_link_open_backing(struct fuse_link *link, int fd)
 
 	if (!link->passes)
 		return -1;
-	switched = switch_fsetid(false);
+	switched = !keeps_ids && switch_fsetid(false);
 	backing = ioctl(link->fd, BACKING_OPEN, &map);
 	if (switched)
 		(void)switch_fsetid(true);

@@ -48,12 +48,14 @@ struct fuse_link {
 
 /* Whether the request that this thread serves asks for set-id bits to be dropped. */
 bool fuse_link_kill(void);
+/* Whether it is a write of the kernel's, of a page that somebody mapped: nobody wrote as a system call does. */
+bool fuse_link_is_writeback(void);
 void fuse_link_reply(int fd, uint64_t unique, int error, const void *data, size_t len);
 /* Told by the server's init callback. */
 void fuse_link_ready(struct fuse_link *link);
 
-/* The number of a descriptor for passthrough, or -1. */
-int fuse_link_open_backing(struct fuse_link *link, int fd);
+/* The number of a descriptor for passthrough, or -1. 'keeps_ids': writes may keep set-id bits. */
+int fuse_link_open_backing(struct fuse_link *link, int fd, bool keeps_ids);
 void fuse_link_close_backing(struct fuse_link *link, int backing);
 
 int fuse_link_count(struct fuse_link *link, const char *path, struct err *err) must_check;

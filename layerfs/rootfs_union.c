@@ -297,11 +297,11 @@ static void serve_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned request, void *
 /* --- Files --- */
 
 /* What the reply to an open says, in the kernel's own form: libfuse 3.14 knows no backing number. */
-static struct fuse_open_out open_out(struct union_fs *fs, struct union_handle *handle)
+static struct fuse_open_out open_out(struct union_fs *fs, struct union_handle *handle, uid_t caller)
 {
 	enum { OPEN_PASSTHROUGH = 1 << 7, OPEN_NOFLUSH = 1 << 5 };
 	struct fuse_open_out out = { .fh = (uintptr_t)handle };
-	int backing = union_pass(fs, handle);
+	int backing = union_pass(fs, handle, caller == 0);
 
 	out.open_flags = OPEN_NOFLUSH;
 	if (backing >= 0) {
@@ -338,7 +338,7 @@ static void serve_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *in
 		reply_error(req, r);
 		return;
 	}
-	out = open_out(fs, handle);
+	out = open_out(fs, handle, fuse_req_ctx(req)->uid);
 	if (fuse_reply_buf(req, (const char *)&out, sizeof(out)) == -ENOENT)
 		union_release(fs, handle);
 }
@@ -372,7 +372,7 @@ struct created {
 _Static_assert(sizeof(struct created) == 144, "FS-312");
 
 static struct created created_of(struct union_fs *fs, const struct stat *st,
-				 struct union_handle *handle)
+				 struct union_handle *handle, uid_t caller)
 {
 	const uint64_t for_ever = 1000000000;
 
@@ -381,7 +381,7 @@ static struct created created_of(struct union_fs *fs, const struct stat *st,
 			   .entry_valid = for_ever,
 			   .attr_valid = (uint64_t)attr_timeout(st),
 			   .attr = attr_of(st) },
-		.open = open_out(fs, handle),
+		.open = open_out(fs, handle, caller),
 	};
 }
 
@@ -400,7 +400,7 @@ static void serve_create(fuse_req_t req, fuse_ino_t parent, const char *name, mo
 		reply_error(req, r);
 		return;
 	}
-	created = created_of(fs, &st, handle);
+	created = created_of(fs, &st, handle, caller.uid);
 	if (fuse_reply_buf(req, (const char *)&created, sizeof(created)) == -ENOENT) {
 		union_release(fs, handle);
 		union_forget(fs, st.st_ino, 1);
@@ -443,7 +443,7 @@ static void serve_write(fuse_req_t req, fuse_ino_t unused, const char *data, siz
 			off_t offset, struct fuse_file_info *info)
 {
 	ssize_t count = union_write(fs_of(req), handle_of(info), data, size, (uint64_t)offset,
-				    fuse_link_kill());
+				    fuse_link_kill(), fuse_link_is_writeback());
 
 	(void)unused;
 	if (count < 0)
@@ -699,7 +699,7 @@ static void answer_tmpfile(struct server *server, int fd, const struct fuse_in_h
 		fuse_link_reply(fd, header->unique, r, NULL, 0);
 		return;
 	}
-	created = created_of(server->fs, &st, handle);
+	created = created_of(server->fs, &st, handle, caller.uid);
 	fuse_link_reply(fd, header->unique, 0, &created, sizeof(created));
 }
 
@@ -743,9 +743,9 @@ static void greet(void *userdata, struct fuse_conn_info *conn)
 	fuse_link_ready(&server->link);
 }
 
-static int open_backing(void *argument, int fd)
+static int open_backing(void *argument, int fd, bool keeps_ids)
 {
-	return fuse_link_open_backing(argument, fd);
+	return fuse_link_open_backing(argument, fd, keeps_ids);
 }
 
 static void close_backing(void *argument, int backing)

@@ -120,9 +120,10 @@ ssize_t union_read(struct union_fs *fs, struct union_handle *handle, void *data,
 ssize_t union_read_closed(struct union_fs *fs, uint64_t ino, void *data, size_t len,
 			  uint64_t offset) must_check;
 int64_t union_seek_closed(struct union_fs *fs, uint64_t ino, int64_t offset, int whence) must_check;
-/* 'kill': set-id bits go, because the caller may not keep them (FS-219). */
+/* 'kill': set-id bits go, because the caller may not keep them (FS-219). 'writeback': of a mapped page, which takes no
+ * capability away. */
 ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void *data, size_t len,
-		    uint64_t offset, bool kill) must_check;
+		    uint64_t offset, bool kill, bool writeback) must_check;
 int union_fallocate(struct union_fs *fs, struct union_handle *handle, int mode, uint64_t offset,
 		    uint64_t len, bool kill) must_check;
 /* SEEK_HOLE, SEEK_DATA. */
@@ -160,11 +161,12 @@ int union_removexattr(struct union_fs *fs, uint64_t ino, const char *name) must_
 
 /* --- Passthrough (FS-401) ---
  * How the kernel is given a descriptor (a number, or -1 when it refuses) and told that the number is no longer used. */
-void union_use_passthrough(struct union_fs *fs, int (*open_backing)(void *argument, int fd),
+void union_use_passthrough(struct union_fs *fs,
+			   int (*open_backing)(void *argument, int fd, bool keeps_ids),
 			   void (*close_backing)(void *argument, int backing), void *argument);
 /* Once for each handle, before anybody uses it: the number under which it goes past the server until its release; -1: through
- * the server. */
-int union_pass(struct union_fs *fs, struct union_handle *handle) must_check;
+ * the server. 'keeps_ids': who opens may keep set-id bits over a write; the first open decides for all that share it. */
+int union_pass(struct union_fs *fs, struct union_handle *handle, bool keeps_ids) must_check;
 
 DEFINE_AUTO(union_fs, union_close);
 #define auto_union_fs __attribute__((cleanup(auto_union_fs_)))

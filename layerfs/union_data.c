@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "formats/base/io.h"
@@ -294,15 +295,28 @@ static int drop_set_ids(int fd)
 	return mode != st.st_mode && fchmod(fd, mode & 07777) < 0 ? -errno : 0;
 }
 
+/* The file system below takes a capability with every write: here it stays. */
+static int write_mapped(int fd, const void *data, size_t len, uint64_t offset)
+{
+	char value[64];
+	ssize_t size = fgetxattr(fd, "security.capability", value, sizeof(value));
+	int r = io_pwrite(fd, data, len, offset);
+
+	if (r == 0 && size > 0 && fsetxattr(fd, "security.capability", value, (size_t)size, 0) < 0)
+		r = -errno;
+	return r;
+}
+
 ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void *data, size_t len,
-		    uint64_t offset, bool kill)
+		    uint64_t offset, bool kill, bool writeback)
 {
 	int fd, r = writable_fd(fs, handle->node, &fd);
 
 	if (r == 0 && kill)
 		r = drop_set_ids(fd);
 	if (r == 0)
-		r = io_pwrite(fd, data, len, offset);
+		r = writeback && !kill ? write_mapped(fd, data, len, offset)
+				       : io_pwrite(fd, data, len, offset);
 	return r < 0 ? r : (ssize_t)len;
 }
 
@@ -491,7 +505,7 @@ static bool has_set_ids(int fd)
 	return fstat(fd, &st) < 0 || st.st_mode & (S_ISUID | S_ISGID);
 }
 
-int union_pass(struct union_fs *fs, struct union_handle *handle)
+int union_pass(struct union_fs *fs, struct union_handle *handle, bool keeps_ids)
 {
 	struct union_node *node = handle->node;
 	struct union_file *file;
@@ -506,7 +520,7 @@ int union_pass(struct union_fs *fs, struct union_handle *handle)
 	if (fd >= 0 && file->cached_opens == 1 &&
 	    (file->backing >= 0 || (file->opens == 1 && !has_set_ids(fd)))) {
 		if (file->backing < 0)
-			file->backing = fs->open_backing(fs->backing_argument, fd);
+			file->backing = fs->open_backing(fs->backing_argument, fd, keeps_ids);
 		backing = file->backing;
 	}
 	if (backing >= 0) {
@@ -517,7 +531,8 @@ int union_pass(struct union_fs *fs, struct union_handle *handle)
 	return backing;
 }
 
-void union_use_passthrough(struct union_fs *fs, int (*open_backing)(void *argument, int fd),
+void union_use_passthrough(struct union_fs *fs,
+			   int (*open_backing)(void *argument, int fd, bool keeps_ids),
 			   void (*close_backing)(void *argument, int backing), void *argument)
 {
 	fs->open_backing = open_backing;

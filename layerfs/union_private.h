@@ -88,7 +88,7 @@ struct union_fs {
 	struct map *met;		/* {element, number} -> count, of numbers that do not fit */
 	struct union_node *root;
 	atomic_uint temp_count;
-	int (*open_backing)(void *argument, int fd);
+	int (*open_backing)(void *argument, int fd, bool keeps_ids);
 	void (*close_backing)(void *argument, int backing);
 	void *backing_argument;
 };
