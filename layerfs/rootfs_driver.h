@@ -5,8 +5,8 @@
  *	rootfs_kernel.c      EROFS mounts of indexes, overlayfs over anything
  *	rootfs_fuse_mount.c  starts servers and mounts what they serve
  *	rootfs_fuse.c        the server process of one index
- *	rootfs_union.c       the server process of a union
- *	fuse_link.c          what both know of FUSE; these three include libfuse
+ *	rootfs_union.c       requests of a union; rootfs_union_mount.c its process and mounts
+ *	fuse_link.c          what servers know of FUSE; these include libfuse, and no other file does
  *	rootfs_cache.c       mounts of indexes, kept by this process */
 #ifndef LAYERFS_ROOTFS_DRIVER_H
 #define LAYERFS_ROOTFS_DRIVER_H

@@ -1,41 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rootfs_union: FUSE requests of a union, and its server process.
+/* rootfs_union: FUSE requests of a union.
  *
  * The mount has one writer, us, so whatever the kernel is told stays true until it comes through the mount itself: names,
  * absent names, attributes, link targets and listings are cached for ever (FS-302). Listings are cached because the kernel
  * drops them by itself when it changes a directory. Data of files that lie in the upper goes past us where the kernel allows
  * that (union_pass()), all other data through its page cache. */
-#include "layerfs/rootfs_union.h"
+#include "layerfs/rootfs_union_server.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/fs.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "formats/base/io.h"
 #include "formats/base/limits.h"
-#include "formats/base/log.h"
-#include "layerfs/fs_context.h"
-#include "layerfs/fuse_link.h"
-#include "layerfs/rootfs_driver.h"
-
-struct server {
-	struct fuse_link link;
-	struct union_fs *fs;
-	bool acls;
-};
 
 static struct union_fs *fs_of(fuse_req_t req)
 {
-	const struct server *server = fuse_req_userdata(req);
+	const struct union_server *server = fuse_req_userdata(req);
 
 	return server->fs;
 }
@@ -652,7 +636,7 @@ _Static_assert(sizeof(struct statx_out) == 32 + 256, "FS-312");
 		(time).tv_sec, (uint32_t)(time).tv_nsec, 0 \
 	}
 
-static void answer_statx(struct server *server, int fd, const struct fuse_in_header *header)
+static void answer_statx(struct union_server *server, int fd, const struct fuse_in_header *header)
 {
 	struct statx_out out = { .attr_valid = 0 };
 	struct timespec birth;
@@ -684,7 +668,7 @@ static void answer_statx(struct server *server, int fd, const struct fuse_in_hea
 	fuse_link_reply(fd, header->unique, 0, &out, sizeof(out));
 }
 
-static void answer_tmpfile(struct server *server, int fd, const struct fuse_in_header *header,
+static void answer_tmpfile(struct union_server *server, int fd, const struct fuse_in_header *header,
 			   const struct fuse_create_in *in, size_t len)
 {
 	const struct union_caller caller = { header->uid, header->gid, in->umask };
@@ -703,10 +687,10 @@ static void answer_tmpfile(struct server *server, int fd, const struct fuse_in_h
 	fuse_link_reply(fd, header->unique, 0, &created, sizeof(created));
 }
 
-static bool answer(struct fuse_link *link, int fd, const struct fuse_in_header *header,
-		   const void *body, size_t len)
+bool union_answer(struct fuse_link *link, int fd, const struct fuse_in_header *header,
+		  const void *body, size_t len)
 {
-	struct server *server = (struct server *)link;
+	struct union_server *server = (struct union_server *)link;
 
 	switch (header->opcode) {
 	case OPCODE_STATX:
@@ -727,7 +711,7 @@ static bool answer(struct fuse_link *link, int fd, const struct fuse_in_header *
 
 static void greet(void *userdata, struct fuse_conn_info *conn)
 {
-	struct server *server = userdata;
+	struct union_server *server = userdata;
 	unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_EXPORT_SUPPORT |
 			  FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
 			  FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_DONT_MASK |
@@ -743,17 +727,7 @@ static void greet(void *userdata, struct fuse_conn_info *conn)
 	fuse_link_ready(&server->link);
 }
 
-static int open_backing(void *argument, int fd, bool keeps_ids)
-{
-	return fuse_link_open_backing(argument, fd, keeps_ids);
-}
-
-static void close_backing(void *argument, int backing)
-{
-	fuse_link_close_backing(argument, backing);
-}
-
-static const struct fuse_lowlevel_ops operations = {
+const struct fuse_lowlevel_ops union_operations = {
 	.init = greet,
 	.lookup = serve_lookup,
 	.forget = serve_forget,
@@ -789,280 +763,3 @@ static const struct fuse_lowlevel_ops operations = {
 	.copy_file_range = serve_copy_range,
 	.lseek = serve_lseek,
 };
-
-/* --- Mounting --- */
-
-static int connect_mount(const struct rootfs_union_options *options, bool acls, int *ret_fuse_fd,
-			 int *ret_mount_fd, struct err *err)
-{
-	const struct rootfs_connection connection = {
-		.source = options->source,
-		.subtype = options->subtype,
-		.allow_other = options->allow_other || geteuid() == 0,
-		.read_only = options->read_only,
-		.attributes = (options->allow_dev ? 0 : MOUNT_ATTR_NODEV) |
-			      (options->allow_suid ? 0 : MOUNT_ATTR_NOSUID) |
-			      (options->no_exec ? MOUNT_ATTR_NOEXEC : 0) |
-			      (options->read_only ? MOUNT_ATTR_RDONLY : 0),
-	};
-
-	(void)acls;
-	return rootfs_fuse_connect(&connection, ret_fuse_fd, ret_mount_fd, err);
-}
-
-static int attach(int mount_fd, const char *path, struct err *err)
-{
-	if (move_mount(mount_fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-		return err_sys(err, errno, "cannot mount on '%s'", path);
-	return 0;
-}
-
-/* Waits until the server in the background answers, or says why it does not. */
-static int await_child(int ready_fd, struct err *err)
-{
-	char text[ERR_TEXT_MAX / 2];
-	size_t len = 0;
-
-	while (len < sizeof(text) && io_read(ready_fd, text + len, 1) == 1)
-		if (text[len++] == '\0')
-			return 0;
-	return err_set(err, ERR_UNSUPPORTED, "%.*s",
-		       len ? (int)len : (int)strlen("the server ended before it answered"),
-		       len ? text : "the server ended before it answered");
-}
-
-/* The child goes on as the server; the parent returns 1 when it answers. */
-static int to_background(struct server *server, struct err *err)
-{
-	int pipe_fds[2], status, r;
-	pid_t pid;
-
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-		return err_sys(err, errno, "cannot make a pipe");
-	pid = fork();
-	if (pid < 0) {
-		r = err_sys(err, errno, "cannot fork");
-		close(pipe_fds[0]);
-		close(pipe_fds[1]);
-		return r;
-	}
-	if (pid > 0) {
-		close(pipe_fds[1]);
-		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-			;
-		r = await_child(pipe_fds[0], err);
-		close(pipe_fds[0]);
-		return r < 0 ? r : 1;
-	}
-	close(pipe_fds[0]);
-	server->link.ready_fd = pipe_fds[1];
-	r = fuse_link_leave(err);
-	if (r < 0)
-		_exit(1);
-	return 0;
-}
-
-/* In the child: says what went wrong where the parent listens. */
-static _Noreturn void end_child(const struct server *server, int r, const struct err *err)
-{
-	if (r < 0)
-		(void)!io_write(server->link.ready_fd, err->text, strlen(err->text));
-	_exit(r < 0);
-}
-
-static int open_server(const struct stack *lowers, int upper_fd, int work_fd,
-		       const struct rootfs_union_options *options, struct server *server,
-		       struct err *err)
-{
-	int r = union_open(lowers, upper_fd, work_fd, &options->semantics, &server->fs, err);
-
-	if (r < 0)
-		return r;
-	server->acls = !options->semantics.without_acls && !options->semantics.without_xattrs;
-	server->link.wants_kill = true;
-	server->link.wants_passthrough = !options->no_passthrough;
-	server->link.answer = answer;
-	if (!union_is_read_only(server->fs) && !options->no_passthrough)
-		union_use_passthrough(server->fs, open_backing, close_backing, &server->link);
-	return fuse_link_count(&server->link, options->counters_path, err);
-}
-
-int rootfs_union_mount(const struct stack *lowers, int upper_fd, int work_fd,
-		       const struct rootfs_union_options *options, const char *path,
-		       struct err *err)
-{
-	struct server server = { .link = { .fd = -1, .ready_fd = -1 } };
-	auto_close int mount_fd = -1;
-	char mount_options[512];
-	int r = open_server(lowers, upper_fd, work_fd, options, &server, err);
-	bool background = !options->foreground;
-	struct err direct;
-
-	if (r == 0) {
-		r = connect_mount(options, server.acls, &server.link.fd, &mount_fd, &direct);
-		if (r == 0)
-			r = attach(mount_fd, path, err);
-		else if (geteuid() == 0)
-			*err = direct;
-		else
-			r = 0; /* fusermount3 may, for him */
-	}
-	if (r == 0 && mount_fd < 0) {
-		snprintf(mount_options, sizeof(mount_options),
-			 "default_permissions,fsname=%s,subtype=%s%s%s",
-			 options->source ? options->source : "mica",
-			 options->subtype ? options->subtype : "mica",
-			 options->allow_other ? ",allow_other" : "",
-			 options->read_only ? ",ro" : "");
-		server.link.mount_path = path;
-		server.link.mount_options = mount_options;
-	}
-	if (r == 0 && background) {
-		r = to_background(&server, err);
-		if (r == 1 || r < 0) { /* the parent */
-			union_close(server.fs);
-			return r < 0 ? r : 0;
-		}
-	}
-	if (mount_fd >= 0)
-		close(take_fd(&mount_fd)); /* so that the mount alone keeps the session alive */
-	if (r == 0)
-		r = fuse_link_serve(&server.link, &operations, err);
-	union_close(server.fs);
-	if (background && server.link.ready_fd >= 0)
-		end_child(&server, r, err);
-	return r;
-}
-
-/* --- A server of rootfs_fuse_mount.c --- */
-
-struct arguments {
-	struct stack stack;
-	int ready_fd, fuse_fd, upper_fd, work_fd;
-	int index_fd; /* of the element in hand, whose tars may follow; -1: none */
-	int *tar_fds;
-	size_t tar_count;
-	bool is_layer, user_marks;
-};
-
-/* Ends the index in hand. */
-static int push_index(struct arguments *arguments, struct err *err)
-{
-	struct index *index;
-	int r;
-
-	if (arguments->index_fd < 0)
-		return 0;
-	r = index_open_fds(arguments->index_fd, arguments->tar_fds, arguments->tar_count, &index,
-			   err);
-	arguments->index_fd = -1;
-	arguments->tar_count = 0;
-	if (r < 0)
-		return r;
-	r = stack_push_index(&arguments->stack, index, arguments->is_layer, err);
-	arguments->is_layer = false;
-	index_unref(index);
-	return r;
-}
-
-static int parse_fd(struct str text, int *ret_fd, struct err *err)
-{
-	uint64_t value;
-
-	if (str_to_u64(text, INT_MAX, &value) < 0 || fcntl((int)value, F_GETFD) < 0)
-		return err_set(err, EINVAL, "'%.*s' is no open descriptor", (int)text.len,
-			       text.ptr);
-	*ret_fd = (int)value;
-	return 0;
-}
-
-static int parse_tars(struct arguments *arguments, struct str list, struct err *err)
-{
-	struct str word;
-	int r = 0;
-
-	while (r == 0 && list.len) {
-		int *grown = reallocarray(arguments->tar_fds, arguments->tar_count + 1,
-					  sizeof(*grown));
-
-		if (!grown)
-			return err_nomem(err);
-		arguments->tar_fds = grown;
-		str_cut(list, ',', &word, &list);
-		r = parse_fd(word, &arguments->tar_fds[arguments->tar_count], err);
-		arguments->tar_count += r == 0;
-	}
-	return r;
-}
-
-static int parse_argument(struct arguments *arguments, const char *argument, struct err *err)
-{
-	struct str name, value;
-	int fd, r;
-
-	str_cut(str_from(argument), '=', &name, &value);
-	if (str_is(name, "tars"))
-		return parse_tars(arguments, value, err);
-	if (str_is(name, "layer")) {
-		arguments->is_layer = true;
-		return 0;
-	}
-	r = push_index(arguments, err);
-	if (r < 0)
-		return r;
-	if (str_is(name, "index"))
-		return parse_fd(value, &arguments->index_fd, err);
-	if (str_is(name, "dir")) {
-		r = parse_fd(value, &fd, err);
-		return r < 0 ? r : stack_push_upper(&arguments->stack, fd, rootfs_own_marks(), err);
-	}
-	if (str_is(name, "upper"))
-		return parse_fd(value, &arguments->upper_fd, err);
-	if (str_is(name, "work"))
-		return parse_fd(value, &arguments->work_fd, err);
-	if (str_is(name, "ready"))
-		return parse_fd(value, &arguments->ready_fd, err);
-	if (str_is(name, "fuse"))
-		return parse_fd(value, &arguments->fuse_fd, err);
-	arguments->user_marks |= str_is(name, "userxattr");
-	return 0;
-}
-
-static int serve_arguments(struct arguments *arguments, struct err *err)
-{
-	struct rootfs_union_options options = { .semantics = { .is_volatile = true } };
-	struct server server = { .link = { .fd = arguments->fuse_fd,
-					   .ready_fd = arguments->ready_fd } };
-	int r;
-
-	options.semantics.marks = arguments->user_marks ? MARKS_USER : MARKS_TRUSTED;
-	r = open_server(&arguments->stack, arguments->upper_fd, arguments->work_fd, &options,
-			&server, err);
-	if (r == 0)
-		r = fuse_link_leave(err);
-	if (r == 0)
-		r = fuse_link_serve(&server.link, &operations, err);
-	union_close(server.fs);
-	return r;
-}
-
-int rootfs_union_serve(int argc, char **argv)
-{
-	struct arguments arguments = {
-		.ready_fd = -1, .fuse_fd = -1, .upper_fd = -1, .work_fd = -1, .index_fd = -1
-	};
-	struct err err;
-	int i, r = 0;
-
-	for (i = 0; r == 0 && i < argc; i++)
-		r = parse_argument(&arguments, argv[i], &err);
-	if (r == 0)
-		r = push_index(&arguments, &err);
-	if (r == 0)
-		r = serve_arguments(&arguments, &err);
-	if (r < 0 && arguments.ready_fd >= 0)
-		(void)!io_write(arguments.ready_fd, err.text, strlen(err.text));
-	stack_release(&arguments.stack);
-	free(arguments.tar_fds);
-	return r < 0;
-}

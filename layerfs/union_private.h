@@ -4,7 +4,8 @@
  *	union.c         opening and closing, lookup, the table of nodes, numbers
  *	union_upper.c   the upper directory: where objects lie in it, marks, work directory, hard-link index
  *	union_copyup.c  copies objects up: all of them, or their attributes only
- *	union_names.c   what changes names: make, unlink, rename, link
+ *	union_make.c    new objects
+ *	union_names.c   names that go, move or are joined
  *	union_attr.c    attributes and xattrs
  *	union_data.c    open files
  *	union_list.c    listings
@@ -204,6 +205,15 @@ int union_copy_up(struct union_fs *fs, struct union_node *node, enum union_part 
 int union_fill(struct union_fs *fs, struct union_node *node) must_check;
 /* Under the node's lock: waits until nobody fills. */
 void union_await_filled(struct union_fs *fs, struct union_node *node);
+
+/* --- Names (union_names.c) --- */
+
+/* A directory whose names may be changed: in use, in the upper, locked, the names held shared. */
+int union_enter_dir(struct union_fs *fs, uint64_t ino, struct union_node **ret_dir) must_check;
+void union_leave_dir(struct union_fs *fs, struct union_node *dir);
+/* Keeps a counted directory's links right when an object of 'type' comes or goes. */
+void union_add_dir_link(struct union_node *dir, mode_t type, int links);
+int union_check_name(const struct union_fs *fs, const char *name) must_check;
 
 /* --- Attributes (union_attr.c) --- */
 

@@ -154,10 +154,9 @@ static void chain_end(struct chain *chain)
 static struct rootfs *mount_stack(const struct stack *stack, const struct store_step *step)
 {
 	static const char *const server[] = { "/proc/self/exe", "serve", NULL };
-	struct rootfs_options options = { .driver = driver,
-					  .allow_dev = true,
-					  .allow_suid = true,
-					  .server_argv = server };
+	struct rootfs_options options = {
+		.driver = driver, .allow_dev = true, .allow_suid = true, .server_argv = server
+	};
 	struct rootfs *rootfs;
 
 	if (step) {
@@ -398,8 +397,7 @@ static const struct snapshot_case {
 	  "-.wh.a\ndb/\n-b/.wh..wh..opq\n-b/f\n" },
 	{ "metadata only", "echo x >f; echo y >g; mkdir d", "chmod 600 f; chown 7:8 g; chmod 700 d",
 	  NULL, "dd/\n-f\n-g\n" },
-	{ "metadata twice", "seq 60000 | head -c 300000 >f", "chmod 600 f", "chown 3:4 f",
-	  "-f\n" },
+	{ "metadata twice", "seq 60000 | head -c 300000 >f", "chmod 600 f", "chown 3:4 f", "-f\n" },
 	{ "same metadata, other content behind a redirect",
 	  "echo xx >a; echo yy >b; chmod 600 a b; touch -d @1000 a b",
 	  "chmod 644 a; chmod 600 a; mv a b", NULL, "-.wh.a\n-b\n" },
@@ -473,8 +471,8 @@ static void check_digest(const struct chain *chain, size_t number)
 	struct stack below = { chain->stack.elements, chain->stack.count - 1 };
 	struct layer_result result;
 
-	ok(snapshot_layer(store, chain->steps[chain->step_count - 1].upper_fd, MARKS_TRUSTED, &below,
-			  &timeless, &result, NULL, &err));
+	ok(snapshot_layer(store, chain->steps[chain->step_count - 1].upper_fd, MARKS_TRUSTED,
+			  &below, &timeless, &result, NULL, &err));
 	if (!digest_is_set(&case_digests[number]))
 		case_digests[number] = result.diff_id;
 	else if (!digest_equal(&case_digests[number], &result.diff_id))
