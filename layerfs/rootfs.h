@@ -17,7 +17,7 @@
 enum rootfs_driver {
 	ROOTFS_AUTO,
 	ROOTFS_KERNEL,
-	ROOTFS_FUSE, /* our server does it all: one POSIX file system (FS-700) */
+	ROOTFS_FUSE, /* our server does it all, by the rules of POSIX (FS-700) */
 	ROOTFS_FUSE_LOWER, /* it shows what is below, overlayfs writes where it may, for it is faster (FS-102); else as above.
 			    * What auto takes without the kernel driver */
 };

@@ -104,14 +104,14 @@ static int set_number(struct copy *copy)
 	uint8_t origin[UNION_ORIGIN_MAX];
 	const struct place *place = &copy->tree->places[0];
 	char text[64];
-	size_t len;
+	size_t len = 0;
 	int r, size = snprintf(text, sizeof(text), "%s%llu", copy->fs->number_form,
 			       (unsigned long long)copy->node->ino);
 
 	r = union_set_mark(copy->fs, &copy->spot, "mica", text, (size_t)size);
 	if (r == 0)
 		r = union_origin(copy->fs, place, origin, &len);
-	return r < 0 ? r : union_set_mark(copy->fs, &copy->spot, "origin", origin, len);
+	return r < 0 || len == 0 ? r : union_set_mark(copy->fs, &copy->spot, "origin", origin, len);
 }
 
 static int make_temp(struct copy *copy, enum union_part part)
