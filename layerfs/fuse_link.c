@@ -296,10 +296,11 @@ static int loop(struct fuse_session *session)
 
 	if (!config)
 		return -ENOMEM;
-	workers = workers < 2 ? 2 : workers;
+	workers = workers < 4 ? 4 : workers;
 	/* Cloned connections need the device to be opened again, which a changed root or mode may forbid. */
 	fuse_loop_cfg_set_clone_fd(config, access("/dev/fuse", R_OK | W_OK) == 0);
-	fuse_loop_cfg_set_max_threads(config, workers);
+	/* Some may be at a long copy-up: others come when all are busy. */
+	fuse_loop_cfg_set_max_threads(config, 8 * workers);
 	fuse_loop_cfg_set_idle_threads(config, workers);
 	r = fuse_session_loop_mt(session, config);
 	fuse_loop_cfg_destroy(config);
