@@ -388,7 +388,8 @@ static int run_union(struct command_context *context, const void *flags_, int ar
 	request.rootfs.semantics.aufs_marks = flags->as_fuse_overlayfs;
 	r = parse_words(&flags->words, &request, err);
 
-	request.rootfs.semantics.marks = request.user_marks ? MARKS_USER : rootfs_own_marks();
+	request.rootfs.semantics.marks = request.user_marks || geteuid() != 0 ? MARKS_USER
+									      : rootfs_own_marks();
 	if (r == 0)
 		r = mount_request(context, &request, argv[argc - 1], err);
 	arena_release(&request.arena);
