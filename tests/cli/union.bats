@@ -1,0 +1,139 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# mica union as users and container engines call it (FS-151, FS-152, FS-206, FS-711, FS-712); what the mount does is judged by
+# tests/conformance/union.bats.
+
+load common
+load user
+
+setup_file() {
+	[ "$(id -u)" = 0 ] || return 0
+	mica_setup_file
+	user_setup_file
+}
+
+setup() {
+	[ "$(id -u)" = 0 ] || skip "needs root"
+	cd "$BATS_TEST_TMPDIR" || exit
+	mkdir lower upper work mnt
+	echo below >lower/file
+}
+
+teardown() {
+	umount -l "$BATS_TEST_TMPDIR/mnt" 2>/dev/null || true
+}
+
+@test "writable, then read-only over what was written" {
+	mica union -o lowerdir=lower,upperdir=upper,workdir=work mnt
+	echo above >mnt/new
+	rm mnt/file
+	umount mnt
+	[ "$(ls lower)" = file ]
+	mica union -o lowerdir=upper:lower mnt
+	[ "$(ls mnt)" = new ]
+	[ "$(cat mnt/new)" = above ]
+	run ! touch mnt/x
+	[[ $output == *"Read-only file system"* ]]
+}
+
+@test "several lowers, and a colon in a name" {
+	mkdir a:b
+	echo top >a:b/file
+	echo other >a:b/other
+	mica union -o 'lowerdir=a\:b:lower' mnt
+	[ "$(cat mnt/file)" = top ]
+	[ "$(cat mnt/other)" = other ]
+}
+
+@test "an image as the lower" {
+	tar -C lower -c . | mica import - below >/dev/null
+	mica union -o lowerdir=below,upperdir=upper,workdir=work mnt
+	echo more >>mnt/file
+	[ "$(cat mnt/file)" = $'below\nmore' ]
+	umount mnt
+	[ "$(mica cat below /file)" = below ]
+}
+
+@test "ids are mapped and squashed" {
+	chown 1000:1000 lower/file
+	mica union -o lowerdir=lower,upperdir=upper,workdir=work,uidmapping=1000:0:1:0:5000:10,gidmapping=1000:0:1:0:5000:10 mnt
+	[ "$(stat -c %u:%g mnt/file)" = 0:0 ]
+	touch mnt/new
+	[ "$(stat -c %u:%g upper/new)" = 1000:1000 ]
+	chown 5001:5002 mnt/new
+	[ "$(stat -c %u:%g upper/new)" = 1:2 ]
+	umount mnt
+	mica union -o lowerdir=lower,squash_to_uid=7 mnt
+	[ "$(stat -c %u mnt/file)" = 7 ]
+	umount mnt
+	mica union -o lowerdir=lower,squash_to_root mnt
+	[ "$(stat -c %u:%g mnt/file)" = 0:0 ]
+}
+
+@test "called as fuse-overlayfs: layers of container engines (FS-203, FS-206)" {
+	ln -s "$MICA" fuse-overlayfs
+	mkdir -p lower/dir lower/opaque top/opaque
+	touch lower/dir/f lower/opaque/old top/.wh.dir top/opaque/.wh..wh..opq top/opaque/new
+	touch top/owned
+	setfattr -n user.containers.override_stat -v 0:0:0755 top
+	setfattr -n user.containers.override_stat -v 12:34:0640 top/owned
+	run -0 ./fuse-overlayfs -o lowerdir=top:lower,upperdir=upper,workdir=work,context=x,fast_ino=1 mnt
+	[ -z "$output" ]
+	[ "$(ls mnt)" = $'file\nopaque\nowned' ]
+	[ "$(ls mnt/opaque)" = new ]
+	[ "$(stat -c %u:%g:%a mnt/owned)" = 12:34:640 ]
+	mkdir mnt/dir
+	[ -z "$(ls mnt/dir)" ]
+	run ! touch mnt/.wh.x
+	umount mnt
+	# Without that name these are names.
+	mica union -o lowerdir=top:lower mnt
+	[ -e mnt/.wh.dir ]
+	[ -e mnt/dir/f ]
+}
+
+@test "an ordinary user mounts with fusermount3" {
+	run as_user single "mkdir l u w m && echo x >l/f && mica union -o lowerdir=l,upperdir=u,workdir=w m && echo y >>m/f &&
+		mv m/f m/g && cat m/g && mica umount m && cat l/f"
+	echo "$output"
+	[ "$status" = 0 ]
+	[ "$output" = $'x\ny\nx' ]
+}
+
+@test "one writer at a time" {
+	mkdir second
+	mica union -o lowerdir=lower,upperdir=upper,workdir=work mnt
+	run -125 mica union -o lowerdir=lower,upperdir=upper,workdir=work second
+	[[ $output == *"another union is writing with this work directory"* ]]
+}
+
+@test "what is wrong is said" {
+	run -2 mica union mnt
+	[[ $output == *"needs lowerdir= or upperdir="* ]]
+	run -2 mica union -o lowerdir=lower,upperdir=upper mnt
+	[[ $output == *"an upperdir needs a workdir"* ]]
+	run -125 mica union -o lowerdir=/nowhere mnt
+	[[ $output == *"cannot open the lower directory '/nowhere'"* ]]
+	run -2 mica union -o lowerdir=lower,uidmapping=1:2 mnt
+	[[ $output == *"uidmapping wants ID:MAPPED:LENGTH"* ]]
+	run -0 mica union -o lowerdir=lower,shiny=1 mnt
+	[[ $output == *"unknown mount option 'shiny=1'"* ]]
+}
+
+@test "a killed server: the upper is taken up again (FS-709)" {
+	"$MICA" union -f -o lowerdir=lower,upperdir=upper,workdir=work mnt &
+	server=$!
+	until mountpoint -q mnt && stat mnt/file 2>/dev/null >/dev/null; do kill -0 $server; done
+	chmod 600 mnt/file
+	mkdir mnt/dir
+	kill -KILL $server
+	wait $server || true
+	run ! ls mnt/dir
+	umount mnt
+	touch 'work/work/#dead'
+	mica union -o lowerdir=lower,upperdir=upper,workdir=work mnt
+	[ "$(stat -c %a mnt/file)" = 600 ]
+	[ "$(cat mnt/file)" = below ]
+	[ -d mnt/dir ]
+	[ ! -e 'work/work/#dead' ]
+}
