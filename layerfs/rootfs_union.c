@@ -486,13 +486,12 @@ static void serve_fsync(fuse_req_t req, fuse_ino_t unused, int only_data,
 	reply_error(req, union_fsync(fs_of(req), handle_of(info), only_data));
 }
 
-static void serve_fsyncdir(fuse_req_t req, fuse_ino_t unused, int only_data,
+static void serve_fsyncdir(fuse_req_t req, fuse_ino_t ino, int only_data,
 			   struct fuse_file_info *info)
 {
-	(void)unused;
 	(void)only_data;
 	(void)info;
-	reply_error(req, union_sync(fs_of(req)));
+	reply_error(req, union_fsync_dir(fs_of(req), ino));
 }
 
 /* --- Directories --- */

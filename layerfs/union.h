@@ -133,6 +133,7 @@ ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_
 			 struct union_handle *to, uint64_t to_offset, size_t len,
 			 bool kill) must_check;
 int union_fsync(struct union_fs *fs, struct union_handle *handle, bool only_data) must_check;
+int union_fsync_dir(struct union_fs *fs, uint64_t ino) must_check;
 int union_sync(struct union_fs *fs) must_check;
 int union_statfs(struct union_fs *fs, struct statvfs *ret_stat) must_check;
 

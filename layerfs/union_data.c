@@ -466,6 +466,21 @@ int union_fsync(struct union_fs *fs, struct union_handle *handle, bool only_data
 	return (only_data ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
 }
 
+int union_fsync_dir(struct union_fs *fs, uint64_t ino)
+{
+	struct union_node *node = union_get(fs, ino);
+	int fd = -1, r = 0;
+
+	if (node && union_is_dir(node) && node->in_upper && !fs->options.is_volatile) {
+		fd = openat(union_dir_fd(node), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		r = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+	}
+	if (fd >= 0)
+		close(fd);
+	union_put(fs, node);
+	return r;
+}
+
 int union_sync(struct union_fs *fs)
 {
 	int fd, r = 0;
