@@ -16,6 +16,7 @@
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "formats/base/io.h"
@@ -105,15 +106,23 @@ int union_set_mark(struct union_fs *fs, const struct union_spot *spot, const cha
 
 /* --- The work directory --- */
 
+/* A server ends shortly after its mount is gone, so one that has just been unmounted is waited for. */
 static int lock_work(struct union_fs *fs, struct err *err)
 {
-	if (flock(fs->work_base_fd, LOCK_EX | LOCK_NB) == 0)
-		return 0;
-	if (errno == EWOULDBLOCK) {
+	const struct timespec pause = { .tv_nsec = 10 * 1000 * 1000 };
+	int tries = 200;
+
+	while (flock(fs->work_base_fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno == EWOULDBLOCK && tries-- > 0) {
+			(void)nanosleep(&pause, NULL);
+			continue;
+		}
+		if (errno != EWOULDBLOCK)
+			return err_sys(err, errno, "cannot lock the work directory");
 		err_set(err, EBUSY, "another union is writing with this work directory");
 		return err_hint(err, "unmount it, or give each union a workdir of its own");
 	}
-	return err_sys(err, errno, "cannot lock the work directory");
+	return 0;
 }
 
 /* What a killed server left. The kernel's note that a volatile mount was not ended stays for it to see. */
