@@ -388,7 +388,7 @@ int layer_index_of_tar(struct store *store, const struct digest *diff_id, int in
 		       struct err *err)
 {
 	struct layer_result ignored;
-	struct source *source;
+	struct source *source = NULL;
 	int tar, r = layer_open_tar(store, diff_id, &tar, NULL, err);
 
 	if (r == 0)
