@@ -195,6 +195,18 @@ def _(u):
     assert "security.capability" not in os.listxattr(m + "f")
 
 
+@question("set-id bits go with chown, also with one that changes nothing; root's writes keep them (FS-219)")
+def _(u):
+    put(u.lower + "/f")
+    os.chmod(u.lower + "/f", 0o6755)
+    m = u.mount()
+    with open(m + "f", "ab") as file:
+        file.write(b"x")
+    assert stat.S_IMODE(os.stat(m + "f").st_mode) == 0o6755
+    os.chown(m + "f", -1, -1)
+    assert stat.S_IMODE(os.stat(m + "f").st_mode) == 0o755
+
+
 @question("no mark is seen, none can be made (FS-201, FS-205)")
 def _(u):
     os.mkdir(u.lower + "/d")
