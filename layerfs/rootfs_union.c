@@ -183,9 +183,8 @@ static void serve_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *wanted, i
 		set |= UNION_MTIME;
 		wanted->st_mtim.tv_nsec = UTIME_NOW;
 	}
-	/* A request that sets nothing is chown(-1, -1), which takes set-id bits. */
 	if (set == 0)
-		set = UNION_KILL;
+		set = UNION_NOTHING;
 	r = union_setattr(fs_of(req), ino, wanted, set, &st);
 	if (r < 0)
 		reply_error(req, r);

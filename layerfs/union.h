@@ -83,8 +83,11 @@ enum union_set {
 	UNION_SIZE = 8,
 	UNION_ATIME = 16,
 	UNION_MTIME = 32,
-	UNION_KILL =
-		64, /* set-id bits, for who changes data without the right to keep them (FS-306) */
+	/* Set-id bits, for who changes data without the right to keep them (FS-306). */
+	UNION_KILL = 64,
+	/* Nothing: all that the kernel tells of chown(-1, -1), which takes set-id bits, and of a write to a file with a
+	 * capability, which takes that. So a capability goes where there is one, else the bits. */
+	UNION_NOTHING = 128,
 };
 /* Times may be UTIME_NOW. */
 int union_setattr(struct union_fs *fs, uint64_t ino, const struct stat *wanted, unsigned set,

@@ -385,6 +385,10 @@ static int set_upper(struct union_fs *fs, struct union_node *node, const struct 
 
 		r = fchownat(spot.dirfd, spot.name, uid, gid, spot.flags) < 0 ? -errno : 0;
 	}
+	if (r == 0 && set & UNION_NOTHING && !union_is_dir(node) && !S_ISLNK(node->type)) {
+		r = union_spot_removexattr(&spot, "security.capability");
+		r = r == -ENODATA || r == -EOPNOTSUPP ? drop_set_ids(&spot) : r;
+	}
 	if (r == 0 && set & UNION_KILL && !(set & UNION_MODE) && !union_is_dir(node))
 		r = drop_set_ids(&spot);
 	if (r == 0 && set & UNION_MODE)
