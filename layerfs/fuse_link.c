@@ -58,8 +58,7 @@ static bool asks_kill(const struct fuse_in_header *header, const uint32_t *words
 {
 	switch (header->opcode) {
 	case FUSE_OPEN:
-	case FUSE_CREATE:
-		return len >= 8 && header->opcode == FUSE_OPEN && words[1] & KILL_OPEN;
+		return len >= 8 && words[1] & KILL_OPEN;
 	case FUSE_WRITE:
 		return len >= 24 && words[5] & KILL_WRITE;
 	case FUSE_SETATTR:
@@ -313,6 +312,19 @@ void fuse_link_ready(struct fuse_link *link)
 		link->ready_fd = -1; /* nobody waits: the mount goes with him */
 }
 
+/* libfuse takes over only signals that are as they were. */
+static bool take_signals(const struct fuse_link *link, struct fuse_session *session)
+{
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+	size_t i;
+
+	if (!link->wants_signals && !link->mount_path)
+		return false;
+	for (i = 0; link->wants_signals && i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		(void)signal(numbers[i], SIG_DFL);
+	return fuse_set_signal_handlers(session) == 0;
+}
+
 int fuse_link_serve(struct fuse_link *link, const struct fuse_lowlevel_ops *operations,
 		    struct err *err)
 {
@@ -325,11 +337,11 @@ int fuse_link_serve(struct fuse_link *link, const struct fuse_lowlevel_ops *oper
 	prepare_process();
 	if (chdir("/") < 0)
 		return err_sys(err, errno, "cannot change to '/'");
-	/* A server that mounted at a path takes its mount along when it is told to end. */
-	handled = link->mount_path && fuse_set_signal_handlers(session) == 0;
-	(void)loop(session);
+	handled = take_signals(link, session);
+	link->signaled = loop(session) > 0;
 	if (handled)
 		fuse_remove_signal_handlers(session);
+	/* With a path it takes its mount along, which fusermount3 made. */
 	fuse_session_unmount(session);
 	fuse_session_destroy(session);
 	return 0;

@@ -36,12 +36,14 @@ struct fuse_link {
 	char *mount_options; /* with 'mount_path' */
 	bool wants_kill;     /* the server drops set-id bits (FS-306) */
 	bool wants_passthrough;
+	bool wants_signals; /* SIGINT, SIGTERM and SIGHUP end it; else they do what they did */
 	/* Answers requests that libfuse does not know, with fuse_link_reply(); false: it is for libfuse. May be NULL. */
 	bool (*answer)(struct fuse_link *link, int fd, const struct fuse_in_header *header,
 		       const void *body, size_t len);
 	_Atomic uint64_t *counters; /* NULL: nobody counts */
 	/* Found out: */
 	bool passes;
+	bool signaled;	      /* ended by a signal, so the mount is still there */
 	uint64_t init_unique; /* of the INIT request; 0: not seen */
 	uint32_t kernel_flags, kernel_flags2;
 };

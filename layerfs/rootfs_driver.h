@@ -58,6 +58,13 @@ struct rootfs_connection {
 int rootfs_fuse_connect(const struct rootfs_connection *about, int *ret_fuse_fd, int *ret_mount_fd,
 			struct err *err) must_check;
 
+/* Reads a server's pipe up to the NUL that says that it answers. What comes instead of it is why it does not, words of
+ * fusermount3 among them. */
+int rootfs_await_server(int ready_fd, struct err *err) must_check;
+/* Of a FUSE mount whose server answers. Best effort: sysfs belongs to the initial namespaces, and 128 KiB, the default, is
+ * right too, only slower. */
+void rootfs_widen_read_ahead(int mount_fd);
+
 /* Whether the driver could work here, found by trying; ERR_UNSUPPORTED with the reason. */
 int rootfs_kernel_probe(struct err *err) must_check;
 int rootfs_overlay_probe(struct err *err) must_check;

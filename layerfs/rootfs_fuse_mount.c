@@ -127,9 +127,7 @@ static int add_union(struct server *server, const struct stack *stack,
 	return r;
 }
 
-/* Reads the pipe up to the NUL that says that the server answers. What comes instead of it is why it does not, words of
- * fusermount3 among them. */
-static int await_server(int ready_fd, struct err *err)
+int rootfs_await_server(int ready_fd, struct err *err)
 {
 	char text[ERR_TEXT_MAX / 2];
 	size_t len = 0, i;
@@ -203,7 +201,7 @@ static int start_server(const struct served *served, const char *const *server_a
 	arena_release(&server.arena);
 	close(take_fd(&theirs)); /* so that the end of the server is the end of the pipe */
 	if (r == 0)
-		r = await_server(ready, err);
+		r = rootfs_await_server(ready, err);
 	if (r == 0)
 		*ret_alive_fd = take_fd(&ready);
 	return r;
@@ -263,8 +261,7 @@ static int mount_connection(const struct rootfs_connection *about, int fuse_fd, 
 	return r < 0 ? r : fs_context_mount(&context, about->attributes, ret_fd, err);
 }
 
-/* Best effort: sysfs belongs to the initial namespaces, and 128 KiB, the default, is right too, only slower. */
-static void widen_read_ahead(int mount_fd)
+void rootfs_widen_read_ahead(int mount_fd)
 {
 	char path[64];
 	struct stat st;
@@ -314,7 +311,7 @@ static int mount_server(const struct index *index, const char *const *server_arg
 	if (r < 0 && kept->mount_fd >= 0)
 		close(kept->mount_fd);
 	if (r == 0)
-		widen_read_ahead(kept->mount_fd);
+		rootfs_widen_read_ahead(kept->mount_fd);
 	return r;
 }
 
@@ -418,7 +415,7 @@ static int mount_union(const struct stack *stack, const struct rootfs_options *o
 		r = start_server(&served, options->server_argv, fuse_fd, extra, &alive, err);
 	if (r < 0)
 		return r;
-	widen_read_ahead(mount_fd);
+	rootfs_widen_read_ahead(mount_fd);
 	*ret_fd = take_fd(&mount_fd);
 	return 0;
 }

@@ -31,7 +31,7 @@ static void close_backing(void *argument, int backing)
 
 /* --- Mounting --- */
 
-static int connect_mount(const struct rootfs_union_options *options, bool acls, int *ret_fuse_fd,
+static int connect_mount(const struct rootfs_union_options *options, int *ret_fuse_fd,
 			 int *ret_mount_fd, struct err *err)
 {
 	const struct rootfs_connection connection = {
@@ -45,7 +45,6 @@ static int connect_mount(const struct rootfs_union_options *options, bool acls, 
 			      (options->read_only ? MOUNT_ATTR_RDONLY : 0),
 	};
 
-	(void)acls;
 	return rootfs_fuse_connect(&connection, ret_fuse_fd, ret_mount_fd, err);
 }
 
@@ -54,20 +53,6 @@ static int attach(int mount_fd, const char *path, struct err *err)
 	if (move_mount(mount_fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
 		return err_sys(err, errno, "cannot mount on '%s'", path);
 	return 0;
-}
-
-/* Waits until the server in the background answers, or says why it does not. */
-static int await_child(int ready_fd, struct err *err)
-{
-	char text[ERR_TEXT_MAX / 2];
-	size_t len = 0;
-
-	while (len < sizeof(text) && io_read(ready_fd, text + len, 1) == 1)
-		if (text[len++] == '\0')
-			return 0;
-	return err_set(err, ERR_UNSUPPORTED, "%.*s",
-		       len ? (int)len : (int)strlen("the server ended before it answered"),
-		       len ? text : "the server ended before it answered");
 }
 
 /* The child goes on as the server; the parent returns 1 when it answers. */
@@ -89,7 +74,7 @@ static int to_background(struct union_server *server, struct err *err)
 		close(pipe_fds[1]);
 		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
-		r = await_child(pipe_fds[0], err);
+		r = rootfs_await_server(pipe_fds[0], err);
 		close(pipe_fds[0]);
 		return r < 0 ? r : 1;
 	}
@@ -117,7 +102,8 @@ static int open_server(const struct stack *lowers, int upper_fd, int work_fd,
 
 	if (r < 0)
 		return r;
-	server->acls = !options->semantics.without_acls && !options->semantics.without_xattrs;
+	server->acls = union_has_acls(server->fs);
+	server->link.wants_signals = true;
 	server->link.wants_kill = true;
 	server->link.wants_passthrough = !options->no_passthrough;
 	server->link.answer = union_answer;
@@ -126,51 +112,75 @@ static int open_server(const struct stack *lowers, int upper_fd, int work_fd,
 	return fuse_link_count(&server->link, options->counters_path, err);
 }
 
+/* For who may not mount: fusermount3 does, when the server asks it. */
+static void mount_by_helper(const struct rootfs_union_options *options, const char *path,
+			    char *words, size_t size, struct fuse_link *link)
+{
+	snprintf(words, size, "default_permissions,fsname=%s,subtype=%s%s%s",
+		 options->source ? options->source : "mica",
+		 options->subtype ? options->subtype : "mica",
+		 options->allow_other ? ",allow_other" : "", options->read_only ? ",ro" : "");
+	link->mount_path = path;
+	link->mount_options = words;
+}
+
+/* Mounts at 'path', or has it mounted later ('*ret_mount_fd' -1). */
+static int mount_first(const struct rootfs_union_options *options, const char *path, char *words,
+		       size_t size, struct fuse_link *link, int *ret_mount_fd, struct err *err)
+{
+	int r = connect_mount(options, &link->fd, ret_mount_fd, err);
+
+	if (r == 0)
+		return attach(*ret_mount_fd, path, err);
+	if (geteuid() == 0)
+		return r;
+	mount_by_helper(options, path, words, size, link);
+	return 0;
+}
+
+/* Serves until the mount goes. Who is told to end by a signal takes it along. */
+static int serve(struct union_server *server, const char *real, struct err *err)
+{
+	int r = fuse_link_serve(&server->link, &union_operations, err);
+
+	if (r == 0 && server->link.signaled && !server->link.mount_path)
+		(void)umount2(real, MNT_DETACH | UMOUNT_NOFOLLOW);
+	return r;
+}
+
 int rootfs_union_mount(const struct stack *lowers, int upper_fd, int work_fd,
 		       const struct rootfs_union_options *options, const char *path,
 		       struct err *err)
 {
 	struct union_server server = { .link = { .fd = -1, .ready_fd = -1 } };
+	auto_free char *real = realpath(path, NULL); /* the server leaves its directory */
 	auto_close int mount_fd = -1;
-	char mount_options[512];
-	int r = open_server(lowers, upper_fd, work_fd, options, &server, err);
-	bool background = !options->foreground;
-	struct err direct;
+	char words[512];
+	bool is_parent = false, attached;
+	int r;
 
-	if (r == 0) {
-		r = connect_mount(options, server.acls, &server.link.fd, &mount_fd, &direct);
-		if (r == 0)
-			r = attach(mount_fd, path, err);
-		else if (geteuid() == 0)
-			*err = direct;
-		else
-			r = 0; /* fusermount3 may, for him */
-	}
-	if (r == 0 && mount_fd < 0) {
-		snprintf(mount_options, sizeof(mount_options),
-			 "default_permissions,fsname=%s,subtype=%s%s%s",
-			 options->source ? options->source : "mica",
-			 options->subtype ? options->subtype : "mica",
-			 options->allow_other ? ",allow_other" : "",
-			 options->read_only ? ",ro" : "");
-		server.link.mount_path = path;
-		server.link.mount_options = mount_options;
-	}
-	if (r == 0 && background) {
+	if (!real)
+		return err_sys(err, errno, "cannot mount on '%s'", path);
+	r = open_server(lowers, upper_fd, work_fd, options, &server, err);
+	if (r == 0)
+		r = mount_first(options, real, words, sizeof(words), &server.link, &mount_fd, err);
+	attached = r == 0 && mount_fd >= 0;
+	if (r == 0 && !options->foreground) {
 		r = to_background(&server, err);
-		if (r == 1 || r < 0) { /* the parent */
-			union_close(server.fs);
-			return r < 0 ? r : 0;
-		}
+		is_parent = r != 0;
 	}
+	if (is_parent && r > 0 && mount_fd >= 0)
+		rootfs_widen_read_ahead(mount_fd);
 	if (mount_fd >= 0)
 		close(take_fd(&mount_fd)); /* so that the mount alone keeps the session alive */
 	if (r == 0)
-		r = fuse_link_serve(&server.link, &union_operations, err);
+		r = serve(&server, real, err);
+	if (r < 0 && attached) /* nobody serves it */
+		(void)umount2(real, MNT_DETACH | UMOUNT_NOFOLLOW);
 	union_close(server.fs);
-	if (background && server.link.ready_fd >= 0)
+	if (!is_parent && server.link.ready_fd >= 0)
 		end_child(&server, r, err);
-	return r;
+	return r < 0 ? r : 0;
 }
 
 /* --- A server of rootfs_fuse_mount.c --- */

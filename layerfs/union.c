@@ -707,3 +707,8 @@ bool union_is_read_only(const struct union_fs *fs)
 {
 	return !fs->upper;
 }
+
+bool union_has_acls(const struct union_fs *fs)
+{
+	return !fs->options.without_acls && !fs->options.without_xattrs;
+}

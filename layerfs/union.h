@@ -56,6 +56,8 @@ int union_open(const struct stack *lowers, int upper_fd, int work_fd,
 	       struct err *err) must_check;
 void union_close(struct union_fs *fs);
 bool union_is_read_only(const struct union_fs *fs);
+/* Whether access control lists are shown, taken and obeyed (FS-220). */
+bool union_has_acls(const struct union_fs *fs);
 
 /* The root has this number, as FUSE wants it; no other object has. */
 #define UNION_ROOT 1

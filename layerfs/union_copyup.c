@@ -78,6 +78,12 @@ static int copy_content(struct union_fs *fs, struct tree_node *tree, int fd)
 	}
 }
 
+/* A name or mark must not say that content is there before it is, also when the power goes; a volatile union does not care. */
+static int settle(const struct union_fs *fs, int fd)
+{
+	return !fs->options.is_volatile && fdatasync(fd) < 0 ? -errno : 0;
+}
+
 /* --- Making the copy --- */
 
 static int copy_xattr(void *argument, struct str name, struct str value, struct err *err)
@@ -144,7 +150,8 @@ static int make_temp(struct copy *copy, enum union_part part)
 		return -errno;
 	if (copy->metacopy)
 		return union_set_mark(fs, &copy->spot, "metacopy", "", 0);
-	return copy_content(fs, copy->tree, fd);
+	r = copy_content(fs, copy->tree, fd);
+	return r < 0 ? r : settle(fs, fd);
 }
 
 static int dress_temp(struct copy *copy)
@@ -370,10 +377,10 @@ static int drop_metacopy(struct union_fs *fs, int fd, const struct stat *before)
 {
 	const struct timespec times[2] = { before->st_atim, before->st_mtim };
 	char name[64];
+	int r = settle(fs, fd);
 
-	/* The mark must not go before the content is there (FS-709); a volatile union does not care. */
-	if (!fs->options.is_volatile && fdatasync(fd) < 0)
-		return -errno;
+	if (r < 0)
+		return r;
 	if (futimens(fd, times) < 0)
 		return -errno;
 	snprintf(name, sizeof(name), "%smetacopy", fs->prefix);
@@ -382,6 +389,15 @@ static int drop_metacopy(struct union_fs *fs, int fd, const struct stat *before)
 	snprintf(name, sizeof(name), "%sredirect", fs->prefix);
 	(void)fremovexattr(fd, name);
 	return 0;
+}
+
+/* A metacopy that could not be filled gives back what it took of a full disk (FS-411). */
+static void empty_again(int fd, const struct stat *before)
+{
+	const struct timespec times[2] = { before->st_atim, before->st_mtim };
+
+	if (ftruncate(fd, 0) == 0 && ftruncate(fd, before->st_size) == 0)
+		(void)futimens(fd, times);
 }
 
 int union_fill(struct union_fs *fs, struct union_node *node)
@@ -418,6 +434,8 @@ int union_fill(struct union_fs *fs, struct union_node *node)
 	r = copy_content(fs, view.tree, fd);
 	if (r == 0)
 		r = drop_metacopy(fs, fd, &before);
+	else
+		empty_again(fd, &before);
 	union_lock(fs, node);
 	if (r == 0)
 		node->metacopy = false;

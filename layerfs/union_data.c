@@ -459,11 +459,27 @@ ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_
 
 int union_fsync(struct union_fs *fs, struct union_handle *handle, bool only_data)
 {
-	int fd = content_fd(handle->node);
+	struct union_node *node = handle->node;
+	int fd = content_fd(node), own = -1, r;
 
-	if (fs->options.is_volatile || fd < 0)
+	if (fs->options.is_volatile || !node->in_upper)
 		return 0; /* what is below was never written */
-	return (only_data ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
+	if (fd < 0) {	  /* attributes alone */
+		struct union_spot spot;
+
+		pthread_rwlock_rdlock(&fs->names);
+		union_lock(fs, node);
+		spot = union_spot(node);
+		fd = own = union_spot_open(&spot, O_RDONLY);
+		union_unlock(fs, node);
+		pthread_rwlock_unlock(&fs->names);
+		if (fd < 0)
+			return fd;
+	}
+	r = (only_data ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
+	if (own >= 0)
+		close(own);
+	return r;
 }
 
 int union_fsync_dir(struct union_fs *fs, uint64_t ino)

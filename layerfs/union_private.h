@@ -50,9 +50,8 @@ struct union_node {
 	bool busy, filling, indexed;
 	bool removed;		   /* no name is left */
 	bool impure_known, impure; /* directory of the upper: copied-up objects may lie in it */
-	bool has_write_fds;
-	int32_t more_links; /* indexed: links of the union beyond those of the inode */
-	uint32_t nlink;	    /* merged directory: once counted, else 0 */
+	int32_t more_links;	   /* indexed: links of the union beyond those of the inode */
+	uint32_t nlink;		   /* merged directory: once counted, else 0 */
 	int held_fd; /* O_PATH of an upper object whose name is gone or not the only one, else -1 */
 	struct union_node *parent;
 	char *name;			/* NULL: the root, or gone */
@@ -79,7 +78,7 @@ struct union_fs {
 	char number_mark[64]; /* name of the mark that keeps a number over copy-up */
 	char number_form[16]; /* what its value starts with; other stacks number otherwise */
 	bool has_index;	      /* a merged index is the lowest element */
-	bool one_device, writes_acls;
+	bool one_device;
 	_Atomic bool has_groups; /* something is in work/index */
 	pthread_rwlock_t names;
 	struct union_stripe stripes[UNION_STRIPES];

@@ -154,7 +154,7 @@ static int open_work_dir(struct union_fs *fs, const char *name, int *ret_fd, str
 			   : 0;
 }
 
-/* Whether the upper takes marks and ACLs. Marks are needed, ACLs are not (FS-220). */
+/* Whether the upper takes marks and ACLs. Marks are needed; without ACLs the union has none (FS-220). */
 static int try_marks(struct union_fs *fs, struct err *err)
 {
 	const struct union_spot spot = { fs->upper_fd, "", AT_EMPTY_PATH };
@@ -169,7 +169,7 @@ static int try_marks(struct union_fs *fs, struct err *err)
 	}
 	(void)!union_spot_removexattr(&spot, name);
 	r = (int)union_spot_getxattr(&spot, "system.posix_acl_access", NULL, 0);
-	fs->writes_acls = r != -EOPNOTSUPP;
+	fs->options.without_acls |= r == -EOPNOTSUPP;
 	return 0;
 }
 

@@ -21,6 +21,7 @@ setup() {
 
 teardown() {
 	umount -l "$BATS_TEST_TMPDIR/mnt" 2>/dev/null || true
+	umount -l "$BATS_TEST_TMPDIR/small" 2>/dev/null || true
 }
 
 @test "writable, then read-only over what was written" {
@@ -136,4 +137,40 @@ teardown() {
 	[ "$(cat mnt/file)" = below ]
 	[ -d mnt/dir ]
 	[ ! -e 'work/work/#dead' ]
+}
+
+@test "a signal ends the server and its mount" {
+	for signal in INT TERM HUP; do
+		"$MICA" union -f -o lowerdir=lower,upperdir=upper,workdir=work mnt &
+		server=$!
+		until mountpoint -q mnt && stat mnt/file 2>/dev/null >/dev/null; do kill -0 $server; done
+		kill -$signal $server
+		wait $server || true
+		run ! mountpoint -q mnt
+	done
+	mica union -o lowerdir=lower,upperdir=upper,workdir=work mnt
+	pkill -TERM -f "upperdir=upper,workdir=work mnt\$"
+	until ! mountpoint -q mnt; do pgrep -f "upperdir=upper,workdir=work mnt\$" >/dev/null || break; done
+	run ! mountpoint -q mnt
+}
+
+@test "a full disk fails the change alone" {
+	mkdir small
+	mount -t tmpfs -o size=1m none small
+	mkdir small/upper small/work
+	head -c 3000000 /dev/urandom >lower/big
+	sum=$(sha256sum <lower/big)
+	mica union -o lowerdir=lower,upperdir=small/upper,workdir=small/work mnt
+	run ! bash -c "echo x >>mnt/big"
+	[[ $output == *"No space left on device"* ]]
+	[ "$(sha256sum <mnt/big)" = "$sum" ]
+	[ "$(du -k small/upper/big | cut -f1)" -lt 100 ]
+	chmod 600 mnt/file
+	[ "$(cat mnt/file)" = below ]
+	umount mnt
+	[ -z "$(ls small/work/work)" ]
+	mica union -o lowerdir=lower,upperdir=small/upper,workdir=small/work mnt
+	[ "$(sha256sum <mnt/big)" = "$sum" ]
+	umount mnt
+	umount small
 }
