@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "formats/base/io.h"
@@ -402,6 +403,62 @@ ssize_t index_read(const struct index *index, const struct erofs_inode *inode, v
 		done += piece;
 	}
 	return (ssize_t)done;
+}
+
+int index_copy(const struct index *index, const struct erofs_inode *inode, int fd)
+{
+	struct erofs_extent extent;
+	uint64_t at;
+	int r = 0;
+
+	for (at = 0; r == 0 && at < inode->size_bytes; at += extent.length) {
+		r = erofs_map(index->image, inode, at, &extent);
+		if (r == 0 && extent.device)
+			r = io_copy_range(index->tars[extent.device - 1].fd, extent.device_offset,
+					  fd, at, extent.length);
+	}
+	return r;
+}
+
+int64_t index_seek(const struct index *index, const struct erofs_inode *inode, uint64_t offset,
+		   int whence)
+{
+	struct erofs_extent extent;
+
+	if (offset >= inode->size_bytes)
+		return -ENXIO;
+	while (offset < inode->size_bytes) {
+		int r = erofs_map(index->image, inode, offset, &extent);
+
+		if (r < 0)
+			return r;
+		if ((whence == SEEK_HOLE) == (extent.device == 0))
+			return (int64_t)offset;
+		offset += extent.length;
+	}
+	/* The end is a hole. */
+	return whence == SEEK_HOLE ? (int64_t)inode->size_bytes : -ENXIO;
+}
+
+void index_stat(const struct erofs_inode *inode, struct stat *ret_stat)
+{
+	const struct timespec mtime = { .tv_sec = inode->mtime,
+					.tv_nsec = (long)inode->mtime_nsec };
+
+	*ret_stat = (struct stat){
+		.st_ino = inode->nid,
+		.st_mode = inode->mode,
+		.st_nlink = inode->nlink,
+		.st_uid = inode->uid,
+		.st_gid = inode->gid,
+		.st_rdev = makedev(inode->rdev_major, inode->rdev_minor),
+		.st_size = (off_t)inode->size_bytes,
+		.st_blocks = (blkcnt_t)((inode->size_bytes + EROFS_BLOCK - 1) / EROFS_BLOCK),
+		.st_blksize = 4096,
+		.st_atim = mtime,
+		.st_mtim = mtime,
+		.st_ctim = mtime,
+	};
 }
 
 int index_content_digest(const struct index *index, const struct erofs_inode *inode,

@@ -5,6 +5,7 @@
 #ifndef LAYERFS_INDEX_H
 #define LAYERFS_INDEX_H
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "formats/base/err.h"
@@ -36,6 +37,15 @@ const struct digest *index_tar_diff_id(const struct index *index, size_t device)
 /* File data; short at the end of the file. -errno. */
 ssize_t index_read(const struct index *index, const struct erofs_inode *inode, void *data,
 		   size_t len, uint64_t offset) must_check;
+
+/* Copies the content into 'fd' at the same offsets, sharing blocks where the file system can; holes are left out, and the size is
+ * the caller's to set. -errno. */
+int index_copy(const struct index *index, const struct erofs_inode *inode, int fd) must_check;
+/* SEEK_DATA or SEEK_HOLE as lseek(2) answers it: -ENXIO behind the end, and for data when only a hole follows. */
+int64_t index_seek(const struct index *index, const struct erofs_inode *inode, uint64_t offset,
+		   int whence) must_check;
+/* What stat(2) would give; st_ino is the nid. */
+void index_stat(const struct erofs_inode *inode, struct stat *ret_stat);
 
 /* sha256 of a regular file's content from the digests beside the layers (digests.h); of an empty file always. -ENODATA: not
  * known, or the index was not opened from a store. */

@@ -139,32 +139,19 @@ static int set_attributes(struct apply *apply, const struct object *object, stru
 
 /* --- Objects --- */
 
-static int write_data(struct apply *apply, const struct object *object, int fd, struct err *err)
-{
-	struct erofs_extent extent;
-	uint64_t at = 0;
-
-	while (at < object->inode.size_bytes) {
-		int r = erofs_map(apply->image, &object->inode, at, &extent);
-
-		if (r < 0)
-			return damaged(err, r);
-		if (extent.device)
-			r = io_copy_range(index_tar_fd(apply->layer, extent.device),
-					  extent.device_offset, fd, at, extent.length);
-		if (r < 0)
-			return err_sys(err, -r, "cannot write");
-		at += extent.length;
-	}
-	return ftruncate(fd, (off_t)at) < 0 ? err_sys(err, errno, "cannot write") : 0;
-}
-
 static int make_file(struct apply *apply, const struct object *object, struct err *err)
 {
 	auto_close int fd = openat(object->dirfd, object->name,
 				   O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 
-	return fd < 0 ? err_sys(err, errno, "cannot create") : write_data(apply, object, fd, err);
+	int r;
+
+	if (fd < 0)
+		return err_sys(err, errno, "cannot create");
+	r = index_copy(apply->layer, &object->inode, fd);
+	if (r == 0 && ftruncate(fd, (off_t)object->inode.size_bytes) < 0)
+		r = -errno;
+	return r < 0 ? err_sys(err, -r, "cannot write") : 0;
 }
 
 static int make_symlink(struct apply *apply, const struct object *object, struct err *err)

@@ -20,7 +20,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "formats/base/arena.h"
@@ -60,22 +59,8 @@ static fuse_ino_t ino_of(const struct server *server, uint64_t nid)
 static void stat_of_inode(const struct server *server, const struct erofs_inode *inode,
 			  struct stat *st)
 {
-	struct timespec mtime = { .tv_sec = inode->mtime, .tv_nsec = (long)inode->mtime_nsec };
-
-	*st = (struct stat){
-		.st_ino = ino_of(server, inode->nid),
-		.st_mode = inode->mode,
-		.st_nlink = inode->nlink,
-		.st_uid = inode->uid,
-		.st_gid = inode->gid,
-		.st_rdev = makedev(inode->rdev_major, inode->rdev_minor),
-		.st_size = (off_t)inode->size_bytes,
-		.st_blocks = (blkcnt_t)((inode->size_bytes + EROFS_BLOCK - 1) / EROFS_BLOCK),
-		.st_blksize = 4096,
-		.st_atim = mtime,
-		.st_mtim = mtime,
-		.st_ctim = mtime,
-	};
+	index_stat(inode, st);
+	st->st_ino = ino_of(server, inode->nid);
 }
 
 static int fill_entry(const struct server *server, uint64_t nid, struct fuse_entry_param *entry)
@@ -285,28 +270,17 @@ static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t start, int whence,
 			struct fuse_file_info *unused)
 {
 	const struct server *server = server_of(req);
-	uint64_t offset = (uint64_t)start;
 	struct erofs_inode inode;
-	struct erofs_extent extent;
-	int r = erofs_read_inode(server->image, nid_of(server, ino), &inode);
+	int64_t at = start < 0 ? -ENXIO
+			       : erofs_read_inode(server->image, nid_of(server, ino), &inode);
 
 	(void)unused;
-	if (r == 0 && (start < 0 || offset >= inode.size_bytes))
-		r = -ENXIO;
-	while (r == 0 && offset < inode.size_bytes) {
-		r = erofs_map(server->image, &inode, offset, &extent);
-		if (r < 0 || (whence == SEEK_HOLE) == (extent.device == 0))
-			break;
-		offset += extent.length;
-	}
-	if (r == 0 && offset >= inode.size_bytes) {
-		offset = inode.size_bytes;
-		r = whence == SEEK_DATA ? -ENXIO : 0; /* the end is a hole */
-	}
-	if (r < 0)
-		reply_error(req, r);
+	if (at == 0)
+		at = index_seek(server->index, &inode, (uint64_t)start, whence);
+	if (at < 0)
+		reply_error(req, (int)at);
 	else
-		(void)fuse_reply_lseek(req, (off_t)offset);
+		(void)fuse_reply_lseek(req, at);
 }
 
 /* --- Xattrs --- */

@@ -119,26 +119,13 @@ static int spool(struct snapshot *snapshot, struct tree_node *node, struct layer
 {
 	auto_close int fd = openat(snapshot->store_dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC,
 				   0600);
-	auto_free char *chunk = malloc(COMPARE_CHUNK);
-	uint64_t offset = 0;
-	ssize_t count;
+	int r;
 
-	if (fd < 0)
+	if (fd < 0 || ftruncate(fd, (off_t)tree_attr(node)->size_bytes) < 0)
 		return err_sys(err, errno, "cannot make a temporary file in the store");
-	if (!chunk)
-		return err_nomem(err);
-	while ((count = tree_read(snapshot->top, node, chunk, COMPARE_CHUNK, offset)) > 0) {
-		bool zeros = chunk[0] == 0 && memcmp(chunk, chunk + 1, (size_t)count - 1) == 0;
-		int r = zeros ? 0 : io_pwrite(fd, chunk, (size_t)count, offset);
-
-		if (r < 0)
-			return err_sys(err, -r, "cannot write to a temporary file");
-		offset += (uint64_t)count;
-	}
-	if (count < 0)
-		return err_sys(err, (int)-count, "cannot read");
-	if (ftruncate(fd, (off_t)offset) < 0)
-		return err_sys(err, errno, "cannot write to a temporary file");
+	r = tree_copy(snapshot->top, node, fd);
+	if (r < 0)
+		return err_sys(err, -r, "cannot copy into a temporary file of the store");
 	*data = (struct layer_data){ .kind = LAYER_DATA_FD, .fd = take_fd(&fd) };
 	return 0;
 }

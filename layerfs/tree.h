@@ -68,6 +68,11 @@ int tree_xattrs(struct tree *tree, struct tree_node *node,
 /* Content of a regular file; short at its end; -errno. */
 ssize_t tree_read(struct tree *tree, struct tree_node *node, void *data, size_t len,
 		  uint64_t offset) must_check;
+/* SEEK_DATA or SEEK_HOLE, as index_seek(). */
+int64_t tree_seek(struct tree *tree, struct tree_node *node, uint64_t offset,
+		  int whence) must_check;
+/* As index_copy(). */
+int tree_copy(struct tree *tree, struct tree_node *node, int fd) must_check;
 /* The whole of a small regular file, bounded by the cap of 'buf' (passwd, os-release; SEC-004). */
 int tree_read_file(struct tree *tree, struct tree_node *node, struct buf *buf,
 		   struct err *err) must_check;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "formats/base/arena.h"
+#include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/digest.h"
 #include "layerfs/index.h"
@@ -48,6 +49,57 @@ ssize_t tree_read(struct tree *tree, struct tree_node *node, void *data, size_t 
 
 	(void)tree;
 	return r < 0 ? r : place_read(data_place(node), node->read_fd, data, len, offset);
+}
+
+int64_t tree_seek(struct tree *tree, struct tree_node *node, uint64_t offset, int whence)
+{
+	const struct place *place = data_place(node);
+	struct erofs_inode inode;
+	off_t at;
+	int r = open_data(node);
+
+	(void)tree;
+	if (r < 0)
+		return r;
+	if (!place->element->index) {
+		at = lseek(node->read_fd, (off_t)offset, whence);
+		return at < 0 ? -errno : at;
+	}
+	r = erofs_read_inode(index_image(place->element->index), place->nid, &inode);
+	return r < 0 ? r : index_seek(place->element->index, &inode, offset, whence);
+}
+
+/* Of a file of a directory element, open for reading. */
+static int copy_file(int from, int to)
+{
+	off_t at = 0, end;
+	int r = 0;
+
+	for (; r == 0; at = end) {
+		at = lseek(from, at, SEEK_DATA);
+		if (at < 0)
+			return errno == ENXIO ? 0 : -errno;
+		end = lseek(from, at, SEEK_HOLE);
+		if (end < 0)
+			return -errno;
+		r = io_copy_range(from, (uint64_t)at, to, (uint64_t)at, (uint64_t)(end - at));
+	}
+	return r;
+}
+
+int tree_copy(struct tree *tree, struct tree_node *node, int fd)
+{
+	const struct place *place = data_place(node);
+	struct erofs_inode inode;
+	int r = open_data(node);
+
+	(void)tree;
+	if (r < 0)
+		return r;
+	if (!place->element->index)
+		return copy_file(node->read_fd, fd);
+	r = erofs_read_inode(index_image(place->element->index), place->nid, &inode);
+	return r < 0 ? r : index_copy(place->element->index, &inode, fd);
 }
 
 int tree_read_file(struct tree *tree, struct tree_node *node, struct buf *buf, struct err *err)

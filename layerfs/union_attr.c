@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -47,35 +46,17 @@ uint32_t union_stored_id(const struct union_ids *ids, uint32_t shown)
 
 /* --- Reading --- */
 
-static int stat_index(const struct place *place, struct stat *st)
-{
-	struct erofs_inode inode;
-	int r = erofs_read_inode(index_image(place->element->index), place->nid, &inode);
-	struct timespec mtime;
-
-	if (r < 0)
-		return r;
-	mtime = (struct timespec){ .tv_sec = inode.mtime, .tv_nsec = (long)inode.mtime_nsec };
-	*st = (struct stat){
-		.st_mode = inode.mode,
-		.st_nlink = inode.nlink,
-		.st_uid = inode.uid,
-		.st_gid = inode.gid,
-		.st_rdev = makedev(inode.rdev_major, inode.rdev_minor),
-		.st_size = (off_t)inode.size_bytes,
-		.st_blocks = (blkcnt_t)((inode.size_bytes + EROFS_BLOCK - 1) / EROFS_BLOCK),
-		.st_blksize = 4096,
-		.st_atim = mtime,
-		.st_mtim = mtime,
-		.st_ctim = mtime,
-	};
-	return 0;
-}
-
 static int stat_place(const struct place *place, struct stat *st)
 {
-	if (place->element->index)
-		return stat_index(place, st);
+	struct erofs_inode inode;
+
+	if (place->element->index) {
+		int r = erofs_read_inode(index_image(place->element->index), place->nid, &inode);
+
+		if (r == 0)
+			index_stat(&inode, st);
+		return r;
+	}
 	if (fstat(place->fd, st) < 0)
 		return -errno;
 	place_override(place, st);

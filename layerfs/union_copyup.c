@@ -21,7 +21,7 @@
 #include "layerfs/union_private.h"
 
 /* Copied at once; a metacopy would cost more calls than this many bytes do. */
-enum { SMALL_FILE = 64 << 10, COPY_CHUNK = 1 << 20 };
+enum { SMALL_FILE = 64 << 10 };
 
 struct copy {
 	struct union_fs *fs;
@@ -32,51 +32,6 @@ struct copy {
 	struct union_spot spot; /* of 'temp' */
 	bool metacopy;
 };
-
-/* --- Content --- */
-
-static bool is_zero(const char *data, size_t len)
-{
-	return data[0] == 0 && memcmp(data, data + 1, len - 1) == 0;
-}
-
-/* Zeros in whole pieces are left out, so holes stay holes (FS-209). The target is empty or reads as zeros. */
-static int copy_content(struct union_fs *fs, struct tree_node *tree, int fd)
-{
-	uint64_t offset = 0;
-	auto_free char *chunk = malloc(COPY_CHUNK);
-
-	if (!chunk)
-		return -ENOMEM;
-	for (;;) {
-		ssize_t count = tree_read(fs->tree, tree, chunk, COPY_CHUNK, offset), at;
-		const ssize_t grain = 4096;
-
-		if (count <= 0)
-			return (int)count;
-		for (at = 0; at < count;) {
-			ssize_t len = 0;
-			int r;
-
-			while (at < count &&
-			       is_zero(chunk + at,
-				       (size_t)(count - at < grain ? count - at : grain)))
-				at += grain;
-			while (at + len < count &&
-			       !is_zero(chunk + at + len,
-					(size_t)(count - at - len < grain ? count - at - len
-									  : grain)))
-				len += count - at - len < grain ? count - at - len : grain;
-			if (at >= count || len == 0)
-				break;
-			r = io_pwrite(fd, chunk + at, (size_t)len, offset + (uint64_t)at);
-			if (r < 0)
-				return r;
-			at += len;
-		}
-		offset += (uint64_t)count;
-	}
-}
 
 /* A name or mark must not say that content is there before it is, also when the power goes; a volatile union does not care. */
 static int settle(const struct union_fs *fs, int fd)
@@ -150,7 +105,7 @@ static int make_temp(struct copy *copy, enum union_part part)
 		return -errno;
 	if (copy->metacopy)
 		return union_set_mark(fs, &copy->spot, "metacopy", "", 0);
-	r = copy_content(fs, copy->tree, fd);
+	r = tree_copy(fs->tree, copy->tree, fd);
 	return r < 0 ? r : settle(fs, fd);
 }
 
@@ -315,7 +270,7 @@ static int copy_nameless(struct union_fs *fs, struct union_node *node, enum unio
 	r = make_temp(&copy, part == UNION_EMPTY ? part : UNION_CONTENT);
 	if (r == 0 && copy.metacopy) {
 		fd = union_spot_open(&copy.spot, O_RDWR);
-		r = fd < 0 ? fd : copy_content(fs, copy.tree, fd);
+		r = fd < 0 ? fd : tree_copy(fs->tree, copy.tree, fd);
 		if (fd >= 0)
 			close(fd);
 	}
@@ -431,7 +386,7 @@ int union_fill(struct union_fs *fs, struct union_node *node)
 	pthread_rwlock_unlock(&fs->names);
 	if (r < 0)
 		return r;
-	r = copy_content(fs, view.tree, fd);
+	r = tree_copy(fs->tree, view.tree, fd);
 	if (r == 0)
 		r = drop_metacopy(fs, fd, &before);
 	else

@@ -334,37 +334,6 @@ int union_fallocate(struct union_fs *fs, struct union_handle *handle, int mode, 
 
 /* --- Holes --- */
 
-/* Of content below: an index knows its extents, a directory's file is asked. */
-static int64_t seek_lower(struct tree_node *lower, uint64_t offset, int whence)
-{
-	const struct place *place = &lower->places[lower->count - 1];
-	const struct erofs_image *image;
-	struct erofs_inode inode;
-	struct erofs_extent extent;
-	int r;
-
-	if (!place->element->index) {
-		off_t at = lower->read_fd < 0 ? -1 : lseek(lower->read_fd, (off_t)offset, whence);
-
-		return at < 0 ? (lower->read_fd < 0 ? -EIO : -errno) : at;
-	}
-	image = index_image(place->element->index);
-	r = erofs_read_inode(image, place->nid, &inode);
-	if (r == 0 && offset >= inode.size_bytes)
-		r = -ENXIO;
-	while (r == 0 && offset < inode.size_bytes) {
-		r = erofs_map(image, &inode, offset, &extent);
-		if (r < 0 || (whence == SEEK_HOLE) == (extent.device == 0))
-			break;
-		offset += extent.length;
-	}
-	if (r == 0 && offset >= inode.size_bytes) {
-		offset = inode.size_bytes;
-		r = whence == SEEK_DATA ? -ENXIO : 0; /* the end is a hole */
-	}
-	return r < 0 ? r : (int64_t)offset;
-}
-
 int64_t union_seek(struct union_fs *fs, struct union_handle *handle, int64_t offset, int whence)
 {
 	struct union_node *node = handle->node;
@@ -382,7 +351,7 @@ int64_t union_seek(struct union_fs *fs, struct union_handle *handle, int64_t off
 	if (offset < 0)
 		return -ENXIO;
 	r = lower_of(fs, node, &lower);
-	return r < 0 ? r : seek_lower(lower, (uint64_t)offset, whence);
+	return r < 0 ? r : tree_seek(fs->tree, lower, (uint64_t)offset, whence);
 }
 
 /* --- Without a handle --- */
@@ -421,7 +390,7 @@ int64_t union_seek_closed(struct union_fs *fs, uint64_t ino, int64_t offset, int
 	auto_view struct union_view view = { .tree = NULL };
 	int r = offset < 0 ? -ENXIO : view_closed(fs, ino, &view);
 
-	return r < 0 ? r : seek_lower(view.tree, (uint64_t)offset, whence);
+	return r < 0 ? r : tree_seek(fs->tree, view.tree, (uint64_t)offset, whence);
 }
 
 /* --- Copying --- */

@@ -175,6 +175,18 @@ def _(u):
     assert held(u.upper) < 1 << 20 and os.pread(fd, 1, 32 << 20) == b"x"
 
 
+@question("a hole costs nothing, whatever its size (FS-209)")
+def _(u):
+    with open(u.lower + "/s", "wb") as file:
+        file.truncate(1 << 40)
+        os.pwrite(file.fileno(), b"end", 1 << 39)
+    m = u.mount()
+    fd = os.open(m + "s", os.O_RDWR)
+    os.pwrite(fd, b"start", 0)
+    assert os.pread(fd, 5, 0) == b"start" and os.pread(fd, 3, 1 << 39) == b"end"
+    assert held(u.upper) < 1 << 20
+
+
 @question("what is copied up keeps times, xattrs and capability; a write takes the capability (FS-209, FS-219)")
 def _(u):
     put(u.lower + "/f")
