@@ -612,6 +612,18 @@ bool place_is_mark(enum mark_family marks, struct str name)
 	return false;
 }
 
+int place_stored_name(enum mark_family marks, struct str name, char stored[XATTR_NAME_MAX + 1])
+{
+	const char *prefix = mark_prefix(marks);
+	struct str rest = str_from_index(name, strlen(prefix));
+	int len = place_is_mark(marks, name)
+			  ? snprintf(stored, XATTR_NAME_MAX + 1, "%soverlay.%.*s", prefix,
+				     (int)rest.len, rest.ptr)
+			  : snprintf(stored, XATTR_NAME_MAX + 1, "%.*s", (int)name.len, name.ptr);
+
+	return len > XATTR_NAME_MAX ? -ERANGE : 0;
+}
+
 typedef int xattr_see(void *argument, struct str name, struct str value, struct err *err);
 
 static int index_xattrs(const struct place *place, xattr_see *see, void *argument, struct err *err)

@@ -6,6 +6,8 @@
 #ifndef LAYERFS_PLACE_H
 #define LAYERFS_PLACE_H
 
+#include <limits.h>
+#include <linux/limits.h>
 #include <sys/stat.h>
 
 #include "layerfs/stack.h"
@@ -55,6 +57,9 @@ void place_list_close(struct place_list *list);
 /* Whether an xattr of a directory element is a mark of its family. Any user may set user.overlay.*, so of those only the ones
  * that mean something are marks; trusted.overlay.* all are. */
 bool place_is_mark(enum mark_family marks, struct str name);
+/* How the union's xattr 'name' is stored: escaped if it would be a mark (FS-205). -ERANGE: too long. */
+int place_stored_name(enum mark_family marks, struct str name,
+		      char stored[XATTR_NAME_MAX + 1]) must_check;
 
 int place_read_link(const struct place *place, struct buf *target, struct err *err) must_check;
 int place_xattrs(const struct place *place,

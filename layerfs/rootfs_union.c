@@ -642,10 +642,8 @@ static void answer_statx(struct union_server *server, int fd, const struct fuse_
 	struct statx_out out = { .attr_valid = 0 };
 	struct timespec birth;
 	struct stat st;
-	int r = union_getattr(server->fs, header->nodeid, &st);
+	int r = union_statx(server->fs, header->nodeid, &st, &birth);
 
-	if (r == 0)
-		r = union_birth(server->fs, header->nodeid, &birth);
 	if (r < 0) {
 		fuse_link_reply(fd, header->unique, r, NULL, 0);
 		return;

@@ -37,30 +37,16 @@ struct attribute_target {
 	enum mark_family marks;
 };
 
-/* What the union shows under the name of a mark is stored escaped (FS-205). */
-static char *stored_name(struct str name, enum mark_family marks)
-{
-	const char *prefix = marks == MARKS_USER ? "user.overlay." : "trusted.overlay.";
-	auto_buf struct buf text = BUF_INIT(2 * XATTR_NAME_MAX);
-
-	if (!str_starts(name, prefix))
-		return str_dup(name);
-	buf_puts(&text, prefix);
-	buf_puts(&text, "overlay.");
-	buf_add(&text, str_from_index(name, strlen(prefix)));
-	return text.failed ? NULL : buf_take(&text);
-}
-
 static int set_xattr(void *argument, struct str name, struct str value, struct err *err)
 {
 	const struct attribute_target *target = argument;
-	auto_free char *text = stored_name(name, target->marks);
+	char stored[XATTR_NAME_MAX + 1];
 
-	if (!text)
-		return err_nomem(err);
-	if (setxattr(target->path, text, value.ptr, value.len, 0) < 0 && errno != EPERM &&
+	if (place_stored_name(target->marks, name, stored) < 0)
+		return err_sys(err, ERANGE, "xattr '%.*s'", (int)name.len, name.ptr);
+	if (setxattr(target->path, stored, value.ptr, value.len, 0) < 0 && errno != EPERM &&
 	    errno != EOPNOTSUPP)
-		return err_sys(err, errno, "cannot set xattr '%s'", text);
+		return err_sys(err, errno, "cannot set xattr '%s'", stored);
 	return 0;
 }
 

@@ -196,18 +196,32 @@ void union_unlock(struct union_fs *fs, struct union_node *node)
 	pthread_mutex_unlock(&stripe->mutex);
 }
 
-void union_sleep(struct union_fs *fs, struct union_node *node)
+void union_take(struct union_fs *fs, struct union_node *node)
+{
+	pthread_rwlock_rdlock(&fs->names);
+	union_lock(fs, node);
+}
+
+void union_leave(struct union_fs *fs, struct union_node *node)
+{
+	union_unlock(fs, node);
+	pthread_rwlock_unlock(&fs->names);
+}
+
+void union_take_filled(struct union_fs *fs, struct union_node *node)
 {
 	struct union_stripe *stripe = stripe_of(fs, node);
 
-	pthread_mutex_lock(&stripe->mutex);
-	node->busy = false;
-	pthread_cond_broadcast(&stripe->changed);
-	pthread_cond_wait(&stripe->changed, &stripe->mutex);
-	while (node->busy)
-		pthread_cond_wait(&stripe->changed, &stripe->mutex);
-	node->busy = true;
-	pthread_mutex_unlock(&stripe->mutex);
+	for (;;) {
+		union_take(fs, node);
+		if (!node->filling)
+			return;
+		union_leave(fs, node);
+		pthread_mutex_lock(&stripe->mutex);
+		while (node->filling)
+			pthread_cond_wait(&stripe->changed, &stripe->mutex);
+		pthread_mutex_unlock(&stripe->mutex);
+	}
 }
 
 /* --- Numbers --- */
@@ -251,14 +265,13 @@ static uint64_t raw_number(const struct tree_node *tree)
 		       : tree->attr.identity & ((1ULL << bits) - 1);
 }
 
-uint64_t union_number_of(struct union_fs *fs, const struct union_node *parent,
+uint64_t union_number_of(struct union_fs *fs, struct union_node *parent,
 			 const struct tree_node *tree)
 {
 	const struct place *place = &tree->places[0];
 	uint64_t kept;
 
-	if (place->element == fs->upper &&
-	    union_is_impure(fs, (struct union_node *)(uintptr_t)parent) &&
+	if (place->element == fs->upper && union_is_impure(fs, parent) &&
 	    union_kept_number(fs, place, &kept))
 		return kept;
 	return union_number(fs, (size_t)(place->element - fs->stack.elements), raw_number(tree));
@@ -279,20 +292,15 @@ static struct union_node *alloc_node(uint64_t ino, mode_t type)
 	return node;
 }
 
-struct union_node *union_new_node(struct union_fs *fs, uint64_t ino, mode_t type,
-				  struct union_node *parent, const char *name)
+/* Puts a new node (taken) into the table, below 'parent' (or NULL). Two threads may come at once with one number: who is first
+ * wins, and the node in use is given. */
+static struct union_node *insert_node(struct union_fs *fs, struct union_node *node,
+				      struct union_node *parent)
 {
-	struct union_node *node = alloc_node(ino, type), *other;
+	struct union_node *other;
 
-	if (!node)
-		return NULL;
-	node->name = name ? strdup(name) : NULL;
-	if (name && !node->name) {
-		free_node(node);
-		return NULL;
-	}
 	pthread_mutex_lock(&fs->table_lock);
-	other = table_find(fs, ino);
+	other = table_find(fs, node->ino);
 	if (other) {
 		other->uses++;
 	} else {
@@ -306,6 +314,21 @@ struct union_node *union_new_node(struct union_fs *fs, uint64_t ino, mode_t type
 		return node;
 	free_node(node);
 	return other;
+}
+
+struct union_node *union_new_node(struct union_fs *fs, uint64_t ino, mode_t type,
+				  struct union_node *parent, const char *name)
+{
+	struct union_node *node = alloc_node(ino, type);
+
+	if (!node)
+		return NULL;
+	node->name = name ? strdup(name) : NULL;
+	if (name && !node->name) {
+		free_node(node);
+		return NULL;
+	}
+	return insert_node(fs, node, parent);
 }
 
 /* Gives a node that stands without a name the one it was found by. */
@@ -343,14 +366,12 @@ static int join_group(struct union_fs *fs, const struct tree_node *tree, int *re
 static bool read_links(struct union_fs *fs, int fd, int32_t *ret_more, bool *ret_metacopy)
 {
 	const struct union_spot spot = { .dirfd = fd, .name = "", .flags = AT_EMPTY_PATH };
-	char name[64], value[32];
+	char value[32];
 	ssize_t len;
 
 	*ret_more = 0;
-	snprintf(name, sizeof(name), "%smetacopy", fs->prefix);
-	*ret_metacopy = union_spot_getxattr(&spot, name, value, sizeof(value)) >= 0;
-	snprintf(name, sizeof(name), "%snlink", fs->prefix);
-	len = union_spot_getxattr(&spot, name, value, sizeof(value) - 1);
+	*ret_metacopy = union_get_mark(fs, &spot, "metacopy", value, sizeof(value)) >= 0;
+	len = union_get_mark(fs, &spot, "nlink", value, sizeof(value) - 1);
 	if (len < 3)
 		return false;
 	value[len] = '\0';
@@ -389,12 +410,11 @@ static bool is_group_member(struct union_fs *fs, const struct tree_node *tree)
 	const struct union_spot spot = { .dirfd = tree->places[0].fd,
 					 .name = "",
 					 .flags = AT_EMPTY_PATH };
-	char name[64], value[32];
+	char value[32];
 
 	if (tree->attr.nlink < 2 || S_ISDIR(tree->attr.mode) || fs->index_fd < 0)
 		return false;
-	snprintf(name, sizeof(name), "%snlink", fs->prefix);
-	return union_spot_getxattr(&spot, name, value, sizeof(value)) >= 0;
+	return union_get_mark(fs, &spot, "nlink", value, sizeof(value)) >= 0;
 }
 
 static int fill_node(struct union_fs *fs, struct union_node *node, struct union_found *found,
@@ -419,12 +439,12 @@ static int fill_node(struct union_fs *fs, struct union_node *node, struct union_
 	return fd < 0 ? -errno : set_indexed(fs, node, tree, fd);
 }
 
-/* The node of 'found->tree'. Two threads may come at once: the one that puts its node into the table wins. */
+/* The node of 'found->tree'. */
 static int node_of_found(struct union_fs *fs, struct union_node *parent, const char *name,
 			 struct union_found *found)
 {
 	struct tree_node *tree = found->tree;
-	struct union_node *node, *other;
+	struct union_node *node;
 	uint64_t ino;
 	int group_fd, r = join_group(fs, tree, &group_fd);
 
@@ -453,19 +473,7 @@ static int node_of_found(struct union_fs *fs, struct union_node *parent, const c
 		free_node(node);
 		return r;
 	}
-	pthread_mutex_lock(&fs->table_lock);
-	other = table_find(fs, ino);
-	if (other) {
-		other->uses++;
-	} else {
-		node->parent = parent;
-		parent->uses++;
-		table_add(fs, node);
-	}
-	pthread_mutex_unlock(&fs->table_lock);
-	if (other)
-		free_node(node);
-	found->node = other ? other : node;
+	found->node = insert_node(fs, node, parent);
 	return 0;
 }
 
@@ -649,7 +657,6 @@ int union_open(const struct stack *lowers, int upper_fd, int work_fd,
 	fs->gid = getegid();
 	snprintf(fs->prefix, sizeof(fs->prefix), "%s",
 		 options->marks == MARKS_USER ? "user.overlay." : "trusted.overlay.");
-	snprintf(fs->number_mark, sizeof(fs->number_mark), "%smica", fs->prefix);
 	if (init_locks(fs) < 0)
 		return err_nomem(err);
 	r = stack_copy(lowers, &fs->stack, err);

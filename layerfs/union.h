@@ -76,7 +76,8 @@ void union_forget(struct union_fs *fs, uint64_t ino, uint64_t lookups);
 
 int union_getattr(struct union_fs *fs, uint64_t ino, struct stat *ret_stat) must_check;
 /* Also the birth time: of an upper object its own, else the time of modification (FS-232). */
-int union_birth(struct union_fs *fs, uint64_t ino, struct timespec *ret_birth) must_check;
+int union_statx(struct union_fs *fs, uint64_t ino, struct stat *ret_stat,
+		struct timespec *ret_birth) must_check;
 
 enum union_set {
 	UNION_MODE = 1,

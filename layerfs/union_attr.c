@@ -177,8 +177,7 @@ static int take_up(struct union_fs *fs, uint64_t ino, struct hand *hand)
 	*hand = (struct hand){ fs, union_get(fs, ino) };
 	if (!hand->node)
 		return -ESTALE;
-	pthread_rwlock_rdlock(&fs->names);
-	union_lock(fs, hand->node);
+	union_take(fs, hand->node);
 	return 0;
 }
 
@@ -193,28 +192,19 @@ static int take_up_writable(struct union_fs *fs, uint64_t ino, enum union_part p
 		return -ESTALE;
 	pthread_rwlock_rdlock(&fs->names);
 	r = union_copy_up(fs, hand->node, part);
-	if (r < 0) {
-		pthread_rwlock_unlock(&fs->names);
+	pthread_rwlock_unlock(&fs->names);
+	if (r < 0)
 		union_put(fs, take(hand->node));
-		return r;
-	}
-	union_lock(fs, hand->node);
-	while (hand->node->filling) {
-		pthread_rwlock_unlock(&fs->names);
-		union_await_filled(fs, hand->node);
-		union_unlock(fs, hand->node);
-		pthread_rwlock_rdlock(&fs->names);
-		union_lock(fs, hand->node);
-	}
-	return 0;
+	else
+		union_take_filled(fs, hand->node);
+	return r;
 }
 
 static void put_down(struct hand *hand)
 {
 	if (!hand->node)
 		return;
-	union_unlock(hand->fs, hand->node);
-	pthread_rwlock_unlock(&hand->fs->names);
+	union_leave(hand->fs, hand->node);
 	union_put(hand->fs, hand->node);
 }
 
@@ -229,27 +219,27 @@ int union_getattr(struct union_fs *fs, uint64_t ino, struct stat *ret_stat)
 	return r;
 }
 
-int union_birth(struct union_fs *fs, uint64_t ino, struct timespec *ret_birth)
+int union_statx(struct union_fs *fs, uint64_t ino, struct stat *ret_stat,
+		struct timespec *ret_birth)
 {
 	struct hand hand = { fs, NULL };
 	struct statx about = { .stx_mask = 0 };
-	struct stat st;
 	int r = take_up(fs, ino, &hand);
 
 	if (r == 0)
-		r = union_stat(fs, hand.node, NULL, &st);
+		r = union_stat(fs, hand.node, NULL, ret_stat);
 	if (r == 0 && hand.node->in_upper) {
 		struct union_spot spot = union_spot(hand.node);
 
 		if (statx(spot.dirfd, spot.name, spot.flags, STATX_BTIME, &about) < 0)
 			about.stx_mask = 0;
 	}
-	if (r == 0)
-		*ret_birth = st.st_mtim;
-	if (r == 0 && about.stx_mask & STATX_BTIME)
-		*ret_birth = (struct timespec){ .tv_sec = about.stx_btime.tv_sec,
-						.tv_nsec = about.stx_btime.tv_nsec };
 	put_down(&hand);
+	if (r == 0)
+		*ret_birth = about.stx_mask & STATX_BTIME
+				     ? (struct timespec){ .tv_sec = about.stx_btime.tv_sec,
+							  .tv_nsec = about.stx_btime.tv_nsec }
+				     : ret_stat->st_mtim;
 	return r;
 }
 
@@ -298,16 +288,11 @@ static int set_size(struct union_node *node, off_t size)
 static int forget_content(struct union_fs *fs, struct union_node *node)
 {
 	struct union_spot spot = union_spot(node);
-	char name[64];
-	int r;
+	int r = node->metacopy ? union_remove_mark(fs, &spot, "metacopy") : 0;
 
-	if (!node->metacopy)
-		return 0;
-	snprintf(name, sizeof(name), "%smetacopy", fs->prefix);
-	r = union_spot_removexattr(&spot, name);
-	if (r == 0 || r == -ENODATA)
+	if (r == 0)
 		node->metacopy = false;
-	return r == -ENODATA ? 0 : r;
+	return r;
 }
 
 static int set_mode(const struct union_spot *spot, mode_t mode)
@@ -326,9 +311,7 @@ static int drop_set_ids(const struct union_spot *spot)
 
 	if (fstatat(spot->dirfd, spot->name, &st, spot->flags) < 0)
 		return -errno;
-	mode = st.st_mode & ~(mode_t)S_ISUID;
-	if (mode & S_IXGRP)
-		mode &= ~(mode_t)S_ISGID;
+	mode = union_without_set_ids(st.st_mode);
 	return mode == st.st_mode ? 0 : set_mode(spot, mode);
 }
 
@@ -417,30 +400,15 @@ int union_setattr(struct union_fs *fs, uint64_t ino, const struct stat *wanted, 
 	return r;
 }
 
-int union_save_links(struct union_fs *fs, struct union_node *node)
+int union_save_links(struct union_fs *fs, const struct union_spot *spot, int more)
 {
-	struct union_spot spot = union_spot(node);
 	char text[32];
-	int len = snprintf(text, sizeof(text), "U%+d", node->more_links);
+	int len = snprintf(text, sizeof(text), "U%+d", more);
 
-	return union_set_mark(fs, &spot, "nlink", text, (size_t)len);
+	return union_set_hint(fs, spot, "nlink", text, (size_t)len);
 }
 
 /* --- Xattrs --- */
-
-/* Marks are no xattrs of the union: such a name is stored escaped (FS-205). */
-static int stored_name(const struct union_fs *fs, const char *name, char stored[XATTR_NAME_MAX + 1])
-{
-	size_t prefix = strlen(fs->prefix);
-	int len;
-
-	if (place_is_mark(fs->options.marks, str_from(name)))
-		len = snprintf(stored, XATTR_NAME_MAX + 1, "%soverlay.%s", fs->prefix,
-			       name + prefix);
-	else
-		len = snprintf(stored, XATTR_NAME_MAX + 1, "%s", name);
-	return len > XATTR_NAME_MAX ? -ERANGE : 0;
-}
 
 static bool is_refused(const struct union_fs *fs, const char *name)
 {
@@ -483,7 +451,7 @@ static int get_upper(struct union_fs *fs, struct union_node *node, const char *n
 {
 	struct union_spot spot = union_spot(node);
 	char stored[XATTR_NAME_MAX + 1];
-	int r = stored_name(fs, name, stored);
+	int r = place_stored_name(fs->options.marks, str_from(name), stored);
 	size_t room = 256;
 	ssize_t len;
 
@@ -584,21 +552,19 @@ int union_setxattr(struct union_fs *fs, uint64_t ino, const char *name, const vo
 		   size_t len, int flags)
 {
 	char stored[XATTR_NAME_MAX + 1];
+	struct union_spot spot;
 	struct hand hand = { fs, NULL };
 	int r;
 
 	if (is_refused(fs, name))
 		return -EOPNOTSUPP;
-	r = stored_name(fs, name, stored);
+	r = place_stored_name(fs->options.marks, str_from(name), stored);
 	if (r == 0)
 		r = take_up_writable(fs, ino, UNION_ATTRIBUTES, &hand);
 	if (r < 0)
 		return r;
-	{
-		struct union_spot spot = union_spot(hand.node);
-
-		r = union_spot_setxattr(&spot, stored, value, len, flags);
-	}
+	spot = union_spot(hand.node);
+	r = union_spot_setxattr(&spot, stored, value, len, flags);
 	put_down(&hand);
 	return r;
 }
@@ -609,7 +575,7 @@ int union_removexattr(struct union_fs *fs, uint64_t ino, const char *name)
 	char stored[XATTR_NAME_MAX + 1];
 	struct union_spot spot;
 	struct hand hand = { fs, NULL };
-	int r = stored_name(fs, name, stored);
+	int r = place_stored_name(fs->options.marks, str_from(name), stored);
 
 	/* What is not there copies nothing up. */
 	if (r == 0)

@@ -45,14 +45,10 @@ static int copy_xattr(void *argument, struct str name, struct str value, struct 
 {
 	struct copy *copy = argument;
 	char stored[XATTR_NAME_MAX + 1];
-	struct str prefix = str_from(copy->fs->prefix);
 	int r;
 
-	if (place_is_mark(copy->fs->options.marks, name))
-		snprintf(stored, sizeof(stored), "%soverlay.%.*s", copy->fs->prefix,
-			 (int)(name.len - prefix.len), name.ptr + prefix.len);
-	else
-		snprintf(stored, sizeof(stored), "%.*s", (int)name.len, name.ptr);
+	if (place_stored_name(copy->fs->options.marks, name, stored) < 0)
+		return err_sys(err, ERANGE, "the xattr '%.*s'", (int)name.len, name.ptr);
 	r = union_spot_setxattr(&copy->spot, stored, value.ptr, value.len, 0);
 	if ((r == -EOPNOTSUPP || r == -EPERM) &&
 	    (str_is(name, "security.selinux") || str_starts(name, "trusted.")))
@@ -69,10 +65,10 @@ static int set_number(struct copy *copy)
 	int r, size = snprintf(text, sizeof(text), "%s%llu", copy->fs->number_form,
 			       (unsigned long long)copy->node->ino);
 
-	r = union_set_mark(copy->fs, &copy->spot, "mica", text, (size_t)size);
+	r = union_set_hint(copy->fs, &copy->spot, "mica", text, (size_t)size);
 	if (r == 0)
 		r = union_origin(copy->fs, place, origin, &len);
-	return r < 0 || len == 0 ? r : union_set_mark(copy->fs, &copy->spot, "origin", origin, len);
+	return r < 0 || len == 0 ? r : union_set_hint(copy->fs, &copy->spot, "origin", origin, len);
 }
 
 static int make_temp(struct copy *copy, enum union_part part)
@@ -136,25 +132,23 @@ static int join_index(struct copy *copy)
 {
 	struct union_fs *fs = copy->fs;
 	uint8_t origin[UNION_ORIGIN_MAX];
-	char hex[2 * UNION_ORIGIN_MAX + 1], text[32];
-	size_t len, i;
-	int size, r = union_origin(fs, &copy->tree->places[0], origin, &len);
+	char name[UNION_GROUP_NAME_MAX];
+	size_t len;
+	int r = union_origin(fs, &copy->tree->places[0], origin, &len);
 
 	if (r < 0 || len == 0)
 		return r;
-	for (i = 0; i < len; i++)
-		snprintf(hex + 2 * i, 3, "%02x", origin[i]);
+	union_group_name(origin, len, name);
 	/* Two links there are going to be: the name and this one. */
 	copy->node->more_links = (int32_t)copy->st.st_nlink - 2;
-	size = snprintf(text, sizeof(text), "U%+d", copy->node->more_links);
-	r = union_set_mark(fs, &copy->spot, "nlink", text, (size_t)size);
+	r = union_save_links(fs, &copy->spot, copy->node->more_links);
 	if (r < 0)
 		return r;
 	copy->node->held_fd = openat(fs->work_fd, copy->temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (copy->node->held_fd < 0)
 		return -errno;
-	(void)unlinkat(fs->index_fd, hex, 0); /* of a server killed right here */
-	if (linkat(fs->work_fd, copy->temp, fs->index_fd, hex, 0) < 0)
+	(void)unlinkat(fs->index_fd, name, 0); /* of a server killed right here */
+	if (linkat(fs->work_fd, copy->temp, fs->index_fd, name, 0) < 0)
 		return -errno;
 	fs->has_groups = copy->node->indexed = true;
 	return 0;
@@ -227,46 +221,48 @@ static int copy_now(struct copy *copy, enum union_part part)
 	return 0;
 }
 
+/* What 'tree' is, under a temporary name that is free. */
+static int begin_copy(struct union_fs *fs, struct union_node *node, struct tree_node *tree,
+		      struct copy *copy)
+{
+	int r = union_stat(fs, node, tree, &copy->st);
+
+	copy->fs = fs;
+	copy->node = node;
+	copy->tree = tree;
+	copy->st.st_uid = tree->attr.uid; /* as stored */
+	copy->st.st_gid = tree->attr.gid;
+	union_temp_name(fs, copy->temp);
+	copy->spot = (struct union_spot){ fs->work_fd, copy->temp, AT_SYMLINK_NOFOLLOW };
+	return r;
+}
+
 /* Node locked, its directory in the upper. */
 static int copy_locked(struct union_fs *fs, struct union_node *node, enum union_part part)
 {
-	struct copy copy = { .fs = fs, .node = node };
+	struct copy copy = { .metacopy = false };
 	auto_view struct union_view view = { .tree = NULL };
 	int r;
 
-	if (node->in_upper)
-		return 0;
-	if (node->removed || !node->name)
+	if (node->removed)
 		return -ESTALE;
 	r = union_view_node(fs, node, &view);
-	if (r < 0)
-		return r;
-	copy.tree = view.tree;
-	r = union_stat(fs, node, copy.tree, &copy.st);
-	if (r < 0)
-		return r;
-	copy.st.st_uid = copy.tree->attr.uid;
-	copy.st.st_gid = copy.tree->attr.gid;
-	union_temp_name(fs, copy.temp);
-	copy.spot = (struct union_spot){ fs->work_fd, copy.temp, AT_SYMLINK_NOFOLLOW };
-	return copy_now(&copy, part);
+	if (r == 0)
+		r = begin_copy(fs, node, view.tree, &copy);
+	return r < 0 ? r : copy_now(&copy, part);
 }
 
 /* A file without a name is copied to an inode without one, with its content: there is no metacopy of it. */
 static int copy_nameless(struct union_fs *fs, struct union_node *node, enum union_part part)
 {
-	struct copy copy = { .fs = fs, .node = node, .tree = node->tree };
+	struct copy copy = { .metacopy = false };
 	int fd, r;
 
 	if (union_is_dir(node) || !node->tree)
 		return -ESTALE;
-	r = union_stat(fs, node, copy.tree, &copy.st);
+	r = begin_copy(fs, node, node->tree, &copy);
 	if (r < 0)
 		return r;
-	copy.st.st_uid = copy.tree->attr.uid;
-	copy.st.st_gid = copy.tree->attr.gid;
-	union_temp_name(fs, copy.temp);
-	copy.spot = (struct union_spot){ fs->work_fd, copy.temp, AT_SYMLINK_NOFOLLOW };
 	r = make_temp(&copy, part == UNION_EMPTY ? part : UNION_CONTENT);
 	if (r == 0 && copy.metacopy) {
 		fd = union_spot_open(&copy.spot, O_RDWR);
@@ -309,20 +305,18 @@ int union_copy_up(struct union_fs *fs, struct union_node *node, enum union_part 
 
 /* --- Content after attributes --- */
 
-void union_await_filled(struct union_fs *fs, struct union_node *node)
-{
-	while (node->filling)
-		union_sleep(fs, node);
-}
-
 /* Reads what a metacopy stands for: a view of its own, for the node is not locked meanwhile. */
 static int open_source(struct union_fs *fs, struct union_node *node, struct union_view *view,
 		       struct union_spot *spot, int *ret_fd)
 {
-	int r = union_view_node(fs, node, view);
+	char nothing;
+	ssize_t r = union_view_node(fs, node, view);
 
+	/* Opens it while the node is locked: its view may be another thread's too. */
+	if (r == 0)
+		r = tree_read(fs->tree, view->tree, &nothing, 0, 0);
 	if (r < 0)
-		return r;
+		return (int)r;
 	*spot = union_spot(node);
 	*ret_fd = union_spot_open(spot, O_RDWR);
 	return *ret_fd < 0 ? *ret_fd : 0;
@@ -331,19 +325,17 @@ static int open_source(struct union_fs *fs, struct union_node *node, struct unio
 static int drop_metacopy(struct union_fs *fs, int fd, const struct stat *before)
 {
 	const struct timespec times[2] = { before->st_atim, before->st_mtim };
-	char name[64];
+	const struct union_spot spot = { fd, "", AT_EMPTY_PATH };
 	int r = settle(fs, fd);
 
 	if (r < 0)
 		return r;
 	if (futimens(fd, times) < 0)
 		return -errno;
-	snprintf(name, sizeof(name), "%smetacopy", fs->prefix);
-	if (fremovexattr(fd, name) < 0 && errno != ENODATA)
-		return -errno;
-	snprintf(name, sizeof(name), "%sredirect", fs->prefix);
-	(void)fremovexattr(fd, name);
-	return 0;
+	r = union_remove_mark(fs, &spot, "metacopy");
+	if (r == 0)
+		(void)!union_remove_mark(fs, &spot, "redirect");
+	return r;
 }
 
 /* A metacopy that could not be filled gives back what it took of a full disk (FS-411). */
@@ -363,27 +355,16 @@ int union_fill(struct union_fs *fs, struct union_node *node)
 	struct stat before;
 	int r = 0;
 
-	pthread_rwlock_rdlock(&fs->names);
-	union_lock(fs, node);
-	while (node->filling) {
-		/* Not with the names in hand: who fills needs a while. */
-		pthread_rwlock_unlock(&fs->names);
-		union_await_filled(fs, node);
-		union_unlock(fs, node);
-		pthread_rwlock_rdlock(&fs->names);
-		union_lock(fs, node);
-	}
+	union_take_filled(fs, node);
 	if (!node->metacopy) {
-		union_unlock(fs, node);
-		pthread_rwlock_unlock(&fs->names);
+		union_leave(fs, node);
 		return 0;
 	}
 	r = open_source(fs, node, &view, &spot, &fd);
 	if (r == 0 && fstat(fd, &before) < 0)
 		r = -errno;
 	node->filling = r == 0;
-	union_unlock(fs, node);
-	pthread_rwlock_unlock(&fs->names);
+	union_leave(fs, node);
 	if (r < 0)
 		return r;
 	r = tree_copy(fs->tree, view.tree, fd);

@@ -103,8 +103,7 @@ static int open_lower(struct union_fs *fs, struct union_node *node)
 	char nothing;
 	ssize_t r = 0;
 
-	pthread_rwlock_rdlock(&fs->names);
-	union_lock(fs, node);
+	union_take(fs, node);
 	if (!file->lower)
 		r = union_view_node(fs, node, &view);
 	/* Opens it too, while no other thread can. */
@@ -116,8 +115,7 @@ static int open_lower(struct union_fs *fs, struct union_node *node)
 		view.owned = false;
 	}
 	union_view_release(&view);
-	union_unlock(fs, node);
-	pthread_rwlock_unlock(&fs->names);
+	union_leave(fs, node);
 	return (int)r;
 }
 
@@ -170,16 +168,14 @@ int union_open_file(struct union_fs *fs, uint64_t ino, int flags, struct union_h
 	if (r == 0 && !handle)
 		r = -ENOMEM;
 	if (r == 0) {
-		pthread_rwlock_rdlock(&fs->names);
-		union_lock(fs, node);
+		union_take(fs, node);
 		r = open_locked(node, flags);
 		if (r < 0 && node->file && S_ISREG(node->type)) {
 			node->file->opens--;
 			node->file->cached_opens--;
 			close_file(fs, node);
 		}
-		union_unlock(fs, node);
-		pthread_rwlock_unlock(&fs->names);
+		union_leave(fs, node);
 	}
 	if (r < 0 && handle) {
 		union_put(fs, node);
@@ -223,11 +219,9 @@ static int readable_fd(struct union_fs *fs, struct union_node *node, int *ret_fd
 	*ret_fd = content_fd(node);
 	if (*ret_fd >= 0 || !node->in_upper || node->metacopy)
 		return 0;
-	pthread_rwlock_rdlock(&fs->names);
-	union_lock(fs, node);
+	union_take(fs, node);
 	r = open_upper(node, false);
-	union_unlock(fs, node);
-	pthread_rwlock_unlock(&fs->names);
+	union_leave(fs, node);
 	*ret_fd = content_fd(node);
 	return r;
 }
@@ -272,12 +266,10 @@ static int writable_fd(struct union_fs *fs, struct union_node *node, int *ret_fd
 		r = union_fill(fs, node);
 	if (r < 0)
 		return r;
-	pthread_rwlock_rdlock(&fs->names);
-	union_lock(fs, node);
+	union_take(fs, node);
 	r = open_upper(node, true);
 	*ret_fd = node->file->write_fd;
-	union_unlock(fs, node);
-	pthread_rwlock_unlock(&fs->names);
+	union_leave(fs, node);
 	return r;
 }
 
@@ -289,9 +281,7 @@ static int drop_set_ids(int fd)
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	mode = st.st_mode & ~(mode_t)S_ISUID;
-	if (mode & S_IXGRP)
-		mode &= ~(mode_t)S_ISGID;
+	mode = union_without_set_ids(st.st_mode);
 	return mode != st.st_mode && fchmod(fd, mode & 07777) < 0 ? -errno : 0;
 }
 
@@ -365,11 +355,9 @@ static int view_closed(struct union_fs *fs, uint64_t ino, struct union_view *vie
 
 	if (!node)
 		return -ESTALE;
-	pthread_rwlock_rdlock(&fs->names);
-	union_lock(fs, node);
+	union_take(fs, node);
 	r = S_ISREG(node->type) ? union_view_node(fs, node, view) : -EISDIR;
-	union_unlock(fs, node);
-	pthread_rwlock_unlock(&fs->names);
+	union_leave(fs, node);
 	union_put(fs, node);
 	if (r == 0)
 		r = tree_read(fs->tree, view->tree, &nothing, 0, 0);
@@ -436,12 +424,10 @@ int union_fsync(struct union_fs *fs, struct union_handle *handle, bool only_data
 	if (fd < 0) {	  /* attributes alone */
 		struct union_spot spot;
 
-		pthread_rwlock_rdlock(&fs->names);
-		union_lock(fs, node);
+		union_take(fs, node);
 		spot = union_spot(node);
 		fd = own = union_spot_open(&spot, O_RDONLY);
-		union_unlock(fs, node);
-		pthread_rwlock_unlock(&fs->names);
+		union_leave(fs, node);
 		if (fd < 0)
 			return fd;
 	}

@@ -96,6 +96,7 @@ static int lose_name(struct union_fs *fs, const struct union_found *found,
 		     const struct union_node *dir, const char *name, struct union_node **ret_parent)
 {
 	struct union_node *node = found->node;
+	const struct union_spot held = { node->held_fd, "", AT_EMPTY_PATH };
 	struct stat st = { .st_nlink = 0 };
 	int64_t links;
 
@@ -117,7 +118,7 @@ static int lose_name(struct union_fs *fs, const struct union_found *found,
 	if (node->indexed) {
 		if (!found->named_in_upper) {
 			node->more_links--;
-			(void)!union_save_links(fs, node);
+			(void)!union_save_links(fs, &held, node->more_links);
 		}
 		links += node->more_links;
 	}
@@ -130,18 +131,15 @@ static void drop_group(struct union_fs *fs, struct union_node *node)
 {
 	const struct union_spot spot = { node->held_fd, "", AT_EMPTY_PATH };
 	uint8_t origin[UNION_ORIGIN_MAX];
-	char hex[2 * UNION_ORIGIN_MAX + 1], name[64];
-	ssize_t len, i;
+	char name[UNION_GROUP_NAME_MAX];
+	ssize_t len;
 
 	if (!node->indexed || !node->removed)
 		return;
-	snprintf(name, sizeof(name), "%sorigin", fs->prefix);
-	len = union_spot_getxattr(&spot, name, origin, sizeof(origin));
+	len = union_get_mark(fs, &spot, "origin", origin, sizeof(origin));
 	if (len <= 0)
 		return;
-	for (i = 0; i < len; i++)
-		snprintf(hex + 2 * i, 3, "%02x", origin[i]);
-	(void)unlinkat(fs->index_fd, hex, 0);
+	(void)unlinkat(fs->index_fd, union_group_name(origin, (size_t)len, name), 0);
 	node->indexed = false;
 }
 
@@ -298,7 +296,7 @@ int union_rmdir(struct union_fs *fs, uint64_t parent, const char *name)
  * by redirects. */
 static int lower_path(struct union_fs *fs, struct union_node *node, struct buf *path)
 {
-	char name[64], value[PATH_MAX + 1];
+	char value[PATH_MAX + 1];
 	struct union_spot spot;
 	ssize_t len = -ENODATA;
 	int r;
@@ -307,8 +305,7 @@ static int lower_path(struct union_fs *fs, struct union_node *node, struct buf *
 		return 0;
 	if (node->in_upper && (union_is_dir(node) || node->metacopy)) {
 		spot = union_spot(node);
-		snprintf(name, sizeof(name), "%sredirect", fs->prefix);
-		len = union_spot_getxattr(&spot, name, value, PATH_MAX);
+		len = union_get_mark(fs, &spot, "redirect", value, PATH_MAX);
 	}
 	if (len > 0 && value[0] == '/') {
 		buf_append(path, value, (size_t)len);
@@ -330,12 +327,10 @@ static int set_redirect(struct union_fs *fs, struct union_node *node, bool relat
 {
 	auto_buf struct buf path = BUF_INIT((size_t)16 * PATH_MAX);
 	struct union_spot spot = union_spot(node);
-	char name[64], value[PATH_MAX + 1];
-	ssize_t len;
+	char value[PATH_MAX + 1];
+	ssize_t len = union_get_mark(fs, &spot, "redirect", value, PATH_MAX);
 	int r;
 
-	snprintf(name, sizeof(name), "%sredirect", fs->prefix);
-	len = union_spot_getxattr(&spot, name, value, PATH_MAX);
 	if (len > 0 && (relative || value[0] == '/'))
 		return 0;
 	if (relative) {
@@ -347,7 +342,7 @@ static int set_redirect(struct union_fs *fs, struct union_node *node, bool relat
 	}
 	if (path.failed)
 		return -ENOMEM;
-	return union_spot_setxattr(&spot, name, path.data, path.len, 0);
+	return union_set_mark(fs, &spot, "redirect", path.data, path.len);
 }
 
 static bool has_lower_places(const struct union_fs *fs, const struct union_node *dir)
@@ -400,7 +395,8 @@ struct move {
 
 static int check_move(struct union_fs *fs, const struct move *move, unsigned flags)
 {
-	const struct union_node *source = move->source.node, *target = move->target.node, *up;
+	const struct union_node *source = move->source.node, *up;
+	struct union_node *target = move->target.node;
 
 	if (flags & RENAME_NOREPLACE && target)
 		return -EEXIST;
@@ -419,15 +415,14 @@ static int check_move(struct union_fs *fs, const struct move *move, unsigned fla
 		return -ENOTDIR;
 	if (!union_is_dir(source) && union_is_dir(target))
 		return -EISDIR;
-	return union_is_dir(target) ? check_empty((struct union_fs *)fs, move->target.node) : 0;
+	return union_is_dir(target) ? check_empty(fs, target) : 0;
 }
 
 /* A directory cannot replace a whiteout: they change places, and the whiteout stays at the old name or goes. */
-static int swap_with_whiteout(struct union_fs *fs, const struct move *move, bool keep)
+static int swap_with_whiteout(const struct move *move, bool keep)
 {
 	int from = union_dir_fd(move->from);
 
-	(void)fs;
 	if (renameat2(from, move->name, union_dir_fd(move->to), move->new_name, RENAME_EXCHANGE) <
 	    0)
 		return -errno;
@@ -461,7 +456,7 @@ static int move_in_upper(struct union_fs *fs, const struct move *move)
 	    (!move->target.node || !move->target.named_in_upper)) {
 		r = union_is_whiteout(fs, to, move->new_name);
 		if (r != 0)
-			return r < 0 ? r : swap_with_whiteout(fs, move, leaves_whiteout);
+			return r < 0 ? r : swap_with_whiteout(move, leaves_whiteout);
 	}
 	if (!leaves_whiteout)
 		return renameat(from, move->name, to, move->new_name) < 0 ? -errno : 0;
@@ -551,12 +546,25 @@ static int move_now(struct union_fs *fs, struct move *move)
 	return r;
 }
 
+/* One more name of what is in the upper. */
+static int link_at(const struct union_node *node, int dirfd, const char *name)
+{
+	struct union_spot spot = union_spot(node);
+	char path[UNION_PATH_MAX];
+
+	if (spot.name[0])
+		return linkat(spot.dirfd, spot.name, dirfd, name, 0) < 0 ? -errno : 0;
+	return linkat(AT_FDCWD, union_spot_path(&spot, path), dirfd, name, AT_SYMLINK_FOLLOW) < 0
+		       ? -errno
+		       : 0;
+}
+
 /* The object and, where it is named by the lower only, that name too are brought into the upper. Names held alone. */
 static int raise_name(struct union_fs *fs, struct union_node *dir, const char *name,
 		      struct union_found *found)
 {
 	struct union_node *node = found->node;
-	char temp[16];
+	struct union_spot held;
 	int r;
 
 	if (found->named_in_upper)
@@ -569,19 +577,16 @@ static int raise_name(struct union_fs *fs, struct union_node *dir, const char *n
 		return 0;
 	}
 	/* Another name of a group: one more link of its inode, which the union counts already. */
-	(void)temp;
-	if (linkat(AT_FDCWD,
-		   union_spot_path(&(struct union_spot){ node->held_fd, "", 0 },
-				   (char[UNION_PATH_MAX]){ 0 }),
-		   union_dir_fd(dir), name, AT_SYMLINK_FOLLOW) < 0)
-		return -errno;
+	r = link_at(node, union_dir_fd(dir), name);
+	if (r < 0)
+		return r;
 	node->more_links--;
-	return union_save_links(fs, node);
+	held = union_spot(node);
+	return union_save_links(fs, &held, node->more_links);
 }
 
 static int rename_alone(struct union_fs *fs, struct move *move, unsigned flags)
 {
-	bool same;
 	int r = union_copy_up(fs, move->from, UNION_ATTRIBUTES);
 
 	if (r == 0)
@@ -598,8 +603,7 @@ static int rename_alone(struct union_fs *fs, struct move *move, unsigned flags)
 	if (r < 0)
 		return r;
 	/* Two names of one inode: rename(2) does nothing. */
-	same = move->target.node == move->source.node;
-	if (same)
+	if (move->target.node == move->source.node)
 		return 0;
 	r = raise_name(fs, move->from, move->name, &move->source);
 	if (r == 0 && move->exchange)
@@ -640,18 +644,6 @@ int union_rename(struct union_fs *fs, uint64_t parent, const char *name, uint64_
 }
 
 /* --- Link --- */
-
-static int link_at(const struct union_node *node, int dirfd, const char *name)
-{
-	struct union_spot spot = union_spot(node);
-	char path[UNION_PATH_MAX];
-
-	if (spot.name[0])
-		return linkat(spot.dirfd, spot.name, dirfd, name, 0) < 0 ? -errno : 0;
-	return linkat(AT_FDCWD, union_spot_path(&spot, path), dirfd, name, AT_SYMLINK_FOLLOW) < 0
-		       ? -errno
-		       : 0;
-}
 
 /* 'dir' and 'node' locked. */
 static int link_name(struct union_fs *fs, struct union_node *node, struct union_node *dir,

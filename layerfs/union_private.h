@@ -46,8 +46,8 @@ struct union_node {
 	uint64_t ino, lookups;
 	uint32_t uses;
 	mode_t type; /* S_IF* */
-	_Atomic bool in_upper, metacopy;
-	bool busy, filling, indexed;
+	_Atomic bool in_upper, metacopy, filling;
+	bool busy, indexed;
 	bool removed;		   /* no name is left */
 	bool impure_known, impure; /* directory of the upper: copied-up objects may lie in it */
 	int32_t more_links;	   /* indexed: links of the union beyond those of the inode */
@@ -74,10 +74,10 @@ struct union_fs {
 	uid_t uid;			   /* whose new objects are ours without further ado */
 	gid_t gid;
 	int upper_fd, work_base_fd, work_fd, index_fd;
-	char prefix[24];      /* of marks */
-	char number_mark[64]; /* name of the mark that keeps a number over copy-up */
-	char number_form[16]; /* what its value starts with; other stacks number otherwise */
-	bool has_index;	      /* a merged index is the lowest element */
+	char prefix[24]; /* of marks */
+	char number_form
+		[16]; /* what the mark of a kept number starts with; other stacks number otherwise */
+	bool has_index; /* a merged index is the lowest element */
 	bool one_device;
 	_Atomic bool has_groups; /* something is in work/index */
 	pthread_rwlock_t names;
@@ -106,8 +106,11 @@ void union_hold(struct union_fs *fs, struct union_node *node); /* one more use *
 void union_put(struct union_fs *fs, struct union_node *node);
 void union_lock(struct union_fs *fs, struct union_node *node);
 void union_unlock(struct union_fs *fs, struct union_node *node);
-/* Sleeps, under the node's lock, until it is unlocked or woken the next time; then has the lock again. */
-void union_sleep(struct union_fs *fs, struct union_node *node);
+/* Both locks that most requests need: the names shared, and the node. */
+void union_take(struct union_fs *fs, struct union_node *node);
+void union_leave(struct union_fs *fs, struct union_node *node);
+/* The same once nobody fills the node's content, which takes a while: neither lock is held meanwhile. */
+void union_take_filled(struct union_fs *fs, struct union_node *node);
 /* -errno of an error with text: domain codes become EIO. */
 int union_errno(int r);
 
@@ -130,7 +133,7 @@ struct union_node *union_new_node(struct union_fs *fs, uint64_t ino, mode_t type
 
 /* st_ino of number 'raw' in 'element' (FS-707). */
 uint64_t union_number(struct union_fs *fs, size_t element, uint64_t raw);
-uint64_t union_number_of(struct union_fs *fs, const struct union_node *parent,
+uint64_t union_number_of(struct union_fs *fs, struct union_node *parent,
 			 const struct tree_node *tree);
 
 /* Where the object of a file node lies below the union, looked up by its name; names held, the node locked. Directories have
@@ -163,9 +166,17 @@ ssize_t union_spot_getxattr(const struct union_spot *spot, const char *name, voi
 int union_spot_setxattr(const struct union_spot *spot, const char *name, const void *value,
 			size_t len, int flags) must_check;
 int union_spot_removexattr(const struct union_spot *spot, const char *name) must_check;
-/* Marks: 'name' without prefix. -EPERM and -EOPNOTSUPP, of objects that cannot carry one, are no errors. */
+/* Marks: 'name' without prefix. */
 int union_set_mark(struct union_fs *fs, const struct union_spot *spot, const char *name,
 		   const void *value, size_t len) must_check;
+/* The same for marks without which the union only knows less, on objects that may not be able to carry one: symlinks and devices of
+ * users. */
+int union_set_hint(struct union_fs *fs, const struct union_spot *spot, const char *name,
+		   const void *value, size_t len) must_check;
+ssize_t union_get_mark(const struct union_fs *fs, const struct union_spot *spot, const char *name,
+		       void *value, size_t size) must_check;
+int union_remove_mark(const struct union_fs *fs, const struct union_spot *spot,
+		      const char *name) must_check; /* no such mark: 0 */
 
 int union_work_open(struct union_fs *fs, int work_fd, struct err *err) must_check;
 void union_temp_name(struct union_fs *fs, char name[16]);
@@ -188,6 +199,9 @@ int union_origin(const struct union_fs *fs, const struct place *place,
 		 uint8_t origin[UNION_ORIGIN_MAX], size_t *ret_len) must_check;
 /* Number kept by an upper object: true. */
 bool union_kept_number(struct union_fs *fs, const struct place *place, uint64_t *ret_ino);
+/* Its name in work/index. */
+enum { UNION_GROUP_NAME_MAX = 2 * UNION_ORIGIN_MAX + 1 };
+const char *union_group_name(const uint8_t *origin, size_t len, char name[UNION_GROUP_NAME_MAX]);
 /* The entry of work/index of the lower object 'place': an O_PATH descriptor, or -ENOENT. */
 int union_group_open(struct union_fs *fs, const struct place *place) must_check;
 
@@ -202,8 +216,6 @@ enum union_part {
 int union_copy_up(struct union_fs *fs, struct union_node *node, enum union_part part) must_check;
 /* The content of a metacopy; takes all locks itself, none may be held. */
 int union_fill(struct union_fs *fs, struct union_node *node) must_check;
-/* Under the node's lock: waits until nobody fills. */
-void union_await_filled(struct union_fs *fs, struct union_node *node);
 
 /* --- Names (union_names.c) --- */
 
@@ -221,8 +233,12 @@ int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *t
 	       struct stat *ret_stat) must_check;
 uint32_t union_stored_id(const struct union_ids *ids, uint32_t shown);
 uint32_t union_shown_id(const struct union_ids *ids, uint32_t stored);
-/* Links that the union shows of an indexed node whose inode has 'nlink'. */
-int union_save_links(struct union_fs *fs, struct union_node *node) must_check;
+static inline mode_t union_without_set_ids(mode_t mode)
+{
+	return mode & ~(mode_t)(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
+}
+/* Keeps how many links the union shows of an indexed object beyond its own. */
+int union_save_links(struct union_fs *fs, const struct union_spot *spot, int more) must_check;
 
 /* --- Data (union_data.c) --- */
 

@@ -97,11 +97,36 @@ int union_set_mark(struct union_fs *fs, const struct union_spot *spot, const cha
 		   const void *value, size_t len)
 {
 	char full[64];
+
+	snprintf(full, sizeof(full), "%s%s", fs->prefix, name);
+	return union_spot_setxattr(spot, full, value, len, 0);
+}
+
+int union_set_hint(struct union_fs *fs, const struct union_spot *spot, const char *name,
+		   const void *value, size_t len)
+{
+	int r = union_set_mark(fs, spot, name, value, len);
+
+	return r == -EPERM || r == -EOPNOTSUPP ? 0 : r;
+}
+
+ssize_t union_get_mark(const struct union_fs *fs, const struct union_spot *spot, const char *name,
+		       void *value, size_t size)
+{
+	char full[64];
+
+	snprintf(full, sizeof(full), "%s%s", fs->prefix, name);
+	return union_spot_getxattr(spot, full, value, size);
+}
+
+int union_remove_mark(const struct union_fs *fs, const struct union_spot *spot, const char *name)
+{
+	char full[64];
 	int r;
 
 	snprintf(full, sizeof(full), "%s%s", fs->prefix, name);
-	r = union_spot_setxattr(spot, full, value, len, 0);
-	return r == -EPERM || r == -EOPNOTSUPP ? 0 : r;
+	r = union_spot_removexattr(spot, full);
+	return r == -ENODATA ? 0 : r;
 }
 
 /* --- The work directory --- */
@@ -158,16 +183,13 @@ static int open_work_dir(struct union_fs *fs, const char *name, int *ret_fd, str
 static int try_marks(struct union_fs *fs, struct err *err)
 {
 	const struct union_spot spot = { fs->upper_fd, "", AT_EMPTY_PATH };
-	char name[64];
-	int r;
+	int r = union_set_mark(fs, &spot, "mica", "", 0);
 
-	snprintf(name, sizeof(name), "%smica.probe", fs->prefix);
-	r = union_spot_setxattr(&spot, name, "", 0, 0);
 	if (r < 0) {
 		err_sys(err, -r, "the upper directory takes no '%s' xattrs", fs->prefix);
 		return err_hint(err, "put it on ext4, xfs, btrfs or (Linux 6.6) tmpfs");
 	}
-	(void)!union_spot_removexattr(&spot, name);
+	(void)!union_remove_mark(fs, &spot, "mica");
 	r = (int)union_spot_getxattr(&spot, "system.posix_acl_access", NULL, 0);
 	fs->options.without_acls |= r == -EOPNOTSUPP;
 	return 0;
@@ -227,7 +249,6 @@ int union_put_whiteout(struct union_fs *fs, int dirfd, const char *name)
 int union_is_whiteout(struct union_fs *fs, int dirfd, const char *name)
 {
 	const struct union_spot spot = { dirfd, name, AT_SYMLINK_NOFOLLOW };
-	char mark[64];
 	struct stat st;
 
 	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
@@ -236,8 +257,7 @@ int union_is_whiteout(struct union_fs *fs, int dirfd, const char *name)
 		return st.st_rdev == makedev(0, 0);
 	if (!S_ISREG(st.st_mode) || st.st_size)
 		return 0;
-	snprintf(mark, sizeof(mark), "%swhiteout", fs->prefix);
-	return union_spot_getxattr(&spot, mark, NULL, 0) >= 0;
+	return union_get_mark(fs, &spot, "whiteout", NULL, 0) >= 0;
 }
 
 int union_lower_has(struct union_fs *fs, const struct union_node *parent, const char *name)
@@ -283,14 +303,13 @@ int union_mark_impure(struct union_fs *fs, struct union_node *dir)
 bool union_is_impure(struct union_fs *fs, struct union_node *dir)
 {
 	struct union_spot spot = { -1, "", AT_EMPTY_PATH };
-	char name[64], value[4];
+	char value[4];
 
 	if (!dir->in_upper)
 		return false;
 	if (!dir->impure_known) {
 		spot.dirfd = union_dir_fd(dir);
-		snprintf(name, sizeof(name), "%simpure", fs->prefix);
-		dir->impure = union_spot_getxattr(&spot, name, value, sizeof(value)) > 0;
+		dir->impure = union_get_mark(fs, &spot, "impure", value, sizeof(value)) > 0;
 		dir->impure_known = true;
 	}
 	return dir->impure;
@@ -389,31 +408,38 @@ bool union_kept_number(struct union_fs *fs, const struct place *place, uint64_t 
 {
 	const struct union_spot spot = { place->fd, "", AT_EMPTY_PATH };
 	uint8_t value[UNION_ORIGIN_MAX + 1];
-	char name[64];
 	size_t form = strlen(fs->number_form);
-	ssize_t len = union_spot_getxattr(&spot, fs->number_mark, value, sizeof(value) - 1);
+	ssize_t len = union_get_mark(fs, &spot, "mica", value, sizeof(value) - 1);
 
 	if (len > (ssize_t)form && memcmp(value, fs->number_form, form) == 0 &&
 	    str_to_u64(str_of(value + form, (size_t)len - form), UINT64_MAX, ret_ino) == 0)
 		return true;
-	snprintf(name, sizeof(name), "%sorigin", fs->prefix);
-	len = union_spot_getxattr(&spot, name, value, sizeof(value) - 1);
+	len = union_get_mark(fs, &spot, "origin", value, sizeof(value) - 1);
 	return len > 0 && number_of_origin(fs, value, (size_t)len, ret_ino);
+}
+
+const char *union_group_name(const uint8_t *origin, size_t len, char name[UNION_GROUP_NAME_MAX])
+{
+	size_t i;
+
+	name[0] = '\0';
+	for (i = 0; i < len; i++)
+		snprintf(name + 2 * i, 3, "%02x", origin[i]);
+	return name;
 }
 
 int union_group_open(struct union_fs *fs, const struct place *place)
 {
 	uint8_t origin[UNION_ORIGIN_MAX];
-	char hex[2 * UNION_ORIGIN_MAX + 1];
-	size_t len, i;
+	char name[UNION_GROUP_NAME_MAX];
+	size_t len;
 	int fd, r = union_origin(fs, place, origin, &len);
 
 	if (r < 0)
 		return r;
 	if (len == 0)
 		return -ENOENT;
-	for (i = 0; i < len; i++)
-		snprintf(hex + 2 * i, 3, "%02x", origin[i]);
-	fd = openat(fs->index_fd, hex, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	fd = openat(fs->index_fd, union_group_name(origin, len, name),
+		    O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
 }
