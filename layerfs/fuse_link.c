@@ -79,6 +79,21 @@ void fuse_link_reply(int fd, uint64_t unique, int error, const void *data, size_
 		return; /* interrupted or unmounted: nobody waits */
 }
 
+void fuse_link_reply_error(fuse_req_t req, int r)
+{
+	(void)fuse_reply_err(req, -r);
+}
+
+void fuse_link_reply_sized(fuse_req_t req, const char *data, size_t len, size_t room)
+{
+	if (room == 0)
+		(void)fuse_reply_xattr(req, len);
+	else if (len > room)
+		fuse_link_reply_error(req, -ERANGE);
+	else
+		(void)fuse_reply_buf(req, data, len);
+}
+
 static void see_init(struct fuse_link *link, const struct fuse_in_header *header,
 		     const struct fuse_init_in *init, size_t len)
 {

@@ -53,6 +53,10 @@ bool fuse_link_kill(void);
 /* Whether it is a write of the kernel's, of a page that somebody mapped: nobody wrote as a system call does. */
 bool fuse_link_is_writeback(void);
 void fuse_link_reply(int fd, uint64_t unique, int error, const void *data, size_t len);
+/* 'r' is -errno, or 0 for a request that is answered with success alone. */
+void fuse_link_reply_error(fuse_req_t req, int r);
+/* An xattr or list of them: its size, when the kernel has room for 0 bytes, or all of it. */
+void fuse_link_reply_sized(fuse_req_t req, const char *data, size_t len, size_t room);
 /* Told by the server's init callback. */
 void fuse_link_ready(struct fuse_link *link);
 

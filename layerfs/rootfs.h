@@ -45,7 +45,7 @@ enum mark_family rootfs_marks(const struct rootfs *rootfs);  /* of the upper it 
 int rootfs_attach(struct rootfs *rootfs, int dirfd, const char *path, struct err *err) must_check;
 void rootfs_close(struct rootfs *rootfs);
 
-/* Which family of marks overlayfs uses for this process: trusted xattrs need the initial user namespace. */
+/* Which family of marks overlayfs uses for this process: trusted xattrs are for root of the initial user namespace. */
 enum mark_family rootfs_own_marks(void);
 
 /* What auto would take for a read-only or writable mount here, and why not better; for 'mica doctor' and progress. */

@@ -4,8 +4,9 @@
  *	rootfs.c             the interface, choice of the driver, paths
  *	rootfs_kernel.c      EROFS mounts of indexes, overlayfs over anything
  *	rootfs_fuse_mount.c  starts servers and mounts what they serve
- *	rootfs_fuse.c        the server process of one index
- *	rootfs_union.c       requests of a union; rootfs_union_mount.c its process and mounts
+ *	rootfs_serve.c       a server process, by its arguments
+ *	rootfs_fuse.c        serves one index
+ *	rootfs_union.c       serves a union; rootfs_union_mount.c mounts one for 'mica union'
  *	fuse_link.c          what servers know of FUSE; these include libfuse, and no other file does
  *	rootfs_cache.c       mounts of indexes, kept by this process */
 #ifndef LAYERFS_ROOTFS_DRIVER_H
@@ -70,8 +71,15 @@ int rootfs_kernel_probe(struct err *err) must_check;
 int rootfs_overlay_probe(struct err *err) must_check;
 int rootfs_fuse_probe(struct err *err) must_check;
 
-/* The server process of a union, by the arguments that rootfs_fuse_mount.c gives it. */
-int rootfs_union_serve(int argc, char **argv);
+/* What a server process was given (rootfs_serve.c), all of it borrowed, and what it becomes. */
+struct rootfs_service {
+	struct stack stack;
+	int ready_fd, fuse_fd, upper_fd, work_fd; /* -1: not given */
+	const char *mount_path, *counters_path;
+	bool escape_user_marks;
+};
+int rootfs_index_serve(const struct rootfs_service *service, struct err *err) must_check;
+int rootfs_union_serve(const struct rootfs_service *service, struct err *err) must_check;
 
 /* --- Kept mounts ---
  * The few most recent mounts of indexes, by the file of the index: its device and inode number stay taken while it is

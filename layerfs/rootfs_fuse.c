@@ -79,11 +79,6 @@ static int fill_entry(const struct server *server, uint64_t nid, struct fuse_ent
 	return 0;
 }
 
-static void reply_error(fuse_req_t req, int r)
-{
-	(void)fuse_reply_err(req, -r);
-}
-
 /* "." asks for the node itself, of any type, and ".." for the parent of a directory: so the kernel finds nodes of file handles
  * that it forgot (FS-225). */
 static int find(const struct server *server, uint64_t parent, struct str name, uint64_t *ret_nid)
@@ -106,7 +101,7 @@ static void serve_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (r == -ENOENT)
 		r = 0; /* ino 0: the name stays absent for ever */
 	if (r < 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
 		(void)fuse_reply_entry(req, &entry);
 }
@@ -120,7 +115,7 @@ static void serve_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 
 	(void)unused;
 	if (r < 0) {
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 		return;
 	}
 	stat_of_inode(server, &inode, &st);
@@ -136,7 +131,7 @@ static void serve_readlink(fuse_req_t req, fuse_ino_t ino)
 	if (r == 0 && target.len >= sizeof(text))
 		r = -EUCLEAN;
 	if (r < 0) {
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 		return;
 	}
 	memcpy(text, target.ptr, target.len);
@@ -184,7 +179,7 @@ static void serve_listing(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off
 	size = size < FUSE_LINK_REPLY_MAX ? size : FUSE_LINK_REPLY_MAX;
 	reply = malloc(size);
 	if (!reply) {
-		reply_error(req, -ENOMEM);
+		fuse_link_reply_error(req, -ENOMEM);
 		return;
 	}
 	while ((r = erofs_read_dir(server->image, nid, &position, &dirent)) > 0) {
@@ -197,7 +192,7 @@ static void serve_listing(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off
 		used += (size_t)len;
 	}
 	if (r < 0 && used == 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
 		(void)fuse_reply_buf(req, reply, used);
 }
@@ -221,7 +216,7 @@ static void serve_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *un
 {
 	(void)ino;
 	(void)unused;
-	reply_error(req, -ENOSYS);
+	fuse_link_reply_error(req, -ENOSYS);
 }
 
 /* --- Data --- */
@@ -234,12 +229,12 @@ static void reply_data(fuse_req_t req, const struct erofs_inode *inode, uint64_t
 	ssize_t count;
 
 	if (len > sizeof(small) && !large) {
-		reply_error(req, -ENOMEM);
+		fuse_link_reply_error(req, -ENOMEM);
 		return;
 	}
 	count = index_read(server_of(req)->index, inode, data, len, offset);
 	if (count < 0)
-		reply_error(req, (int)count);
+		fuse_link_reply_error(req, (int)count);
 	else
 		(void)fuse_reply_buf(req, data, (size_t)count);
 }
@@ -256,7 +251,7 @@ static void serve_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t start,
 	if (r == 0 && !S_ISREG(inode.mode))
 		r = -EISDIR;
 	if (r < 0) {
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 		return;
 	}
 	if (offset >= inode.size_bytes)
@@ -278,7 +273,7 @@ static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t start, int whence,
 	if (at == 0)
 		at = index_seek(server->index, &inode, (uint64_t)start, whence);
 	if (at < 0)
-		reply_error(req, (int)at);
+		fuse_link_reply_error(req, (int)at);
 	else
 		(void)fuse_reply_lseek(req, at);
 }
@@ -305,16 +300,6 @@ static int value_of(const struct server *server, uint64_t nid, const char *name,
 	return erofs_xattr(server->image, nid, name, ret_value);
 }
 
-static void reply_sized(fuse_req_t req, const char *data, size_t len, size_t size)
-{
-	if (size == 0)
-		(void)fuse_reply_xattr(req, len);
-	else if (len > size)
-		reply_error(req, -ERANGE);
-	else
-		(void)fuse_reply_buf(req, data, len);
-}
-
 static void serve_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	const struct server *server = server_of(req);
@@ -322,9 +307,9 @@ static void serve_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, siz
 	int r = value_of(server, nid_of(server, ino), name, &value);
 
 	if (r < 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
-		reply_sized(req, value.ptr, value.len, size);
+		fuse_link_reply_sized(req, value.ptr, value.len, size);
 }
 
 static void serve_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
@@ -349,9 +334,9 @@ static void serve_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 	if (r == 0 && list.failed)
 		r = list.failed == ENOMEM ? -ENOMEM : -E2BIG;
 	if (r < 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
-		reply_sized(req, list.data ? list.data : "", list.len, size);
+		fuse_link_reply_sized(req, list.data ? list.data : "", list.len, size);
 }
 
 /* --- The file system --- */
@@ -409,117 +394,23 @@ static const struct fuse_lowlevel_ops operations = {
 
 /* --- The process --- */
 
-struct arguments {
-	int ready_fd, index_fd, fuse_fd;
-	int *tar_fds;
-	size_t tar_count;
-	const char *mount_path, *counters_path;
-	bool escape_user_marks;
-};
-
-static int parse_fd(struct str text, int *ret_fd, struct err *err)
-{
-	uint64_t value;
-
-	if (str_to_u64(text, INT_MAX, &value) < 0 || fcntl((int)value, F_GETFD) < 0)
-		return err_set(err, EINVAL, "'%.*s' is no open descriptor", (int)text.len,
-			       text.ptr);
-	*ret_fd = (int)value;
-	return 0;
-}
-
-static int parse_tars(struct str list, struct arguments *arguments, struct err *err)
-{
-	struct str word;
-	int r = 0;
-
-	while (r == 0 && list.len) {
-		int *grown = realloc(arguments->tar_fds,
-				     (arguments->tar_count + 1) * sizeof(*grown));
-
-		if (!grown)
-			return err_nomem(err);
-		arguments->tar_fds = grown;
-		str_cut(list, ',', &word, &list);
-		r = parse_fd(word, &arguments->tar_fds[arguments->tar_count], err);
-		arguments->tar_count += r == 0;
-	}
-	return r;
-}
-
-static int parse_arguments(int argc, char **argv, struct arguments *arguments, struct err *err)
-{
-	int i, r = 0;
-
-	for (i = 0; r == 0 && i < argc; i++) {
-		struct str name, value;
-
-		str_cut(str_from(argv[i]), '=', &name, &value);
-		if (str_is(name, "ready"))
-			r = parse_fd(value, &arguments->ready_fd, err);
-		else if (str_is(name, "index"))
-			r = parse_fd(value, &arguments->index_fd, err);
-		else if (str_is(name, "fuse"))
-			r = parse_fd(value, &arguments->fuse_fd, err);
-		else if (str_is(name, "tars"))
-			r = parse_tars(value, arguments, err);
-		else if (str_is(name, "mount"))
-			arguments->mount_path = value.ptr;
-		else if (str_is(name, "counters"))
-			arguments->counters_path = value.ptr;
-		else if (str_is(name, "escape-user-marks"))
-			arguments->escape_user_marks = true;
-		else
-			r = err_set(err, EINVAL, "unknown argument '%s'", argv[i]);
-	}
-	if (r == 0 && (arguments->index_fd < 0 ||
-		       (arguments->fuse_fd < 0) == (arguments->mount_path == NULL)))
-		r = err_set(err, EINVAL, "an index and either a connection or a path is needed");
-	return r;
-}
-
-static int run(const struct arguments *arguments, struct server *server, struct err *err)
-{
-	int r = index_open_fds(arguments->index_fd, arguments->tar_fds, arguments->tar_count,
-			       &server->index, err);
-
-	if (r < 0)
-		return r;
-	server->image = index_image(server->index);
-	server->root_nid = erofs_root_nid(server->image);
-	server->escape_user_marks = arguments->escape_user_marks;
-	r = fuse_link_count(&server->link, arguments->counters_path, err);
-	if (r == 0)
-		r = fuse_link_leave(err);
-	return r < 0 ? r : fuse_link_serve(&server->link, &operations, err);
-}
-
-static int serve_index(int argc, char **argv)
+int rootfs_index_serve(const struct rootfs_service *service, struct err *err)
 {
 	char mount_options[] = "ro,default_permissions,fsname=mica,subtype=mica";
-	struct arguments arguments = { .ready_fd = -1, .index_fd = -1, .fuse_fd = -1 };
-	struct server server = { .link = { .mount_options = mount_options } };
-	struct err err;
-	int r = parse_arguments(argc, argv, &arguments, &err);
+	struct server server = { .link = { .fd = service->fuse_fd,
+					   .ready_fd = service->ready_fd,
+					   .mount_path = service->mount_path,
+					   .mount_options = mount_options } };
+	int r;
 
-	server.link.ready_fd = arguments.ready_fd;
-	server.link.fd = arguments.fuse_fd;
-	server.link.mount_path = arguments.mount_path;
+	if (service->stack.count != 1 || !service->stack.elements[0].index)
+		return err_set(err, EINVAL, "one index is needed");
+	server.index = service->stack.elements[0].index;
+	server.image = index_image(server.index);
+	server.root_nid = erofs_root_nid(server.image);
+	server.escape_user_marks = service->escape_user_marks;
+	r = fuse_link_count(&server.link, service->counters_path, err);
 	if (r == 0)
-		r = run(&arguments, &server, &err);
-	if (r < 0 && arguments.ready_fd >= 0)
-		(void)!io_write(arguments.ready_fd, err.text, strlen(err.text));
-	index_unref(server.index);
-	free(arguments.tar_fds);
-	return r < 0;
-}
-
-int rootfs_serve(int argc, char **argv)
-{
-	int i;
-
-	for (i = 0; i < argc; i++)
-		if (strcmp(argv[i], "union") == 0)
-			return rootfs_union_serve(argc, argv);
-	return serve_index(argc, argv);
+		r = fuse_link_leave(err);
+	return r < 0 ? r : fuse_link_serve(&server.link, &operations, err);
 }

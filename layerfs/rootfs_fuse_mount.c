@@ -106,7 +106,6 @@ static int add_index(struct server *server, const struct index *index, struct er
 static int add_union(struct server *server, const struct stack *stack,
 		     const struct rootfs_options *options, struct err *err)
 {
-	bool user = rootfs_own_marks() == MARKS_USER;
 	size_t i;
 	int r = append(server, "union", err);
 
@@ -118,8 +117,6 @@ static int add_union(struct server *server, const struct stack *stack,
 		if (r == 0 && element->is_layer)
 			r = append(server, "layer", err);
 	}
-	if (r == 0 && user)
-		r = append(server, "userxattr", err);
 	if (r == 0 && options->writable)
 		r = add_descriptor(server, "upper", options->upper_fd, err);
 	if (r == 0 && options->writable)

@@ -24,11 +24,6 @@ static struct union_fs *fs_of(fuse_req_t req)
 	return server->fs;
 }
 
-static void reply_error(fuse_req_t req, int r)
-{
-	(void)fuse_reply_err(req, -r);
-}
-
 static struct union_caller caller_of(fuse_req_t req)
 {
 	const struct fuse_ctx *context = fuse_req_ctx(req);
@@ -60,7 +55,7 @@ static void reply_entry(fuse_req_t req, int r, const struct stat *st)
 	const struct fuse_entry_param entry = entry_of(st);
 
 	if (r < 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else if (fuse_reply_entry(req, &entry) == -ENOENT)
 		union_forget(fs_of(req), st->st_ino, 1);
 }
@@ -120,18 +115,19 @@ static void serve_symlink(fuse_req_t req, const char *target, fuse_ino_t parent,
 
 static void serve_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	reply_error(req, union_unlink(fs_of(req), parent, name));
+	fuse_link_reply_error(req, union_unlink(fs_of(req), parent, name));
 }
 
 static void serve_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	reply_error(req, union_rmdir(fs_of(req), parent, name));
+	fuse_link_reply_error(req, union_rmdir(fs_of(req), parent, name));
 }
 
 static void serve_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
 			 const char *new_name, unsigned flags)
 {
-	reply_error(req, union_rename(fs_of(req), parent, name, new_parent, new_name, flags));
+	fuse_link_reply_error(req,
+			      union_rename(fs_of(req), parent, name, new_parent, new_name, flags));
 }
 
 static void serve_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -151,7 +147,7 @@ static void serve_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 
 	(void)unused;
 	if (r < 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
 		(void)fuse_reply_attr(req, &st, attr_timeout(&st));
 }
@@ -187,7 +183,7 @@ static void serve_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *wanted, i
 		set = UNION_NOTHING;
 	r = union_setattr(fs_of(req), ino, wanted, set, &st);
 	if (r < 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
 		(void)fuse_reply_attr(req, &st, attr_timeout(&st));
 }
@@ -198,7 +194,7 @@ static void serve_readlink(fuse_req_t req, fuse_ino_t ino)
 	int r = union_readlink(fs_of(req), ino, &target);
 
 	if (r < 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
 		(void)fuse_reply_readlink(req, target.data ? target.data : "");
 }
@@ -210,52 +206,42 @@ static void serve_statfs(fuse_req_t req, fuse_ino_t unused)
 
 	(void)unused;
 	if (r < 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
 		(void)fuse_reply_statfs(req, &st);
 }
 
-static void reply_sized(fuse_req_t req, const struct buf *buf, size_t size)
+static void reply_buf(fuse_req_t req, int r, const struct buf *buf, size_t size)
 {
-	if (size == 0)
-		(void)fuse_reply_xattr(req, buf->len);
-	else if (buf->len > size)
-		reply_error(req, -ERANGE);
+	if (r < 0)
+		fuse_link_reply_error(req, r);
 	else
-		(void)fuse_reply_buf(req, buf->data ? buf->data : "", buf->len);
+		fuse_link_reply_sized(req, buf->data ? buf->data : "", buf->len, size);
 }
 
 static void serve_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	auto_buf struct buf value = BUF_INIT(XATTR_SIZE_MAX);
-	int r = union_getxattr(fs_of(req), ino, name, &value);
 
-	if (r < 0)
-		reply_error(req, r);
-	else
-		reply_sized(req, &value, size);
+	reply_buf(req, union_getxattr(fs_of(req), ino, name, &value), &value, size);
 }
 
 static void serve_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
 	auto_buf struct buf names = BUF_INIT(XATTR_LIST_MAX);
-	int r = union_listxattr(fs_of(req), ino, &names);
 
-	if (r < 0)
-		reply_error(req, r);
-	else
-		reply_sized(req, &names, size);
+	reply_buf(req, union_listxattr(fs_of(req), ino, &names), &names, size);
 }
 
 static void serve_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
 			   size_t size, int flags)
 {
-	reply_error(req, union_setxattr(fs_of(req), ino, name, value, size, flags));
+	fuse_link_reply_error(req, union_setxattr(fs_of(req), ino, name, value, size, flags));
 }
 
 static void serve_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
-	reply_error(req, union_removexattr(fs_of(req), ino, name));
+	fuse_link_reply_error(req, union_removexattr(fs_of(req), ino, name));
 }
 
 /* Data of FS_IOC_* is one piece, in and out at the same place. */
@@ -275,7 +261,7 @@ static void serve_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned request, void *
 		r = union_ioctl(fs_of(req), ino, request, data, size);
 	}
 	if (r < 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
 		(void)fuse_reply_ioctl(req, 0, data, out_size);
 }
@@ -321,7 +307,7 @@ static void serve_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *in
 	if (r == 0)
 		r = union_open_file(fs, ino, info->flags, &handle);
 	if (r < 0) {
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 		return;
 	}
 	out = open_out(fs, handle, fuse_req_ctx(req)->uid);
@@ -383,7 +369,7 @@ static void serve_create(fuse_req_t req, fuse_ino_t parent, const char *name, mo
 
 	(void)info;
 	if (r < 0) {
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 		return;
 	}
 	created = created_of(fs, &st, handle, caller.uid);
@@ -397,7 +383,7 @@ static void serve_release(fuse_req_t req, fuse_ino_t unused, struct fuse_file_in
 {
 	(void)unused;
 	union_release(fs_of(req), handle_of(info));
-	reply_error(req, 0);
+	fuse_link_reply_error(req, 0);
 }
 
 static void serve_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
@@ -411,7 +397,7 @@ static void serve_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset
 	if (size > sizeof(small)) {
 		large = malloc(size);
 		if (!large) {
-			reply_error(req, -ENOMEM);
+			fuse_link_reply_error(req, -ENOMEM);
 			return;
 		}
 	}
@@ -420,7 +406,7 @@ static void serve_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset
 			 : union_read_closed(fs_of(req), ino, large ? large : small, size,
 					     (uint64_t)offset);
 	if (count < 0)
-		reply_error(req, (int)count);
+		fuse_link_reply_error(req, (int)count);
 	else
 		(void)fuse_reply_buf(req, large ? large : small, (size_t)count);
 }
@@ -433,7 +419,7 @@ static void serve_write(fuse_req_t req, fuse_ino_t unused, const char *data, siz
 
 	(void)unused;
 	if (count < 0)
-		reply_error(req, (int)count);
+		fuse_link_reply_error(req, (int)count);
 	else
 		(void)fuse_reply_write(req, (size_t)count);
 }
@@ -448,8 +434,9 @@ static void serve_fallocate(fuse_req_t req, fuse_ino_t unused, int mode, off_t o
 			    struct fuse_file_info *info)
 {
 	(void)unused;
-	reply_error(req, union_fallocate(fs_of(req), handle_of(info), mode, (uint64_t)offset,
-					 (uint64_t)len, must_lose_set_ids(req)));
+	fuse_link_reply_error(req,
+			      union_fallocate(fs_of(req), handle_of(info), mode, (uint64_t)offset,
+					      (uint64_t)len, must_lose_set_ids(req)));
 }
 
 static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
@@ -459,7 +446,7 @@ static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence
 			      : union_seek_closed(fs_of(req), ino, offset, whence);
 
 	if (at < 0)
-		reply_error(req, (int)at);
+		fuse_link_reply_error(req, (int)at);
 	else
 		(void)fuse_reply_lseek(req, at);
 }
@@ -476,7 +463,7 @@ static void serve_copy_range(fuse_req_t req, fuse_ino_t unused_from, off_t from_
 	(void)unused_from;
 	(void)unused_to;
 	if (count < 0)
-		reply_error(req, (int)count);
+		fuse_link_reply_error(req, (int)count);
 	else
 		(void)fuse_reply_write(req, (size_t)count);
 }
@@ -485,7 +472,7 @@ static void serve_fsync(fuse_req_t req, fuse_ino_t unused, int only_data,
 			struct fuse_file_info *info)
 {
 	(void)unused;
-	reply_error(req, union_fsync(fs_of(req), handle_of(info), only_data));
+	fuse_link_reply_error(req, union_fsync(fs_of(req), handle_of(info), only_data));
 }
 
 static void serve_fsyncdir(fuse_req_t req, fuse_ino_t ino, int only_data,
@@ -493,7 +480,7 @@ static void serve_fsyncdir(fuse_req_t req, fuse_ino_t ino, int only_data,
 {
 	(void)only_data;
 	(void)info;
-	reply_error(req, union_fsync_dir(fs_of(req), ino));
+	fuse_link_reply_error(req, union_fsync_dir(fs_of(req), ino));
 }
 
 /* --- Directories --- */
@@ -511,7 +498,7 @@ static void serve_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 	int r = union_open_dir(fs, ino, &dir);
 
 	if (r < 0) {
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 		return;
 	}
 	info->fh = (uintptr_t)dir;
@@ -524,7 +511,7 @@ static void serve_releasedir(fuse_req_t req, fuse_ino_t unused, struct fuse_file
 {
 	(void)unused;
 	union_close_dir(fs_of(req), dir_of(info));
-	reply_error(req, 0);
+	fuse_link_reply_error(req, 0);
 }
 
 /* One entry of a listing at 'room', which has it: its size, or -errno. With 'plus' it is a lookup too, but for dots. */
@@ -565,7 +552,7 @@ static void serve_listing(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off
 	size = size < FUSE_LINK_REPLY_MAX ? size : FUSE_LINK_REPLY_MAX;
 	reply = malloc(size);
 	if (!reply) {
-		reply_error(req, -ENOMEM);
+		fuse_link_reply_error(req, -ENOMEM);
 		return;
 	}
 	while ((r = union_entry_at(fs_of(req), dir, position, &entry)) > 0) {
@@ -584,7 +571,7 @@ static void serve_listing(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off
 		used += (size_t)len;
 	}
 	if (r < 0 && used == 0)
-		reply_error(req, r);
+		fuse_link_reply_error(req, r);
 	else
 		(void)fuse_reply_buf(req, reply, used);
 }

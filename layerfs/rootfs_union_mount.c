@@ -5,7 +5,6 @@
  * that it has made, with all descriptors in its arguments (rootfs_fuse_mount.c). */
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +13,6 @@
 #include <unistd.h>
 
 #include "formats/base/io.h"
-#include "layerfs/index.h"
 #include "layerfs/rootfs_driver.h"
 #include "layerfs/rootfs_union.h"
 #include "layerfs/rootfs_union_server.h"
@@ -103,7 +101,6 @@ static int open_server(const struct stack *lowers, int upper_fd, int work_fd,
 	if (r < 0)
 		return r;
 	server->acls = union_has_acls(server->fs);
-	server->link.wants_signals = true;
 	server->link.wants_kill = true;
 	server->link.wants_passthrough = !options->no_passthrough;
 	server->link.answer = union_answer;
@@ -152,7 +149,8 @@ int rootfs_union_mount(const struct stack *lowers, int upper_fd, int work_fd,
 		       const struct rootfs_union_options *options, const char *path,
 		       struct err *err)
 {
-	struct union_server server = { .link = { .fd = -1, .ready_fd = -1 } };
+	struct union_server server = { .link = {
+					       .fd = -1, .ready_fd = -1, .wants_signals = true } };
 	auto_free char *real = realpath(path, NULL); /* the server leaves its directory */
 	auto_close int mount_fd = -1;
 	char words[512];
@@ -185,133 +183,21 @@ int rootfs_union_mount(const struct stack *lowers, int upper_fd, int work_fd,
 
 /* --- A server of rootfs_fuse_mount.c --- */
 
-struct arguments {
-	struct stack stack;
-	int ready_fd, fuse_fd, upper_fd, work_fd;
-	int index_fd; /* of the element in hand, whose tars may follow; -1: none */
-	int *tar_fds;
-	size_t tar_count;
-	bool is_layer, user_marks;
-};
-
-/* Ends the index in hand. */
-static int push_index(struct arguments *arguments, struct err *err)
+int rootfs_union_serve(const struct rootfs_service *service, struct err *err)
 {
-	struct index *index;
+	struct rootfs_union_options options = { .semantics = { .is_volatile = true },
+						.counters_path = service->counters_path };
+	struct union_server server = { .link = { .fd = service->fuse_fd,
+						 .ready_fd = service->ready_fd } };
 	int r;
 
-	if (arguments->index_fd < 0)
-		return 0;
-	r = index_open_fds(arguments->index_fd, arguments->tar_fds, arguments->tar_count, &index,
-			   err);
-	arguments->index_fd = -1;
-	arguments->tar_count = 0;
-	if (r < 0)
-		return r;
-	r = stack_push_index(&arguments->stack, index, arguments->is_layer, err);
-	arguments->is_layer = false;
-	index_unref(index);
-	return r;
-}
-
-static int parse_fd(struct str text, int *ret_fd, struct err *err)
-{
-	uint64_t value;
-
-	if (str_to_u64(text, INT_MAX, &value) < 0 || fcntl((int)value, F_GETFD) < 0)
-		return err_set(err, EINVAL, "'%.*s' is no open descriptor", (int)text.len,
-			       text.ptr);
-	*ret_fd = (int)value;
-	return 0;
-}
-
-static int parse_tars(struct arguments *arguments, struct str list, struct err *err)
-{
-	struct str word;
-	int r = 0;
-
-	while (r == 0 && list.len) {
-		int *grown = reallocarray(arguments->tar_fds, arguments->tar_count + 1,
-					  sizeof(*grown));
-
-		if (!grown)
-			return err_nomem(err);
-		arguments->tar_fds = grown;
-		str_cut(list, ',', &word, &list);
-		r = parse_fd(word, &arguments->tar_fds[arguments->tar_count], err);
-		arguments->tar_count += r == 0;
-	}
-	return r;
-}
-
-static int parse_argument(struct arguments *arguments, const char *argument, struct err *err)
-{
-	struct str name, value;
-	int fd, r;
-
-	str_cut(str_from(argument), '=', &name, &value);
-	if (str_is(name, "tars"))
-		return parse_tars(arguments, value, err);
-	if (str_is(name, "layer")) {
-		arguments->is_layer = true;
-		return 0;
-	}
-	r = push_index(arguments, err);
-	if (r < 0)
-		return r;
-	if (str_is(name, "index"))
-		return parse_fd(value, &arguments->index_fd, err);
-	if (str_is(name, "dir")) {
-		r = parse_fd(value, &fd, err);
-		return r < 0 ? r : stack_push_upper(&arguments->stack, fd, rootfs_own_marks(), err);
-	}
-	if (str_is(name, "upper"))
-		return parse_fd(value, &arguments->upper_fd, err);
-	if (str_is(name, "work"))
-		return parse_fd(value, &arguments->work_fd, err);
-	if (str_is(name, "ready"))
-		return parse_fd(value, &arguments->ready_fd, err);
-	if (str_is(name, "fuse"))
-		return parse_fd(value, &arguments->fuse_fd, err);
-	arguments->user_marks |= str_is(name, "userxattr");
-	return 0;
-}
-
-static int serve_arguments(struct arguments *arguments, struct err *err)
-{
-	struct rootfs_union_options options = { .semantics = { .is_volatile = true } };
-	struct union_server server = { .link = { .fd = arguments->fuse_fd,
-						 .ready_fd = arguments->ready_fd } };
-	int r;
-
-	options.semantics.marks = arguments->user_marks ? MARKS_USER : MARKS_TRUSTED;
-	r = open_server(&arguments->stack, arguments->upper_fd, arguments->work_fd, &options,
-			&server, err);
+	options.semantics.marks = rootfs_own_marks();
+	r = open_server(&service->stack, service->upper_fd, service->work_fd, &options, &server,
+			err);
 	if (r == 0)
 		r = fuse_link_leave(err);
 	if (r == 0)
 		r = fuse_link_serve(&server.link, &union_operations, err);
 	union_close(server.fs);
 	return r;
-}
-
-int rootfs_union_serve(int argc, char **argv)
-{
-	struct arguments arguments = {
-		.ready_fd = -1, .fuse_fd = -1, .upper_fd = -1, .work_fd = -1, .index_fd = -1
-	};
-	struct err err;
-	int i, r = 0;
-
-	for (i = 0; r == 0 && i < argc; i++)
-		r = parse_argument(&arguments, argv[i], &err);
-	if (r == 0)
-		r = push_index(&arguments, &err);
-	if (r == 0)
-		r = serve_arguments(&arguments, &err);
-	if (r < 0 && arguments.ready_fd >= 0)
-		(void)!io_write(arguments.ready_fd, err.text, strlen(err.text));
-	stack_release(&arguments.stack);
-	free(arguments.tar_fds);
-	return r < 0;
 }

@@ -275,26 +275,36 @@ static int make_node(struct union_fs *fs, struct union_node *dir, const char *na
 	return 0;
 }
 
+static int make_below(struct union_fs *fs, uint64_t parent, const char *name,
+		      const struct wanted *wanted, struct union_node **ret_node, int *ret_fd,
+		      struct stat *ret_stat)
+{
+	struct union_node *dir;
+	int r = union_check_name(fs, name);
+
+	if (r == 0)
+		r = union_enter_dir(fs, parent, &dir);
+	if (r < 0)
+		return r;
+	r = make_node(fs, dir, name, wanted, ret_node, ret_fd, ret_stat);
+	union_leave_dir(fs, dir);
+	return r;
+}
+
 int union_make(struct union_fs *fs, uint64_t parent, const char *name, mode_t mode, dev_t rdev,
 	       const char *target, const struct union_caller *caller, struct stat *ret_stat)
 {
 	const struct wanted wanted = {
 		.mode = mode, .rdev = rdev, .target = target, .caller = caller
 	};
-	struct union_node *dir, *node = NULL;
-	int fd, r = union_check_name(fs, name);
+	struct union_node *node;
+	int fd, r = make_below(fs, parent, name, &wanted, &node, &fd, ret_stat);
 
-	if (r == 0)
-		r = union_enter_dir(fs, parent, &dir);
 	if (r < 0)
 		return r;
-	r = make_node(fs, dir, name, &wanted, &node, &fd, ret_stat);
-	union_leave_dir(fs, dir);
-	if (r == 0) {
-		union_count_lookup(fs, node);
-		union_put(fs, node);
-	}
-	return r;
+	union_count_lookup(fs, node);
+	union_put(fs, node);
+	return 0;
 }
 
 /* Ends an open: the node's use goes on with the handle. */
@@ -315,15 +325,9 @@ int union_create(struct union_fs *fs, uint64_t parent, const char *name, mode_t 
 	const struct wanted wanted = { .mode = (mode & 07777) | S_IFREG,
 				       .caller = caller,
 				       .open = true };
-	struct union_node *dir, *node = NULL;
-	int fd, r = union_check_name(fs, name);
+	struct union_node *node;
+	int fd, r = make_below(fs, parent, name, &wanted, &node, &fd, ret_stat);
 
-	if (r == 0)
-		r = union_enter_dir(fs, parent, &dir);
-	if (r < 0)
-		return r;
-	r = make_node(fs, dir, name, &wanted, &node, &fd, ret_stat);
-	union_leave_dir(fs, dir);
 	return r < 0 ? r : give_handle(fs, node, fd, ret_handle);
 }
 

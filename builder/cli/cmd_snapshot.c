@@ -15,6 +15,7 @@
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/json.h"
+#include "layerfs/rootfs.h"
 #include "layerfs/snapshot.h"
 
 struct snapshot_flags {
@@ -57,20 +58,6 @@ static int choose_compression(const struct snapshot_flags *flags, enum compressi
 		return err_set(err, ERR_USAGE, "unknown compression '%s': none, gzip or zstd",
 			       flags->compression);
 	return 0;
-}
-
-/* Only root of the initial user namespace has trusted xattrs. */
-static enum mark_family own_marks(const struct snapshot_flags *flags)
-{
-	auto_buf struct buf map = BUF_INIT(4 * KIB);
-	unsigned inside, outside, count;
-	struct err ignored;
-
-	if (flags->userxattr || geteuid() != 0 ||
-	    io_read_file(AT_FDCWD, "/proc/self/uid_map", &map, &ignored) < 0 || !map.data ||
-	    sscanf(map.data, "%u %u %u", &inside, &outside, &count) != 3)
-		return MARKS_USER;
-	return outside == 0 && count == UINT32_MAX ? MARKS_TRUSTED : MARKS_USER;
 }
 
 static bool is_dir(const char *path)
@@ -265,7 +252,7 @@ static int run_snapshot(struct command_context *context, const void *flags_, int
 			struct err *err)
 {
 	const struct snapshot_flags *flags = flags_;
-	enum mark_family marks = own_marks(flags);
+	enum mark_family marks = flags->userxattr ? MARKS_USER : rootfs_own_marks();
 	auto_stack struct stack lower = { .count = 0 };
 	struct workshop workshop = { .path = NULL };
 	auto_close int upper = -1;

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "builder/cli/cli.h"
-#include "builder/image.h"
+#include "builder/cli/operand.h"
 #include "formats/base/arena.h"
 #include "formats/base/limits.h"
 #include "formats/base/log.h"
@@ -257,25 +257,20 @@ static int parse_words(const struct text_list *lists, struct request *request, s
 
 /* --- Layers --- */
 
-/* An image that the store has, as one lower. The store is opened only for such a name. */
-static int push_image(struct command_context *context, const char *name, struct stack *stack,
-		      struct err *err)
+/* An image or layer of the store. */
+static int push_object(struct command_context *context, const char *name, struct stack *stack,
+		       struct err *err)
 {
-	auto_image struct image image = { .name = "" };
-	auto_stack struct stack layers = { 0 };
-	struct platform platform = { .os = "" };
+	auto_stack struct stack object = { 0 };
 	size_t i;
-	int r = 0;
+	int r = operand_open(context, name, &object, err);
 
-	if (!context->store)
-		r = store_open(context->root, STORE_EXISTING, &context->store, err);
-	if (r == 0)
-		r = image_open(context->store, name, &platform, &image, err);
-	if (r == 0)
-		r = image_stack(context->store, &image, &layers, err);
-	for (i = 0; r == 0 && i < layers.count; i++)
-		r = stack_push_index(stack, layers.elements[i].index, layers.elements[i].is_layer,
-				     err);
+	for (i = 0; r == 0 && i < object.count; i++)
+		r = object.elements[i].index
+			    ? stack_push_index(stack, object.elements[i].index,
+					       object.elements[i].is_layer, err)
+			    : err_set(err, ENOENT, "'%s' is neither a directory nor an image",
+				      name);
 	return r;
 }
 
@@ -310,7 +305,7 @@ static int push_lower(struct command_context *context, const char *name,
 		return 0;
 	}
 	if ((errno == ENOENT || errno == ENOTDIR) && name[0] != '/' && name[0] != '.')
-		return push_image(context, name, stack, err);
+		return push_object(context, name, stack, err);
 	return err_sys(err, errno, "cannot open the lower directory '%s'", name);
 }
 
@@ -388,8 +383,7 @@ static int run_union(struct command_context *context, const void *flags_, int ar
 	request.rootfs.semantics.aufs_marks = flags->as_fuse_overlayfs;
 	r = parse_words(&flags->words, &request, err);
 
-	request.rootfs.semantics.marks = request.user_marks || geteuid() != 0 ? MARKS_USER
-									      : rootfs_own_marks();
+	request.rootfs.semantics.marks = request.user_marks ? MARKS_USER : rootfs_own_marks();
 	if (r == 0)
 		r = mount_request(context, &request, argv[argc - 1], err);
 	arena_release(&request.arena);

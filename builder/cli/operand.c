@@ -13,6 +13,7 @@
 
 #include "builder/image.h"
 #include "formats/base/io.h"
+#include "layerfs/rootfs.h"
 
 int operand_push_dir(const char *path, enum mark_family marks, struct stack *stack, struct err *err)
 {
@@ -25,7 +26,7 @@ int operand_push_dir(const char *path, enum mark_family marks, struct stack *sta
 
 static int open_dir(const char *path, struct stack *stack, struct err *err)
 {
-	return operand_push_dir(path, geteuid() == 0 ? MARKS_TRUSTED : MARKS_USER, stack, err);
+	return operand_push_dir(path, rootfs_own_marks(), stack, err);
 }
 
 /* --- Tars --- */
