@@ -295,8 +295,12 @@ static int enter(struct walk *walk, struct str name, size_t *ret_len, struct err
 	return buf_check(&walk->path, "path", err);
 }
 
-/* Everything below a directory that has no partner. */
-static int tell_below(struct walk *walk, int side, struct tree_node *node, struct err *err)
+/* All below a directory of one side, each object before what it contains. */
+typedef int see_below(struct walk *walk, int side, struct tree_node *node, void *argument,
+		      struct err *err);
+
+static int walk_below(struct walk *walk, int side, struct tree_node *node, see_below *see,
+		      void *argument, struct err *err)
 {
 	auto_tree_dir struct tree_dir *dir = NULL;
 	int r = tree_open_dir(walk->tree[side], node, &dir, err);
@@ -313,14 +317,27 @@ static int tell_below(struct walk *walk, int side, struct tree_node *node, struc
 			return name_path(walk, r, err);
 		r = enter(walk, name, &len, err);
 		if (r == 0)
-			r = side == A ? tell(walk, DIFF_DELETED, 0, child, NULL, err)
-				      : tell(walk, DIFF_ADDED, 0, NULL, child, err);
+			r = see(walk, side, child, argument, err);
 		if (r == 0 && tree_node_is_dir(child))
-			r = tell_below(walk, side, child, err);
+			r = walk_below(walk, side, child, see, argument, err);
 		if (r < 0)
 			return r;
 		buf_truncate(&walk->path, len);
 	}
+}
+
+static int tell_one(struct walk *walk, int side, struct tree_node *node, void *unused,
+		    struct err *err)
+{
+	(void)unused;
+	return side == A ? tell(walk, DIFF_DELETED, 0, node, NULL, err)
+			 : tell(walk, DIFF_ADDED, 0, NULL, node, err);
+}
+
+/* Everything below a directory that has no partner. */
+static int tell_below(struct walk *walk, int side, struct tree_node *node, struct err *err)
+{
+	return walk_below(walk, side, node, tell_one, NULL, err);
 }
 
 static int walk_dirs(struct walk *walk, struct frame *frame, struct err *err);
@@ -612,45 +629,21 @@ static bool may_be_link(const struct event *event)
 	       event->entry.new_.nlink > 1;
 }
 
-static int note_name(struct link_search *search, const struct tree_node *node, struct str path,
+static int note_name(struct walk *walk, int side, struct tree_node *node, void *argument,
 		     struct err *err)
 {
+	struct link_search *search = argument;
+	struct str path = buf_str(&walk->path);
 	char *copy;
 
+	(void)side;
 	if (!S_ISREG(node->attr.mode) || node->attr.nlink < 2 ||
 	    map_get_u64(search->first, node->attr.identity) != &unknown ||
 	    map_has(search->added, path))
 		return 0;
-	copy = arena_strdup(&search->walk->arena, path);
+	copy = arena_strdup(&walk->arena, path);
 	return copy && map_put_u64(search->first, node->attr.identity, copy) == 0 ? 0
 										  : err_nomem(err);
-}
-
-static int search_links(struct link_search *search, struct tree_node *node, struct err *err)
-{
-	struct walk *walk = search->walk;
-	auto_tree_dir struct tree_dir *dir = NULL;
-	int r = tree_open_dir(walk->tree[B], node, &dir, err);
-
-	if (r < 0)
-		return name_path(walk, r, err);
-	for (;;) {
-		auto_tree_node struct tree_node *child = NULL;
-		struct str name;
-		size_t len;
-
-		r = tree_next(dir, &name, &child, err);
-		if (r <= 0)
-			return name_path(walk, r, err);
-		r = enter(walk, name, &len, err);
-		if (r == 0 && tree_node_is_dir(child))
-			r = search_links(search, child, err);
-		else if (r == 0)
-			r = note_name(search, child, buf_str(&walk->path), err);
-		if (r < 0)
-			return r;
-		buf_truncate(&walk->path, len);
-	}
 }
 
 static int start_link_search(struct link_search *search, size_t *ret_count, struct err *err)
@@ -689,7 +682,7 @@ static int find_links(struct walk *walk, struct err *err)
 		return r;
 	r = tree_root(walk->tree[B], &root, err);
 	if (r == 0)
-		r = search_links(&search, root, err);
+		r = walk_below(walk, B, root, note_name, &search, err);
 	for (i = 0; r == 0 && i < walk->event_count; i++) {
 		struct diff_entry *entry = &walk->events[i].entry;
 		const char *old = may_be_link(&walk->events[i])

@@ -22,6 +22,7 @@
 #include "formats/base/log.h"
 #include "formats/base/map.h"
 #include "layerfs/merge.h"
+#include "layerfs/place.h"
 
 enum { PROC_PATH_MAX = 48 + 256, NAME_BYTES = 256 };
 
@@ -49,20 +50,6 @@ static int damaged(struct err *err, int r)
 }
 
 /* --- Attributes --- */
-
-/* What overlayfs or mica would take for a mark of its own never reaches a file (REG-858). */
-static bool is_mark(struct str name)
-{
-	static const char *const prefixes[] = { "trusted.overlay.", "trusted.mica.",
-						"user.overlay.", "user.fuseoverlayfs.",
-						"user.containers.override_" };
-	size_t i;
-
-	for (i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
-		if (str_starts(name, prefixes[i]))
-			return true;
-	return false;
-}
 
 static int set_xattr(struct apply *apply, const char *path, const char *name, struct str value,
 		     struct err *err)
@@ -94,7 +81,9 @@ static int set_xattrs(struct apply *apply, const struct object *object, struct e
 		r = erofs_xattr_at(apply->image, object->inode.nid, position, &name, &value);
 		if (r <= 0)
 			return r < 0 ? damaged(err, r) : 0;
-		r = is_mark(buf_str(&name)) ? 0 : set_xattr(apply, path, name.data, value, err);
+		r = place_is_private(buf_str(&name))
+			    ? 0
+			    : set_xattr(apply, path, name.data, value, err);
 		if (r < 0)
 			return r;
 	}

@@ -612,6 +612,19 @@ bool place_is_mark(enum mark_family marks, struct str name)
 	return false;
 }
 
+bool place_is_private(struct str name)
+{
+	static const char *const prefixes[] = { "trusted.overlay.", "trusted.mica.",
+						"user.overlay.", "user.fuseoverlayfs.",
+						"user.containers.override_" };
+	size_t i;
+
+	for (i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
+		if (str_starts(name, prefixes[i]))
+			return true;
+	return false;
+}
+
 int place_stored_name(enum mark_family marks, struct str name, char stored[XATTR_NAME_MAX + 1])
 {
 	const char *prefix = mark_prefix(marks);

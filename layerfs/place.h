@@ -57,6 +57,9 @@ void place_list_close(struct place_list *list);
 /* Whether an xattr of a directory element is a mark of its family. Any user may set user.overlay.*, so of those only the ones
  * that mean something are marks; trusted.overlay.* all are. */
 bool place_is_mark(enum mark_family marks, struct str name);
+/* Whether an xattr is one that overlayfs, fuse-overlayfs, a container engine or mica keeps for itself, of whatever family: no
+ * layer takes it along or gives it to a file (REG-858, FS-809). */
+bool place_is_private(struct str name);
 /* How the union's xattr 'name' is stored: escaped if it would be a mark (FS-205). -ERANGE: too long. */
 int place_stored_name(enum mark_family marks, struct str name,
 		      char stored[XATTR_NAME_MAX + 1]) must_check;

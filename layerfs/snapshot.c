@@ -62,16 +62,8 @@ struct xattr_list {
 /* FS-809: marks and labels of this machine stay here. */
 static bool is_kept(struct str name)
 {
-	static const char *const dropped[] = { "trusted.overlay.", "user.overlay.",
-					       "user.fuseoverlayfs.", "trusted.mica.",
-					       "user.containers.override_" };
-	size_t i;
-
-	for (i = 0; i < sizeof(dropped) / sizeof(dropped[0]); i++)
-		if (str_starts(name, dropped[i]))
-			return false;
-	return !str_is(name, "security.selinux") && !str_is(name, "security.ima") &&
-	       !str_is(name, "security.evm");
+	return !place_is_private(name) && !str_is(name, "security.selinux") &&
+	       !str_is(name, "security.ima") && !str_is(name, "security.evm");
 }
 
 /* A capability set made in a user namespace names the root of that namespace; a layer does not (linux/capability.h). */
