@@ -89,7 +89,7 @@ enum union_set {
 	/* Set-id bits, for who changes data without the right to keep them (FS-306). */
 	UNION_KILL = 64,
 	/* Nothing: all that the kernel tells of chown(-1, -1), which takes set-id bits, and of a write to a file with a
-	 * capability, which takes that. So a capability goes where there is one, else the bits. */
+	 * capability, which takes only that. The kernel has it removed before the latter: so the two are told apart. */
 	UNION_NOTHING = 128,
 };
 /* Times may be UTIME_NOW. */

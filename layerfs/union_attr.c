@@ -349,10 +349,11 @@ static int set_upper(struct union_fs *fs, struct union_node *node, const struct 
 
 		r = fchownat(spot.dirfd, spot.name, uid, gid, spot.flags) < 0 ? -errno : 0;
 	}
-	if (r == 0 && set & UNION_NOTHING && !union_is_dir(node) && !S_ISLNK(node->type)) {
-		r = union_spot_removexattr(&spot, "security.capability");
-		r = r == -ENODATA || r == -EOPNOTSUPP ? drop_set_ids(&spot) : r;
-	}
+	if (set & UNION_NOTHING && !node->lost_capability && !union_is_dir(node) &&
+	    !S_ISLNK(node->type))
+		set |= UNION_KILL;
+	if (set & UNION_NOTHING)
+		node->lost_capability = false;
 	if (r == 0 && set & UNION_KILL && !(set & UNION_MODE) && !union_is_dir(node))
 		r = drop_set_ids(&spot);
 	if (r == 0 && set & UNION_MODE)
@@ -586,6 +587,8 @@ int union_removexattr(struct union_fs *fs, uint64_t ino, const char *name)
 		return r;
 	spot = union_spot(hand.node);
 	r = union_spot_removexattr(&spot, stored);
+	if (r == 0 && strcmp(name, "security.capability") == 0)
+		hand.node->lost_capability = true;
 	put_down(&hand);
 	return r;
 }

@@ -49,6 +49,7 @@ struct union_node {
 	_Atomic bool in_upper, metacopy, filling;
 	bool busy, indexed;
 	bool removed;		   /* no name is left */
+	bool lost_capability;	   /* removed as an xattr, and no attributes set since */
 	bool impure_known, impure; /* directory of the upper: copied-up objects may lie in it */
 	int32_t more_links;	   /* indexed: links of the union beyond those of the inode */
 	uint32_t nlink;		   /* merged directory: once counted, else 0 */

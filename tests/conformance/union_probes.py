@@ -20,6 +20,7 @@ import tempfile
 MICA = sys.argv[1]
 libc = ctypes.CDLL(None, use_errno=True)
 QUESTIONS = []
+CAPABILITY = struct.pack("<IIIII", 0x2000001, 1, 0, 0, 0)
 
 
 def question(text):
@@ -193,7 +194,7 @@ def _(u):
     os.symlink("t", u.lower + "/l")
     os.mkfifo(u.lower + "/p")
     os.setxattr(u.lower + "/f", "user.x", b"\0\xff")
-    os.setxattr(u.lower + "/f", "security.capability", struct.pack("<IIIII", 0x2000001, 1, 0, 0, 0))
+    os.setxattr(u.lower + "/f", "security.capability", CAPABILITY)
     for name in "flp":
         os.utime(f"{u.lower}/{name}", ns=(1, 123456789), follow_symlinks=False)
     m = u.mount()
@@ -218,6 +219,11 @@ def _(u):
     assert stat.S_IMODE(os.stat(m + "f").st_mode) == 0o6755 or os.stat("/proc/self/ns/user").st_ino != 0xEFFFFFFD
     os.chown(m + "f", -1, -1)
     assert stat.S_IMODE(os.stat(m + "f").st_mode) == 0o755
+    os.chmod(m + "f", 0o6755)
+    os.setxattr(m + "f", "security.capability", CAPABILITY)
+    os.pwrite(os.open(m + "f", os.O_WRONLY), b"y", 0)
+    assert os.listxattr(m + "f") == []
+    assert stat.S_IMODE(os.stat(m + "f").st_mode) == 0o6755 or os.stat("/proc/self/ns/user").st_ino != 0xEFFFFFFD
 
 
 @question("no mark is seen, none can be made (FS-201, FS-205)")
