@@ -356,10 +356,11 @@ static bool has_lower_places(const struct union_fs *fs, const struct union_node 
 static int prepare_move(struct union_fs *fs, struct union_node *node, struct union_node *dir)
 {
 	struct union_spot spot = union_spot(node);
-	bool same_dir = node->parent == dir;
+	/* Names of one inode may lie in several directories. */
+	bool relative = node->parent == dir && !node->indexed;
 
 	if (union_is_dir(node) ? has_lower_places(fs, node) : node->metacopy)
-		return set_redirect(fs, node, same_dir);
+		return set_redirect(fs, node, relative);
 	if (union_is_dir(node) && has_lower_places(fs, dir))
 		return union_set_mark(fs, &spot, "opaque", "y", 1);
 	return 0;

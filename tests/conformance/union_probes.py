@@ -133,6 +133,21 @@ def _(u):
     assert os.stat(m + "b").st_nlink == 1 and get(m + "b") == b"oldnew"
 
 
+@question("content is found by each name of an inode, whatever was renamed (FS-702)")
+def _(u):
+    os.makedirs(u.lower + "/d/e")
+    put(u.lower + "/a", b"z" * 100000)
+    os.link(u.lower + "/a", u.lower + "/d/e/b")
+    m = u.mount()
+    os.rename(m + "a", m + "c")
+    m = u.remount()
+    os.link(m + "d/e/b", m + "d/l")
+    m = u.remount()
+    for name in ("c", "d/e/b", "d/l"):
+        assert get(m + name) == b"z" * 100000
+        assert os.stat(m + name).st_nlink == 3
+
+
 @question("numbers stay: over copy-up, rename and remount, in listings too (FS-214)")
 def _(u):
     put(u.lower + "/f")
