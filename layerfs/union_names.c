@@ -692,6 +692,9 @@ int union_link(struct union_fs *fs, uint64_t ino, uint64_t parent, const char *n
 
 	if (!node)
 		return -ESTALE;
+	/* Without a name there is no path by which a new name would find the content. */
+	if (r == 0 && node->metacopy && !node->name)
+		r = union_fill(fs, node);
 	if (r == 0)
 		r = union_enter_dir(fs, parent, &dir);
 	if (r < 0) {

@@ -148,6 +148,20 @@ def _(u):
         assert os.stat(m + name).st_nlink == 3
 
 
+@question("a file whose name went gets another one with its content (FS-702)")
+def _(u):
+    put(u.lower + "/x", b"y" * 100000)
+    os.link(u.lower + "/x", u.lower + "/y")
+    m = u.mount()
+    os.chmod(m + "x", 0o600)
+    fd = os.open(m + "x", os.O_RDONLY)
+    os.unlink(m + "x")
+    call(libc.linkat(-100, b"/proc/self/fd/%d" % fd, -100, os.fsencode(m + "z"), 0x400))
+    os.close(fd)
+    m = u.remount()
+    assert get(m + "z") == get(m + "y") == b"y" * 100000
+
+
 @question("numbers stay: over copy-up, rename and remount, in listings too (FS-214)")
 def _(u):
     put(u.lower + "/f")

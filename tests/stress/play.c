@@ -26,6 +26,7 @@
  *	st_dev, the numbers of st_ino		only which names have the same one
  *	mtime				only where the operation before the comparison pinned it: 'utimens' values are marked
  *					by a year before 2001, all other times are "now" and differ between two calls
+ *	mtime of fifos			a write to one is not told to a FUSE server
  *	order and cookies of readdir		only the set of names; positions are opaque, so lseek of a directory is not played
  *	xattrs of security.selinux		the host's business
  *	fallocate COLLAPSE_RANGE, INSERT_RANGE	not played: the kernel's FUSE refuses them before it asks the server

@@ -126,7 +126,7 @@ static void dump_object(struct dump *dump, const char *top, const char *path, in
 	text_print(&dump->text, " %o %u:%u %jd %jd %x", about.st_mode, about.st_uid, about.st_gid,
 		   is_directory ? 0 : (intmax_t)about.st_size,
 		   is_directory ? 0 : (intmax_t)about.st_nlink, (unsigned)about.st_rdev);
-	if (about.st_mtime < PINNED_BEFORE)
+	if (about.st_mtime < PINNED_BEFORE && !S_ISFIFO(about.st_mode))
 		text_print(&dump->text, " %jd.%09ld", (intmax_t)about.st_mtime,
 			   about.st_mtim.tv_nsec);
 	if (!is_directory && about.st_nlink > 1)
