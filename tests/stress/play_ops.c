@@ -106,18 +106,20 @@ static long op_fallocate(struct call *call) /* SLOT MODE OFFSET LENGTH */
 }
 static long op_seek(struct call *call) /* SLOT WHENCE OFFSET */
 {
-	/* Where holes are is the file system's choice, that SEEK_DATA lands on no hole's middle is not: both ends of the file
-	 * and ENXIO are alike, positions between are taken as "inside". */
+	/* Where holes are is the file system's choice, and for space that was never written the page cache's. So only what is
+	 * behind the end is alike, and the position stays what it was. */
 	struct stat about;
-	int whence = (int)number(call, 1);
-	if (!fstat(slot(call, 0), &about) && S_ISDIR(about.st_mode))
+	int fd = slot(call, 0), whence = (int)number(call, 1);
+	off_t offset = number(call, 2), before, at;
+	if (!fstat(fd, &about) && S_ISDIR(about.st_mode))
 		return 0;
-	off_t at = lseek(slot(call, 0), number(call, 2), whence);
-	if (at < 0)
+	if (whence != SEEK_DATA && whence != SEEK_HOLE)
+		return result(lseek(fd, offset, whence));
+	before = lseek(fd, 0, SEEK_CUR);
+	at = lseek(fd, offset, whence);
+	if (at < 0 && (errno != ENXIO || offset >= about.st_size || whence == SEEK_HOLE))
 		return -errno;
-	if ((whence == SEEK_DATA || whence == SEEK_HOLE) && !fstat(slot(call, 0), &about))
-		return whence == SEEK_HOLE && at == about.st_size ? -2 * 4096 : 1;
-	return at;
+	return before < 0 ? -errno : result(lseek(fd, before, SEEK_SET) < 0);
 }
 static long op_map(struct call *call) /* SLOT OFFSET LENGTH KEY: writes through a shared mapping */
 {
