@@ -26,6 +26,7 @@
  *	st_dev, the numbers of st_ino		only which names have the same one
  *	mtime				only where the operation before the comparison pinned it: 'utimens' values are marked
  *					by a year before 2001, all other times are "now" and differ between two calls
+ *	chown(-1, -1)			not played: on a file with a capability FUSE cannot tell it from a write
  *	mtime of fifos			a write to one is not told to a FUSE server
  *	order and cookies of readdir		only the set of names; positions are opaque, so lseek of a directory is not played
  *	xattrs of security.selinux		the host's business

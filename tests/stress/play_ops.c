@@ -186,11 +186,15 @@ static long op_fchmod(struct call *call) /* SLOT MODE */
 }
 static long op_chown(struct call *call) /* UID GID PATH */
 {
+	if ((uid_t)number(call, 0) == (uid_t)-1 && (gid_t)number(call, 1) == (gid_t)-1)
+		return 0;
 	return result(fchownat(call->root, name(call, 2), (uid_t)number(call, 0),
 			       (gid_t)number(call, 1), AT_SYMLINK_NOFOLLOW));
 }
 static long op_fchown(struct call *call) /* SLOT UID GID */
 {
+	if ((uid_t)number(call, 1) == (uid_t)-1 && (gid_t)number(call, 2) == (gid_t)-1)
+		return 0;
 	return result(fchown(slot(call, 0), (uid_t)number(call, 1), (gid_t)number(call, 2)));
 }
 static long op_utimens(struct call *call) /* SECONDS NANOSECONDS PATH */
