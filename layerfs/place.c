@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* place: see place.h.
  *
- * Marks of a directory element are overlayfs' (FS-201 to FS-205, FS-702), read through /proc/self/fd because an O_PATH
- * descriptor has no xattr calls of its own. Only what may carry a mark is asked: directories for opaque and redirect,
- * regular files for metacopy, empty regular files for the whiteout in xattr form and only where the parent says that there
- * are some. A merged index has no marks, so nothing is asked there at all: its lookup is a search in the map and the decoding
- * of one inode. */
+ * Marks of a directory element are overlayfs' (FS-201 to FS-205, FS-702). Only what may carry a mark is asked: directories for
+ * opaque and redirect, regular files for metacopy, empty regular files for the whiteout in xattr form and only where the parent
+ * says that there are some. A merged index has no marks, so nothing is asked there at all: its lookup is a search in the map and
+ * the decoding of one inode. */
 #include "layerfs/place.h"
 
 #include <assert.h>
@@ -24,16 +23,16 @@
 #include "formats/base/arena.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
+#include "formats/base/xattr_at.h"
 #include "layerfs/index.h"
 #include "layerfs/merge.h"
 
-enum { PROC_FD_MAX = 32 };
-
-static const char *proc_fd(int fd, char path[PROC_FD_MAX])
-{
-	snprintf(path, PROC_FD_MAX, "/proc/self/fd/%d", fd);
-	return path;
-}
+/* Where the xattrs of an object in hand are read: by name is cheaper for what is no directory. */
+struct xattr_spot {
+	int dirfd;
+	const char *name;
+	enum mark_family marks;
+};
 
 static const char *mark_prefix(enum mark_family marks)
 {
@@ -41,15 +40,15 @@ static const char *mark_prefix(enum mark_family marks)
 }
 
 /* Length of the mark 'name' of an open object, or -ENODATA; 'value' is terminated. */
-static ssize_t read_mark(const struct place *place, const char *name, char *value, size_t size)
+static ssize_t read_mark(const struct xattr_spot *spot, const char *name, char *value, size_t size)
 {
-	char path[PROC_FD_MAX], full[64];
+	char full[64];
 	ssize_t len;
 
-	snprintf(full, sizeof(full), "%s%s", mark_prefix(place->element->marks), name);
-	len = getxattr(proc_fd(place->fd, path), full, value, size - 1);
+	snprintf(full, sizeof(full), "%s%s", mark_prefix(spot->marks), name);
+	len = xattr_at_get(spot->dirfd, spot->name, full, value, size - 1);
 	if (len < 0)
-		return errno == EOPNOTSUPP || errno == EPERM ? -ENODATA : -errno;
+		return len == -EOPNOTSUPP || len == -EPERM ? -ENODATA : len;
 	value[len] = '\0';
 	return len;
 }
@@ -70,14 +69,14 @@ static bool redirect_is_sane(struct str redirect)
 	return rest.len == 0 && !str_ends(redirect, "/");
 }
 
-static int read_redirect(const struct place *place, struct place_marks *marks, struct err *err)
+static int read_redirect(const struct xattr_spot *spot, struct place_marks *marks, struct err *err)
 {
 	auto_free char *value = malloc(PATH_MAX + 1);
 	ssize_t len;
 
 	if (!value)
 		return err_nomem(err);
-	len = read_mark(place, "redirect", value, PATH_MAX + 1);
+	len = read_mark(spot, "redirect", value, PATH_MAX + 1);
 	if (len == -ENODATA)
 		return 0;
 	if (len < 0)
@@ -110,31 +109,32 @@ static int open_aufs_mark(const struct place *dir, const char *name)
 	return openat(dir->fd, mark, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 }
 
-static int read_dir_marks(struct place *place, struct place_marks *marks, struct err *err)
+static int read_dir_marks(struct place *place, const struct xattr_spot *spot,
+			  struct place_marks *marks, struct err *err)
 {
 	char value[8];
-	ssize_t len = read_mark(place, "opaque", value, sizeof(value));
+	ssize_t len = read_mark(spot, "opaque", value, sizeof(value));
 
 	if (len < 0 && len != -ENODATA && len != -ERANGE)
 		return err_sys(err, (int)-len, "cannot read the overlayfs opaque mark");
 	marks->opaque = (len == 1 && value[0] == 'y') || is_aufs_opaque(place);
 	place->xwhiteouts = len == 1 && value[0] == 'x';
-	return read_redirect(place, marks, err);
+	return read_redirect(spot, marks, err);
 }
 
-static int read_file_marks(const struct place *dir, const struct place *place,
+static int read_file_marks(const struct place *dir, const struct xattr_spot *spot,
 			   struct place_marks *marks, struct err *err)
 {
 	char value[256];
-	ssize_t len = read_mark(place, "metacopy", value, sizeof(value));
+	ssize_t len = read_mark(spot, "metacopy", value, sizeof(value));
 
 	if (len < 0 && len != -ENODATA && len != -ERANGE)
 		return err_sys(err, (int)-len, "cannot read the overlayfs metacopy mark");
 	marks->metacopy = len >= 0;
 	if (marks->metacopy)
-		return read_redirect(place, marks, err);
+		return read_redirect(spot, marks, err);
 	if (dir && dir->xwhiteouts && marks->attr.size_bytes == 0)
-		marks->whiteout = read_mark(place, "whiteout", value, sizeof(value)) >= 0;
+		marks->whiteout = read_mark(spot, "whiteout", value, sizeof(value)) >= 0;
 	return 0;
 }
 
@@ -198,20 +198,22 @@ static bool parse_override(struct str text, struct stat *st)
 
 void place_override(const struct place *place, struct stat *st)
 {
-	char path[PROC_FD_MAX], value[128];
+	char value[128];
 	ssize_t len;
 
 	if (!place->element->override || S_ISLNK(st->st_mode))
 		return;
-	len = getxattr(proc_fd(place->fd, path), place->element->override, value, sizeof(value));
+	len = xattr_at_get(place->fd, "", place->element->override, value, sizeof(value));
 	if (len > 0)
 		(void)parse_override(str_of(value, (size_t)len), st);
 }
 
 /* Attributes and marks of what 'place->fd' is. */
-static int describe_fd(const struct place *dir, struct place *place, struct place_marks *marks,
-		       struct err *err)
+static int describe_fd(const struct place *dir, const char *name, struct place *place,
+		       struct place_marks *marks, struct err *err)
 {
+	const struct xattr_spot spot = { name ? dir->fd : place->fd, name ? name : "",
+					 place->element->marks };
 	struct stat st;
 
 	if (fstat(place->fd, &st) < 0)
@@ -221,9 +223,9 @@ static int describe_fd(const struct place *dir, struct place *place, struct plac
 	if (S_ISCHR(st.st_mode))
 		marks->whiteout = st.st_rdev == makedev(0, 0);
 	if (S_ISDIR(st.st_mode))
-		return read_dir_marks(place, marks, err);
+		return read_dir_marks(place, &spot, marks, err);
 	if (S_ISREG(st.st_mode))
-		return read_file_marks(dir, place, marks, err);
+		return read_file_marks(dir, &spot, marks, err);
 	return 0;
 }
 
@@ -266,15 +268,16 @@ int place_of_nid(const struct stack_element *element, uint64_t nid, struct place
 	return describe_nid(ret_place, ret_marks, err);
 }
 
-/* Takes 'fd', an object found in 'dir' (NULL: the root of 'element'). */
-static int place_of_fd(const struct stack_element *element, const struct place *dir, int fd,
-		       struct place *ret_place, struct place_marks *ret_marks, struct err *err)
+/* Takes 'fd', an object found as 'name' in 'dir' (both NULL: the root of 'element'). */
+static int place_of_fd(const struct stack_element *element, const struct place *dir,
+		       const char *name, int fd, struct place *ret_place,
+		       struct place_marks *ret_marks, struct err *err)
 {
 	int r;
 
 	*ret_place = (struct place){ .element = element, .fd = fd };
 	*ret_marks = (struct place_marks){ .whiteout = false };
-	r = describe_fd(dir, ret_place, ret_marks, err);
+	r = describe_fd(dir, name, ret_place, ret_marks, err);
 	if (r < 0) {
 		place_release(ret_place);
 		place_marks_release(ret_marks);
@@ -293,7 +296,7 @@ int place_root(const struct stack_element *element, struct place *ret_place,
 	fd = openat(element->upper_fd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return err_sys(err, errno, "cannot open a layer directory");
-	return place_of_fd(element, NULL, fd, ret_place, ret_marks, err);
+	return place_of_fd(element, NULL, NULL, fd, ret_place, ret_marks, err);
 }
 
 /* One component that stays in its directory: '..' would leave the element. */
@@ -331,7 +334,7 @@ int place_lookup(const struct place *dir, struct str name, struct place *ret_pla
 	if (fd < 0 && errno == ENOENT && dir->element->aufs_marks) {
 		fd = open_aufs_mark(dir, text);
 		if (fd >= 0) {
-			int r = place_of_fd(dir->element, dir, fd, ret_place, ret_marks, err);
+			int r = place_of_fd(dir->element, dir, NULL, fd, ret_place, ret_marks, err);
 
 			ret_marks->whiteout = true;
 			return r;
@@ -341,7 +344,7 @@ int place_lookup(const struct place *dir, struct str name, struct place *ret_pla
 		return -ENOENT;
 	if (fd < 0)
 		return err_sys(err, errno, "cannot open '%s' in a layer directory", text);
-	return place_of_fd(dir->element, dir, fd, ret_place, ret_marks, err);
+	return place_of_fd(dir->element, dir, text, fd, ret_place, ret_marks, err);
 }
 
 void place_release(struct place *place)
@@ -572,9 +575,11 @@ int place_read_link(const struct place *place, struct buf *target, struct err *e
 
 int place_open(const struct place *place)
 {
-	char path[PROC_FD_MAX];
-	int fd = open(proc_fd(place->fd, path), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	char path[32];
+	int fd;
 
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", place->fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	return fd < 0 ? -errno : fd;
 }
 
@@ -661,7 +666,6 @@ static int index_xattrs(const struct place *place, xattr_see *see, void *argumen
 
 static int dir_xattrs(const struct place *place, xattr_see *see, void *argument, struct err *err)
 {
-	char path[PROC_FD_MAX];
 	auto_free char *names = malloc(XATTR_LIST_MAX);
 	auto_free char *value = malloc(XATTR_SIZE_MAX);
 	ssize_t len, value_len;
@@ -670,19 +674,18 @@ static int dir_xattrs(const struct place *place, xattr_see *see, void *argument,
 
 	if (!names || !value)
 		return err_nomem(err);
-	proc_fd(place->fd, path);
-	len = listxattr(path, names, XATTR_LIST_MAX);
-	if (len < 0 && errno == EOPNOTSUPP)
+	len = xattr_at_list(place->fd, "", names, XATTR_LIST_MAX);
+	if (len == -EOPNOTSUPP)
 		return 0;
 	if (len < 0)
-		return err_sys(err, errno, "cannot list xattrs in a layer directory");
+		return err_sys(err, (int)-len, "cannot list xattrs in a layer directory");
 	for (name = names; name < names + len; name += strlen(name) + 1) {
-		value_len = getxattr(path, name, value, XATTR_SIZE_MAX);
-		if (value_len < 0 && errno == ENODATA) /* listed, but not for us */
+		value_len = xattr_at_get(place->fd, "", name, value, XATTR_SIZE_MAX);
+		if (value_len == -ENODATA) /* listed, but not for us */
 			continue;
 		if (value_len < 0)
-			return err_sys(err, errno, "cannot read xattr '%s' in a layer directory",
-				       name);
+			return err_sys(err, (int)-value_len,
+				       "cannot read xattr '%s' in a layer directory", name);
 		r = see(argument, str_from(name), str_of(value, (size_t)value_len), err);
 		if (r < 0)
 			return r;

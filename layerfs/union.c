@@ -666,6 +666,8 @@ int union_open(const struct stack *lowers, int upper_fd, int work_fd,
 		r = err_set(err, EINVAL, "a union needs at least one directory");
 	if (r == 0)
 		r = check_devices(fs, err);
+	if (r == 0 && fs->upper)
+		r = union_read_uuids(fs, err);
 	if (r == 0)
 		r = tree_new(&fs->stack, &fs->tree, err);
 	if (r == 0)
@@ -693,6 +695,7 @@ void union_close(struct union_fs *fs)
 	}
 	free(fs->table);
 	map_free(fs->met);
+	free(fs->uuids);
 	tree_free(fs->tree);
 	stack_release(&fs->stack);
 	if (fs->index_fd >= 0)

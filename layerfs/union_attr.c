@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "formats/base/limits.h"
+#include "formats/base/xattr_at.h"
 #include "layerfs/union_private.h"
 
 /* --- Ids --- */
@@ -129,13 +130,15 @@ static int set_links(struct union_fs *fs, struct union_node *node, struct tree_n
 	return 0;
 }
 
-/* A metacopy occupies what its content below does. */
-static void add_blocks(const struct tree_node *tree, struct stat *st)
+void union_note_blocks(const struct union_fs *fs, struct union_node *node,
+		       const struct tree_node *tree)
 {
+	const struct place *data = &tree->places[tree->count - 1];
 	struct stat below;
 
-	if (tree->count > 1 && stat_place(&tree->places[tree->count - 1], &below) == 0)
-		st->st_blocks = below.st_blocks;
+	if (data->element != fs->upper && stat_place(data, &below) == 0 &&
+	    below.st_blocks < UINT32_MAX)
+		node->blocks_and_one = (uint32_t)below.st_blocks + 1;
 }
 
 int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *tree,
@@ -146,7 +149,7 @@ int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *t
 
 	if (union_is_dir(node))
 		tree = node->tree;
-	if (!tree && (!node->in_upper || (node->metacopy && node->name))) {
+	if (!tree && (!node->in_upper || (node->metacopy && node->name && !node->blocks_and_one))) {
 		r = union_view_node(fs, node, &view);
 		tree = view.tree;
 	}
@@ -156,8 +159,10 @@ int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *t
 		r = set_links(fs, node, tree, ret_stat);
 	if (r < 0)
 		return r;
-	if (node->metacopy && tree)
-		add_blocks(tree, ret_stat);
+	if (node->metacopy && tree && !node->blocks_and_one)
+		union_note_blocks(fs, node, tree);
+	if (node->metacopy && node->blocks_and_one)
+		ret_stat->st_blocks = node->blocks_and_one - 1;
 	ret_stat->st_ino = node->ino;
 	ret_stat->st_uid = union_shown_id(&fs->options.uids, ret_stat->st_uid);
 	ret_stat->st_gid = union_shown_id(&fs->options.gids, ret_stat->st_gid);
@@ -519,16 +524,13 @@ static int list_upper(struct union_fs *fs, struct union_node *node, struct buf *
 {
 	struct union_spot spot = union_spot(node);
 	auto_free char *stored = malloc(XATTR_LIST_MAX);
-	char path[UNION_PATH_MAX];
 	ssize_t len;
 
 	if (!stored)
 		return -ENOMEM;
-	union_spot_path(&spot, path);
-	len = spot.name[0] ? llistxattr(path, stored, XATTR_LIST_MAX)
-			   : listxattr(path, stored, XATTR_LIST_MAX);
+	len = xattr_at_list(spot.dirfd, spot.name, stored, XATTR_LIST_MAX);
 	if (len < 0)
-		return -errno;
+		return (int)len;
 	add_shown_names(fs, stored, (size_t)len, names);
 	return 0;
 }

@@ -217,6 +217,11 @@ static int copy_now(struct copy *copy, enum union_part part)
 		return r;
 	}
 	node->metacopy = copy->metacopy;
+	if (node->metacopy)
+		union_note_blocks(fs, node, copy->tree);
+	/* Counted by the file system below, as long as nothing else was merged. */
+	if (union_is_dir(node) && copy->tree->count == 1 && copy->st.st_nlink > 1)
+		node->nlink = (uint32_t)copy->st.st_nlink;
 	node->in_upper = true;
 	return 0;
 }

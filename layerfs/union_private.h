@@ -52,7 +52,10 @@ struct union_node {
 	bool lost_capability;	   /* removed as an xattr, and no attributes set since */
 	bool impure_known, impure; /* directory of the upper: copied-up objects may lie in it */
 	int32_t more_links;	   /* indexed: links of the union beyond those of the inode */
-	uint32_t nlink;		   /* merged directory: once counted, else 0 */
+	union {
+		uint32_t nlink;		 /* merged directory: once counted, else 0 */
+		uint32_t blocks_and_one; /* metacopy: of its content below, once asked, else 0 */
+	};
 	int held_fd; /* O_PATH of an upper object whose name is gone or not the only one, else -1 */
 	struct union_node *parent;
 	char *name;			/* NULL: the root, or gone */
@@ -78,7 +81,8 @@ struct union_fs {
 	char prefix[24]; /* of marks */
 	char number_form
 		[16]; /* what the mark of a kept number starts with; other stacks number otherwise */
-	bool has_index; /* a merged index is the lowest element */
+	uint8_t (*uuids)[EROFS_UUID_BYTES]; /* of the file system of each element */
+	bool has_index;			    /* a merged index is the lowest element */
 	bool one_device;
 	_Atomic bool has_groups; /* something is in work/index */
 	pthread_rwlock_t names;
@@ -180,6 +184,8 @@ int union_remove_mark(const struct union_fs *fs, const struct union_spot *spot,
 		      const char *name) must_check; /* no such mark: 0 */
 
 int union_work_open(struct union_fs *fs, int work_fd, struct err *err) must_check;
+/* 'fs->uuids', which origins name. */
+int union_read_uuids(struct union_fs *fs, struct err *err) must_check;
 void union_temp_name(struct union_fs *fs, char name[16]);
 /* A whiteout in the work directory under a name of its own. */
 int union_temp_whiteout(struct union_fs *fs, char name[16]) must_check;
@@ -232,6 +238,9 @@ int union_check_name(const struct union_fs *fs, const char *name) must_check;
 /* Names held, node locked; 'tree' or NULL: looked up when needed. */
 int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *tree,
 	       struct stat *ret_stat) must_check;
+/* A metacopy, which occupies what its content below does: remembers how much that is. 'tree' shows it and what is below. */
+void union_note_blocks(const struct union_fs *fs, struct union_node *node,
+		       const struct tree_node *tree);
 uint32_t union_stored_id(const struct union_ids *ids, uint32_t shown);
 uint32_t union_shown_id(const struct union_ids *ids, uint32_t stored);
 static inline mode_t union_without_set_ids(mode_t mode)

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -20,6 +21,7 @@
 #include <unistd.h>
 
 #include "formats/base/io.h"
+#include "formats/base/xattr_at.h"
 #include "layerfs/union_private.h"
 
 /* --- Spots --- */
@@ -62,35 +64,18 @@ int union_spot_open(const struct union_spot *spot, int flags)
 ssize_t union_spot_getxattr(const struct union_spot *spot, const char *name, void *value,
 			    size_t size)
 {
-	char path[UNION_PATH_MAX];
-	ssize_t len;
-
-	union_spot_path(spot, path);
-	len = spot->name[0] ? lgetxattr(path, name, value, size)
-			    : getxattr(path, name, value, size);
-	return len < 0 ? -errno : len;
+	return xattr_at_get(spot->dirfd, spot->name, name, value, size);
 }
 
 int union_spot_setxattr(const struct union_spot *spot, const char *name, const void *value,
 			size_t len, int flags)
 {
-	char path[UNION_PATH_MAX];
-	int r;
-
-	union_spot_path(spot, path);
-	r = spot->name[0] ? lsetxattr(path, name, value, len, flags)
-			  : setxattr(path, name, value, len, flags);
-	return r < 0 ? -errno : 0;
+	return xattr_at_set(spot->dirfd, spot->name, name, value, len, flags);
 }
 
 int union_spot_removexattr(const struct union_spot *spot, const char *name)
 {
-	char path[UNION_PATH_MAX];
-	int r;
-
-	union_spot_path(spot, path);
-	r = spot->name[0] ? lremovexattr(path, name) : removexattr(path, name);
-	return r < 0 ? -errno : 0;
+	return xattr_at_remove(spot->dirfd, spot->name, name);
 }
 
 int union_set_mark(struct union_fs *fs, const struct union_spot *spot, const char *name,
@@ -332,15 +317,32 @@ struct fs_uuid {
 };
 #define GET_FS_UUID _IOR(0x15, 0, struct fs_uuid)
 
-static void read_uuid(const struct place *place, uint8_t uuid[EROFS_UUID_BYTES])
+static void read_uuid(const struct stack_element *element, uint8_t uuid[EROFS_UUID_BYTES])
 {
 	struct fs_uuid answer = { .len = 0 };
-	int fd = openat(place->element->upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd;
 
-	if (fd >= 0 && ioctl(fd, GET_FS_UUID, &answer) == 0 && answer.len == 16)
-		memcpy(uuid, answer.uuid, 16);
+	if (element->index) {
+		memcpy(uuid, erofs_image_uuid(index_image(element->index)), EROFS_UUID_BYTES);
+		return;
+	}
+	fd = openat(element->upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0 && ioctl(fd, GET_FS_UUID, &answer) == 0 && answer.len == EROFS_UUID_BYTES)
+		memcpy(uuid, answer.uuid, EROFS_UUID_BYTES);
 	if (fd >= 0)
 		close(fd);
+}
+
+int union_read_uuids(struct union_fs *fs, struct err *err)
+{
+	size_t i;
+
+	fs->uuids = calloc(fs->stack.count, sizeof(*fs->uuids));
+	if (!fs->uuids)
+		return err_nomem(err);
+	for (i = 0; i < fs->stack.count; i++)
+		read_uuid(&fs->stack.elements[i], fs->uuids[i]);
+	return 0;
 }
 
 static size_t index_handle(const struct place *place, uint8_t *bytes)
@@ -360,19 +362,16 @@ int union_origin(const struct union_fs *fs, const struct place *place,
 	int mount_id;
 	size_t len;
 
-	(void)fs;
 	*ret_len = 0;
+	memcpy(head.uuid, fs->uuids[place->element - fs->stack.elements], sizeof(head.uuid));
 	if (place->element->index) {
 		head.type = HANDLE_INO64;
-		memcpy(head.uuid, erofs_image_uuid(index_image(place->element->index)),
-		       sizeof(head.uuid));
 		len = index_handle(place, origin + sizeof(head));
 	} else {
 		handle->handle_bytes = 128;
 		if (name_to_handle_at(place->fd, "", handle, &mount_id, AT_EMPTY_PATH) < 0)
 			return errno == EOPNOTSUPP || errno == EOVERFLOW ? 0 : -errno;
 		head.type = (uint8_t)handle->handle_type;
-		read_uuid(place, head.uuid);
 		len = handle->handle_bytes;
 		memcpy(origin + sizeof(head), handle->f_handle, len);
 	}
