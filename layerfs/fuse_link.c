@@ -27,6 +27,7 @@
 _Static_assert(sizeof(struct fuse_in_header) == 40, "FS-312");
 _Static_assert(sizeof(struct fuse_out_header) == 16, "FS-312");
 _Static_assert(sizeof(struct fuse_init_out) == 64, "FS-312");
+_Static_assert((int)FUSE_LINK_WRITES == (int)FUSE_WRITE, "opcode");
 
 /* Of kernels after the headers that we build with (FS-302, FS-312). */
 enum { KILL_OPEN = 1, KILL_WRITE = 4, KILL_SETATTR = 1 << 11 };
@@ -99,6 +100,7 @@ static void see_init(struct fuse_link *link, const struct fuse_in_header *header
 {
 	/* INIT comes first and alone, so no other thread looks at this. */
 	link->init_unique = header->unique;
+	link->kernel_minor = init->minor;
 	link->kernel_flags = init->flags;
 	link->kernel_flags2 = len > offsetof(struct fuse_init_in, flags2) ? init->flags2 : 0;
 }
@@ -126,6 +128,17 @@ static ssize_t read_request(int fd, void *buf, size_t size, void *userdata)
 	}
 }
 
+static void tell_init(struct fuse_link *link, const struct fuse_init_out *init)
+{
+	link->counters[FUSE_LINK_OFFERED] = link->kernel_flags;
+	link->counters[FUSE_LINK_ANSWERED] = init->flags;
+	link->counters[FUSE_LINK_OFFERED_2] = link->kernel_flags2;
+	link->counters[FUSE_LINK_ANSWERED_2] = init->flags2;
+	link->counters[FUSE_LINK_MINOR] = link->kernel_minor;
+	link->counters[FUSE_LINK_LIBRARY] = (uint64_t)fuse_version();
+	link->counters[FUSE_LINK_MAX_WRITE] = init->max_write;
+}
+
 static void patch_init(struct fuse_link *link, struct fuse_init_out *init)
 {
 	init->flags |= FUSE_PARALLEL_DIROPS & link->kernel_flags;
@@ -138,10 +151,8 @@ static void patch_init(struct fuse_link *link, struct fuse_init_out *init)
 		init->unused[0] = 1; /* max_stack_depth: nothing is stacked below the upper */
 		link->passes = true;
 	}
-	if (link->counters) {
-		link->counters[FUSE_LINK_OFFERED] = link->kernel_flags;
-		link->counters[FUSE_LINK_ANSWERED] = init->flags;
-	}
+	if (link->counters)
+		tell_init(link, init);
 	link->init_unique = 0;
 }
 
@@ -302,7 +313,7 @@ static void prepare_process(void)
 	}
 }
 
-static int loop(struct fuse_session *session)
+static int loop(const struct fuse_link *link, struct fuse_session *session)
 {
 	struct fuse_loop_config *config = fuse_loop_cfg_create();
 	unsigned workers = pool_cpu_count();
@@ -311,6 +322,8 @@ static int loop(struct fuse_session *session)
 	if (!config)
 		return -ENOMEM;
 	workers = workers < 4 ? 4 : workers;
+	if (link->counters)
+		link->counters[FUSE_LINK_THREADS] = workers;
 	/* Cloned connections need the device to be opened again, which a changed root or mode may forbid. */
 	fuse_loop_cfg_set_clone_fd(config, access("/dev/fuse", R_OK | W_OK) == 0);
 	/* Some may be at a long copy-up: others come when all are busy. */
@@ -353,7 +366,7 @@ int fuse_link_serve(struct fuse_link *link, const struct fuse_lowlevel_ops *oper
 	if (chdir("/") < 0)
 		return err_sys(err, errno, "cannot change to '/'");
 	handled = take_signals(link, session);
-	link->signaled = loop(session) > 0;
+	link->signaled = loop(link, session) > 0;
 	if (handled)
 		fuse_remove_signal_handlers(session);
 	/* With a path it takes its mount along, which fusermount3 made. */

@@ -13,21 +13,13 @@
 #include <stdint.h>
 
 #include "formats/base/err.h"
+#include "layerfs/fuse_counters.h"
 
 /* One request, one reply: 256 pages, the most that the library asks for (FS-302). */
 enum { FUSE_LINK_REPLY_MAX = 1 << 20 };
 
 /* Seconds that the kernel takes for ever; it clamps what does not fit. */
 #define FUSE_LINK_FOR_EVER 1e9
-
-/* Counters of requests by opcode, for tests and benchmarks: a file of the caller, mapped. Behind the opcodes stand the flags
- * of INIT, as the kernel offered them and as they were answered (FS-303). */
-enum {
-	FUSE_LINK_OPCODES = 62,
-	FUSE_LINK_OFFERED = FUSE_LINK_OPCODES,
-	FUSE_LINK_ANSWERED,
-	FUSE_LINK_COUNTERS
-};
 
 struct fuse_link {
 	int fd;	      /* the connection, or -1 with 'mount_path': mounted by fusermount3 */
@@ -40,12 +32,12 @@ struct fuse_link {
 	/* Answers requests that libfuse does not know, with fuse_link_reply(); false: it is for libfuse. May be NULL. */
 	bool (*answer)(struct fuse_link *link, int fd, const struct fuse_in_header *header,
 		       const void *body, size_t len);
-	_Atomic uint64_t *counters; /* NULL: nobody counts */
+	_Atomic uint64_t *counters; /* of fuse_counters.h; NULL: nobody counts */
 	/* Found out: */
 	bool passes;
 	bool signaled;	      /* ended by a signal, so the mount is still there */
 	uint64_t init_unique; /* of the INIT request; 0: not seen */
-	uint32_t kernel_flags, kernel_flags2;
+	uint32_t kernel_minor, kernel_flags, kernel_flags2;
 };
 
 /* Whether the request that this thread serves asks for set-id bits to be dropped. */

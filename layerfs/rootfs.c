@@ -201,26 +201,6 @@ void rootfs_close(struct rootfs *rootfs)
 	free(rootfs);
 }
 
-int rootfs_probe(bool writable, enum rootfs_driver *ret_driver, char *reason, size_t reason_size,
-		 struct err *err)
-{
-	struct err kernel;
-	int r = rootfs_kernel_probe(&kernel);
-
-	*ret_driver = ROOTFS_KERNEL;
-	reason[0] = '\0';
-	if (r == 0 && writable)
-		r = rootfs_overlay_probe(&kernel);
-	if (r == 0)
-		return 0;
-	*ret_driver = ROOTFS_FUSE;
-	snprintf(reason, reason_size, "%s", kernel.text);
-	r = rootfs_fuse_probe(err);
-	if (r == 0 && writable)
-		r = rootfs_overlay_probe(err);
-	return r;
-}
-
 /* --- Mounts at paths --- */
 
 /* The path as mountinfo has it, found without touching what is mounted on it: that may be dead. */

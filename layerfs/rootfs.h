@@ -48,10 +48,6 @@ void rootfs_close(struct rootfs *rootfs);
 /* Which family of marks overlayfs uses for this process: trusted xattrs are for root of the initial user namespace. */
 enum mark_family rootfs_own_marks(void);
 
-/* What auto would take for a read-only or writable mount here, and why not better; for 'mica doctor' and progress. */
-int rootfs_probe(bool writable, enum rootfs_driver *ret_driver, char *reason, size_t reason_size,
-		 struct err *err) must_check;
-
 /* A read-only mount at a visible path that outlives the command ('mica mount --driver fuse'): works for any user through
  * fusermount3; returns when the mount answers. ENOTEMPTY is not an error. */
 int rootfs_mount_path(const struct stack *stack, const struct rootfs_options *options,

@@ -8,7 +8,8 @@
  *	rootfs_fuse.c        serves one index
  *	rootfs_union.c       serves a union; rootfs_union_mount.c mounts one for 'mica union'
  *	fuse_link.c          what servers know of FUSE; these include libfuse, and no other file does
- *	rootfs_cache.c       mounts of indexes, kept by this process */
+ *	rootfs_cache.c       mounts of indexes, kept by this process
+ *	rootfs_probe.c       which of it works here */
 #ifndef LAYERFS_ROOTFS_DRIVER_H
 #define LAYERFS_ROOTFS_DRIVER_H
 
@@ -18,6 +19,8 @@
 
 /* A detached mount of an index, shared by all users of this process (FS-109). The descriptor is the caller's own. */
 int rootfs_kernel_index(struct index *index, int *ret_fd, struct err *err) must_check;
+/* One that nobody shares. */
+int rootfs_kernel_erofs(struct index *index, int *ret_fd, struct err *err) must_check;
 int rootfs_fuse_index(struct index *index, const char *const *server_argv, bool escape_user_marks,
 		      int *ret_fd, struct err *err) must_check;
 
@@ -65,11 +68,6 @@ int rootfs_await_server(int ready_fd, struct err *err) must_check;
 /* Of a FUSE mount whose server answers. Best effort: sysfs belongs to the initial namespaces, and 128 KiB, the default, is
  * right too, only slower. */
 void rootfs_widen_read_ahead(int mount_fd);
-
-/* Whether the driver could work here, found by trying; ERR_UNSUPPORTED with the reason. */
-int rootfs_kernel_probe(struct err *err) must_check;
-int rootfs_overlay_probe(struct err *err) must_check;
-int rootfs_fuse_probe(struct err *err) must_check;
 
 /* What a server process was given (rootfs_serve.c), all of it borrowed, and what it becomes. */
 struct rootfs_service {

@@ -493,16 +493,3 @@ int rootfs_fuse_mount_path(const struct stack *stack, const struct rootfs_option
 			 options->server_argv, -1, extra, &alive, err);
 	return r < 0 ? explain_fuse(err) : 0;
 }
-
-int rootfs_fuse_probe(struct err *err)
-{
-	auto_fs_context struct fs_context context = { .fd = -1 };
-	auto_close int fuse_fd = -1;
-	int r = open_fuse(&fuse_fd, err);
-
-	if (r == 0 && geteuid() == 0) /* else fusermount3 mounts */
-		r = fs_context_open(&context, "fuse", err);
-	if (r < 0)
-		err->code = ERR_UNSUPPORTED;
-	return r < 0 ? -ERR_UNSUPPORTED : 0;
-}

@@ -53,7 +53,7 @@ static int check_device(const struct index *index, size_t device, struct err *er
 	return 0;
 }
 
-static int mount_erofs(struct index *index, int *ret_fd, struct err *err)
+int rootfs_kernel_erofs(struct index *index, int *ret_fd, struct err *err)
 {
 	auto_fs_context struct fs_context context = { .fd = -1 };
 	size_t device;
@@ -82,7 +82,7 @@ int rootfs_kernel_index(struct index *index, int *ret_fd, struct err *err)
 
 	if (rootfs_cache_find(index, ROOTFS_KERNEL, false, ret_fd))
 		return 0;
-	r = mount_erofs(index, &kept.mount_fd, err);
+	r = rootfs_kernel_erofs(index, &kept.mount_fd, err);
 	if (r < 0)
 		return r;
 	return rootfs_cache_keep(index, &kept, ret_fd, err);
@@ -271,7 +271,7 @@ static int mount_alone(const struct stack_element *top, int fd, unsigned attribu
 
 	if (r != -EINVAL || !top->index)
 		return r;
-	r = mount_erofs(top->index, ret_fd, err);
+	r = rootfs_kernel_erofs(top->index, ret_fd, err);
 	if (r == 0 && mount_setattr(*ret_fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0) {
 		r = err_sys(err, errno, "mount_setattr");
 		close(*ret_fd);
@@ -324,41 +324,4 @@ int rootfs_kernel_mount(const struct stack *stack, const struct rootfs_options *
 	lowers_release(&lowers);
 	*ret_marks = plan.marks;
 	return r;
-}
-
-/* --- Probes --- */
-
-/* Mounting a file that is no EROFS image tells by its error whether files can be mounted: a kernel that cannot asks for a
- * block device first. */
-int rootfs_kernel_probe(struct err *err)
-{
-	auto_fs_context struct fs_context context = { .fd = -1 };
-	int fd = -1, r = fs_context_open(&context, "erofs", err);
-
-	if (r == 0)
-		r = fs_context_string(&context, "source", "/proc/self/exe", err);
-	if (r == 0)
-		r = fs_context_mount(&context, MOUNT_ATTR_RDONLY, &fd, err);
-	if (fd >= 0)
-		close(fd);
-	if (r == -EINVAL)
-		return 0;
-	if (r == -ENOTBLK)
-		return err_set(err, ERR_UNSUPPORTED,
-			       "this kernel mounts no EROFS files (Linux 6.12, "
-			       "CONFIG_EROFS_FS_BACKED_BY_FILE)");
-	if (r < 0)
-		err->code = ERR_UNSUPPORTED;
-	return r < 0 ? -ERR_UNSUPPORTED : 0;
-}
-
-int rootfs_overlay_probe(struct err *err)
-{
-	auto_fs_context struct fs_context context = { .fd = -1 };
-
-	if (fs_context_open(&context, "overlay", err) < 0) {
-		err->code = ERR_UNSUPPORTED;
-		return -ERR_UNSUPPORTED;
-	}
-	return 0;
 }

@@ -3,10 +3,8 @@
  * result into a tagged image; rows of its own work are events like any other. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/vfs.h>
 
 #include "builder/cli/cli.h"
 #include "builder/cli/progress.h"
@@ -20,6 +18,7 @@
 #include "formats/base/limits.h"
 #include "formats/base/log.h"
 #include "formats/ignore.h"
+#include "layerfs/rootfs_probe.h"
 
 struct build_flags {
 	const char *file, *target, *platform, *progress, *iidfile, *metadata_file, *driver,
@@ -854,21 +853,16 @@ static void release(struct build *build)
  * it will be: so what can be known before is asked here. Failures later still move 'auto' on to FUSE where that can do it. */
 static void choose_driver(struct build *build)
 {
-	enum rootfs_driver found;
-	char reason[ERR_TEXT_MAX];
-	struct statfs store;
+	struct rootfs_choice choice;
 	struct err err;
 
 	if (build->driver != ROOTFS_AUTO)
 		return;
-	/* A file of tmpfs cannot be mounted as EROFS. */
-	if (fstatfs(store_dirfd(build->store), &store) == 0 && store.f_type == TMPFS_MAGIC)
-		build->driver = ROOTFS_FUSE_LOWER;
 	/* Without FUSE either, the first RUN tells why. */
-	else if (rootfs_probe(true, &found, reason, sizeof(reason), &err) < 0)
+	if (rootfs_probe(store_dirfd(build->store), true, &choice, &err) < 0)
 		log_debug("%s", err.text);
-	else if (found == ROOTFS_FUSE)
-		build->driver = ROOTFS_FUSE_LOWER;
+	else if (choice.driver != ROOTFS_KERNEL)
+		build->driver = choice.driver;
 }
 
 static int start_views(struct build *build, const struct command_context *context, struct err *err)

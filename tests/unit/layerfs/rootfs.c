@@ -28,7 +28,7 @@
 #include <cmocka.h>
 
 #include "formats/base/io.h"
-#include "layerfs/rootfs.h"
+#include "layerfs/rootfs_probe.h"
 #include "layerfs/rootfs_driver.h"
 #include "layerfs/tree.h"
 #include "tests/unit/layerfs/dir_index.h"
@@ -781,8 +781,7 @@ static int in_user_namespace(void)
 	auto_stack struct stack stack = { NULL, 0 };
 	struct rootfs_options options = { .writable = true, .server_argv = server_argv() };
 	struct rootfs *rootfs;
-	char reason[256];
-	enum rootfs_driver driver;
+	struct rootfs_choice choice;
 	int fd;
 
 	if (unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0)
@@ -801,12 +800,13 @@ static int in_user_namespace(void)
 	options.upper_fd = open_dir("up/u5");
 	options.work_fd = open_dir("up/w5");
 	if (stack_push_index(&stack, odd, false, &err) < 0 ||
-	    rootfs_probe(true, &driver, reason, sizeof(reason), &err) < 0 ||
+	    rootfs_probe(open_dir("up"), true, &choice, &err) < 0 ||
 	    rootfs_mount(&stack, &options, &rootfs, &err) < 0) {
 		fprintf(stderr, "%s\n", err.text);
 		return 1;
 	}
-	if (driver != ROOTFS_FUSE || strcmp(rootfs_driver_name(rootfs), "fuse") != 0 ||
+	if (choice.driver != ROOTFS_FUSE_LOWER || !strstr(choice.kernel.text, "fsconfig(erofs") ||
+	    choice.overlay.code || strcmp(rootfs_driver_name(rootfs), "fuse") != 0 ||
 	    rootfs_marks(rootfs) != MARKS_USER)
 		return 2;
 	fd = openat(rootfs_fd(rootfs), "plain-new", O_CREAT | O_WRONLY | O_EXCL, 0600);
@@ -871,6 +871,65 @@ static void on_alarm(int signal)
 	_exit(124);
 }
 
+/* --- Probes ----------------------------------------------------------------------------------------------------------- */
+
+static void assert_empty(const char *name)
+{
+	bool empty = false;
+
+	ok(io_is_empty_dir(open_dir(name), ".", &empty, &err));
+	assert_true(empty);
+}
+
+/* What is taken depends on the file system of the store, and the reason says so (FS-102). */
+static void test_probe(void **unused)
+{
+	struct rootfs_choice choice;
+
+	(void)unused;
+	skip_unless_root();
+	run("mkdir probe probe/disk probe/ram probe/over probe/lower up/over up/over-work; mount "
+	    "-t tmpfs none probe/ram;"
+	    "mount -t overlay -o lowerdir=probe/lower,upperdir=up/over,workdir=up/over-work none "
+	    "probe/over");
+	ok(rootfs_probe(open_dir("probe/disk"), true, &choice, &err));
+	assert_int_equal(choice.driver, ROOTFS_KERNEL);
+	assert_int_equal(choice.kernel.code, 0);
+	ok(rootfs_probe(open_dir("probe/ram"), true, &choice, &err));
+	assert_int_equal(choice.driver, ROOTFS_FUSE_LOWER);
+	assert_non_null(
+		strstr(choice.kernel.text, "fsconfig(erofs, create): Block device required"));
+	assert_int_equal(choice.overlay.code, 0);
+	ok(rootfs_probe(open_dir("probe/over"), true, &choice, &err));
+	assert_int_equal(choice.driver, ROOTFS_FUSE);
+	assert_int_equal(choice.kernel.code, ERR_UNSUPPORTED);
+	assert_non_null(strstr(choice.overlay.text, "not supported as upperdir"));
+	assert_int_equal(rootfs_probe(-1, true, &choice, &err), -EBADF);
+	assert_string_equal(err.text,
+			    "cannot create a directory in the store: Bad file descriptor");
+	assert_empty("probe/disk");
+	assert_empty("probe/ram");
+	assert_empty("probe/over");
+	run("umount -l probe/ram probe/over");
+}
+
+static void test_session(void **unused)
+{
+	struct rootfs_session session;
+
+	(void)unused;
+	skip_unless_root();
+	run("mkdir session");
+	ok(rootfs_try_session(open_dir("session"), server_argv(), &session, &err));
+	assert_true(session.minor >= 31 && session.library >= 310 && session.threads >= 4);
+	assert_int_equal(session.max_write_bytes, 1 << 20);
+	assert_true(session.offered & FUSE_PARALLEL_DIROPS);
+	assert_true(session.answered & FUSE_PARALLEL_DIROPS);
+	/* As root of the initial namespaces nothing stands against passthrough but the kernel. */
+	assert_int_equal(session.passes_data, !!(session.offered & ROOTFS_SESSION_PASSTHROUGH));
+	assert_empty("session");
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -888,6 +947,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_dead_server),
 		cmocka_unit_test(test_as_user),
+		cmocka_unit_test(test_probe),
+		cmocka_unit_test(test_session),
 		cmocka_unit_test(test_user_namespace),
 		cmocka_unit_test(test_refusals),
 	};
