@@ -35,7 +35,8 @@ SRC_formats  := $(wildcard formats/base/*.c formats/*.c)
 SRC_layerfs  := $(wildcard layerfs/*.c)
 SRC_registry := $(wildcard registry-client/*.c)
 # The other files of the sandbox are the spawner, a program of its own inside the library (builder/sandbox/seccomp.mk).
-SRC_builder  := $(wildcard builder/*.c) builder/sandbox/sandbox.c builder/sandbox/enter.c
+SRC_builder  := $(wildcard builder/*.c) builder/sandbox/sandbox.c builder/sandbox/enter.c \
+		builder/sandbox/probe.c
 SRC_cli      := $(wildcard builder/cli/*.c)
 SRC_all      := $(SRC_formats) $(SRC_layerfs) $(SRC_registry) $(SRC_builder) $(SRC_cli)
 

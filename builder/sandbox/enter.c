@@ -50,8 +50,7 @@ const char *isolation_text(enum isolation isolation)
 	}
 }
 
-/* Whether this process may mount: euid 0 alone says nothing inside a container. */
-static bool has_admin(void)
+bool sandbox_has_admin(void)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2];
@@ -59,6 +58,76 @@ static bool has_admin(void)
 	if (geteuid() != 0 || syscall(SYS_capget, &header, data) < 0)
 		return false;
 	return data[CAP_SYS_ADMIN / 32].effective & 1U << CAP_SYS_ADMIN % 32;
+}
+
+/* --- What stands in the way --- */
+
+/* A switch of the kernel; 'absent' when there is none. */
+static uint64_t read_switch(const char *path, uint64_t absent)
+{
+	auto_buf struct buf text = BUF_INIT(64);
+	struct err ignored;
+	uint64_t value;
+
+	if (io_read_file(AT_FDCWD, path, &text, &ignored) < 0 ||
+	    str_to_u64(str_trim(buf_str(&text)), UINT64_MAX, &value) < 0)
+		return absent;
+	return value;
+}
+
+/* Whether a filter of somebody else's is on us, as engines put on their containers. */
+static bool is_filtered(void)
+{
+	auto_buf struct buf text = BUF_INIT(SUBID_FILE_MAX);
+	struct err ignored;
+
+	return io_read_file(AT_FDCWD, "/proc/self/status", &text, &ignored) == 0 &&
+	       memmem(text.data, text.len, "\nSeccomp:\t2", 11);
+}
+
+/* 'code' is in what is printed when nothing better is known. */
+void sandbox_explain_userns(int code, struct err *err)
+{
+	static const struct {
+		const char *path;
+		uint64_t refuses, absent;
+		const char *reason, *remedy;
+	} switches[] = {
+		{ "/proc/sys/user/max_user_namespaces", 0, 1, "user.max_user_namespaces is 0",
+		  "sysctl -w user.max_user_namespaces=10000 (as root)" },
+		{ "/proc/sys/kernel/unprivileged_userns_clone", 0, 1,
+		  "kernel.unprivileged_userns_clone is 0",
+		  "sysctl -w kernel.unprivileged_userns_clone=1 (as root)" },
+		{ "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 1, 0,
+		  "kernel.apparmor_restrict_unprivileged_userns is 1",
+		  "give mica an AppArmor profile with 'userns,', or sysctl -w "
+		  "kernel.apparmor_restrict_unprivileged_userns=0 (as root)" },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(switches) / sizeof(switches[0]); i++) {
+		if (read_switch(switches[i].path, switches[i].absent) != switches[i].refuses)
+			continue;
+		err_set(err, code, "user namespaces are refused: %s", switches[i].reason);
+		err_hint(err, "%s", switches[i].remedy);
+		return;
+	}
+	if (code == ENOSPC) {
+		err_set(err, code,
+			"user namespaces are refused: user.max_user_namespaces is used up");
+		err_hint(err, "sysctl -w user.max_user_namespaces=100000 (as root)");
+	} else if (is_filtered()) {
+		err_set(err, code,
+			"user namespaces are refused by a system call filter of an outer "
+			"container");
+		err_hint(err, "run the outer container with --security-opt seccomp=unconfined, or "
+			      "with a profile that allows unshare, clone3 and mount");
+	} else {
+		err_sys(err, code, "cannot create a user namespace");
+		err_hint(err,
+			 "run as root, or where neither a security module nor a chroot refuses "
+			 "user namespaces");
+	}
 }
 
 /* --- Ranges --- */
@@ -97,6 +166,16 @@ static bool find_range(const char *path, const char *name, uid_t uid, struct ran
 struct ranges {
 	struct range uids, gids;
 };
+
+void sandbox_range_sizes(uint64_t *ret_uids, uint64_t *ret_gids)
+{
+	const struct passwd *user = getpwuid(getuid());
+	const char *name = user ? user->pw_name : NULL;
+	struct ranges ranges = { { 0, 0 }, { 0, 0 } };
+
+	*ret_uids = find_range("/etc/subuid", name, getuid(), &ranges.uids) ? ranges.uids.count : 0;
+	*ret_gids = find_range("/etc/subgid", name, getuid(), &ranges.gids) ? ranges.gids.count : 0;
+}
 
 static bool find_ranges(struct ranges *ranges, char *note, size_t note_size)
 {
@@ -172,14 +251,7 @@ static int unshare_namespaces(struct err *err)
 {
 	if (unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0)
 		return 0;
-	err_sys(err, errno, "cannot create a user namespace");
-	if (err->code == ENOSPC)
-		return err_hint(err, "sysctl -w user.max_user_namespaces=10000 (as root)");
-	if (err->code == EPERM)
-		return err_hint(
-			err,
-			"allow unprivileged user namespaces (kernel.unprivileged_userns_clone=1, "
-			"kernel.apparmor_restrict_unprivileged_userns=0), or run as root");
+	sandbox_explain_userns(errno, err);
 	return -err->code;
 }
 
@@ -281,7 +353,7 @@ int sandbox_enter(enum isolation wanted, enum isolation *ret_isolation, char *no
 
 	note[0] = '\0';
 	if (current == ISOLATION_AUTO) {
-		bool root = has_admin();
+		bool root = sandbox_has_admin();
 
 		if (wanted == ISOLATION_ROOT && !root)
 			return err_set(err, ERR_UNSUPPORTED, "isolation 'root' needs root");

@@ -30,6 +30,18 @@ int sandbox_enter(enum isolation wanted, enum isolation *ret_isolation, char *no
 /* What sandbox_enter() found, for later questions. */
 enum isolation sandbox_isolation(void);
 
+/* --- For 'mica doctor' and errors: what stands in the way --- */
+
+/* Whether this process may do as root what it wants: uid 0 alone says nothing inside a container. */
+bool sandbox_has_admin(void);
+/* What refuses user namespaces here, given the errno of unshare(2): text and remedy are put into 'err' (UX-44). */
+void sandbox_explain_userns(int code, struct err *err);
+/* The first ranges of this user in /etc/subuid and /etc/subgid: sizes, 0 for none. */
+void sandbox_range_sizes(uint64_t *ret_uids, uint64_t *ret_gids);
+/* Sets up a whole container over an empty tmpfs and lets it find no program there. To be called after sandbox_enter(); a
+ * failure names the operation that is refused. */
+int sandbox_try(struct err *err) must_check;
+
 struct sandbox_mount {
 	enum { SANDBOX_BIND, SANDBOX_TMPFS } kind;
 	int source_fd;	    /* BIND: O_PATH, borrowed */
