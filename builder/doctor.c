@@ -389,7 +389,7 @@ static void judge(struct shared *shared)
 	if (report->rung == RUNG_2_RANGES)
 		return;
 	if (root)
-		(void)err_set(&report->not_ranges, EPERM, "root does without it");
+		(void)err_set(&report->not_ranges, EPERM, "mica does not try it as root");
 	else if (shared->entered.code || !shared->note[0])
 		report->not_ranges = shared->container;
 	else

@@ -19,6 +19,9 @@ struct doctor {
 	const struct err *container; /* why no container can be started; code 0: it can */
 };
 
+/* The remedy of what fails since no namespace could be entered. */
+#define SEE_NAMESPACES "see 'user namespaces' above"
+
 /* A check fills in what it found; 'status' is DOCTOR_OK before. It may do what it wants to its process. */
 typedef void doctor_probe(const struct doctor *doctor, struct doctor_check *check);
 

@@ -32,16 +32,20 @@ void probe_privileges(const struct doctor *doctor, struct doctor_check *check)
 {
 	const bool admin = sandbox_has_admin(), fixed = process_status("NoNewPrivs", 0);
 	const bool filtered = process_status("Seccomp", 0) == 2;
+	auto_buf struct buf profile = BUF_INIT(256);
+	const bool confined = read_text("/proc/self/attr/current", &profile) && profile.len &&
+			      !str_is(buf_str(&profile), "unconfined");
 	char value[64];
 
 	(void)doctor;
 	snprintf(value, sizeof(value), "uid %u", geteuid());
-	found(check, DOCTOR_OK, value, "%s%s%s",
+	found(check, DOCTOR_OK, value, "%s%s%s%s%s",
 	      admin	       ? "CAP_SYS_ADMIN"
 	      : geteuid() == 0 ? "no CAP_SYS_ADMIN: mica does as for a user"
 			       : "an ordinary user",
 	      filtered ? "; a system call filter is in force" : "",
-	      fixed ? "; no_new_privs is set" : "");
+	      fixed ? "; no_new_privs is set" : "", confined ? "; security profile " : "",
+	      confined ? profile.data : "");
 	if (fixed && !admin) {
 		check->status = DOCTOR_WARN;
 		fix(check, "start mica without no_new_privs, so that newuidmap can work");
@@ -78,7 +82,7 @@ static void judge_version_2(struct str own, struct doctor_check *check)
 	if (!read_text(path, &controllers) || !controllers.len) {
 		found(check, DOCTOR_WARN, "v2", "%s", "no controllers: no limit can be enforced");
 		fix(check,
-		    "systemctl set-property user.slice Delegate=yes (as root), then log in again");
+		    "systemctl set-property user.slice Delegate=yes # as root, then log in again");
 	} else if (!delegated) {
 		found(check, DOCTOR_WARN, "v2", "%s",
 		      "not delegated to us: no limit can be enforced");
@@ -116,7 +120,7 @@ void probe_cgroups(const struct doctor *doctor, struct doctor_check *check)
 	(void)doctor;
 	if (!read_text("/proc/self/cgroup", &text) || statfs("/sys/fs/cgroup", &fs) < 0) {
 		found(check, DOCTOR_WARN, "absent", "%s", "no limit can be enforced");
-		fix(check, "mount -t cgroup2 none /sys/fs/cgroup (as root)");
+		fix(check, "mount -t cgroup2 none /sys/fs/cgroup # as root");
 		return;
 	}
 	if (fs.f_type == CGROUP2_MAGIC) {
@@ -151,7 +155,7 @@ void probe_network_tools(const struct doctor *doctor, struct doctor_check *check
 	}
 	found(check, DOCTOR_WARN, "missing", "%s",
 	      "neither pasta nor slirp4netns: a container has the host's network or none");
-	fix(check, "apt-get install passt (as root)");
+	fix(check, "apt-get install passt # as root");
 }
 
 void probe_kvm(const struct doctor *doctor, struct doctor_check *check)
@@ -190,7 +194,7 @@ void probe_memory_files(const struct doctor *doctor, struct doctor_check *check)
 	}
 	found(check, DOCTOR_FAIL, "refused", "%s%s%s", strerror(errno),
 	      set ? ": vm.memfd_noexec=" : "", set ? set : "");
-	fix(check, "sysctl -w vm.memfd_noexec=1 (as root)");
+	fix(check, "sysctl -w vm.memfd_noexec=1 # as root");
 }
 
 /* Emulators that the kernel starts by itself; only those of flag F work in a root filesystem that lacks them. */
@@ -219,7 +223,7 @@ void probe_foreign(const struct doctor *doctor, struct doctor_check *check)
 	}
 	found(check, DOCTOR_WARN, "none", "%s",
 	      "no emulator in binfmt_misc: RUN works for this machine's architecture alone");
-	fix(check, "apt-get install qemu-user-static binfmt-support (as root)");
+	fix(check, "apt-get install qemu-user-static binfmt-support # as root");
 }
 
 /* --- The user's files --- */
@@ -292,5 +296,5 @@ void probe_clock(const struct doctor *doctor, struct doctor_check *check)
 	}
 	found(check, DOCTOR_FAIL, value, "%s",
 	      "before 2020: registries' certificates are not valid yet");
-	fix(check, "timedatectl set-ntp true (as root)");
+	fix(check, "timedatectl set-ntp true # as root");
 }

@@ -30,6 +30,12 @@
 	"run the outer container with --security-opt seccomp=unconfined, " \
 	"or with a profile that allows it"
 
+/* An outer container's filter is the likely reason of what is refused here. */
+static bool is_filtered(void)
+{
+	return process_status("Seccomp", 0) == 2;
+}
+
 /* --- User namespaces and ids --- */
 
 static void probe_mount_inside(struct doctor_check *check)
@@ -43,8 +49,8 @@ static void probe_mount_inside(struct doctor_check *check)
 		return;
 	}
 	sandbox_explain_userns(-fd, &err);
-	found(check, DOCTOR_FAIL, "useless", "made, but mounting inside is refused (%s): %s",
-	      strerror(-fd), err.text);
+	found(check, DOCTOR_FAIL, "useless", "made, but mounting inside is refused: %s",
+	      strerror(-fd));
 	fix(check, "%s", err.hint);
 }
 
@@ -60,6 +66,8 @@ void probe_user_namespaces(const struct doctor *doctor, struct doctor_check *che
 		found_err(check, DOCTOR_FAIL, "refused", &err);
 	else
 		probe_mount_inside(check);
+	if (check->status == DOCTOR_FAIL && !check->fix[0] && is_filtered())
+		fix(check, UNCONFINED);
 	if (check->status == DOCTOR_FAIL && root)
 		check->status = DOCTOR_WARN; /* root can do without */
 }
@@ -89,11 +97,11 @@ static bool judge_mapper(const char *program, struct doctor_check *check)
 
 	if (!path) {
 		found(check, DOCTOR_WARN, "single id", "%s is not installed", program);
-		fix(check, "apt-get install uidmap (as root)");
+		fix(check, "apt-get install uidmap # as root");
 	} else if (fault) {
 		found(check, DOCTOR_WARN, "single id", "%s %s", path, fault);
 		if (strstr(fault, "setuid"))
-			fix(check, "chmod u+s %s (as root)", path);
+			fix(check, "chmod u+s %s # as root", path);
 		else if (strstr(fault, "no_new_privs"))
 			fix(check, "start mica without no_new_privs (setpriv, systemd's "
 				   "NoNewPrivileges=, allowPrivilegeEscalation: false)");
@@ -112,7 +120,7 @@ static void no_range(const char *file, struct doctor_check *check)
 		snprintf(name, sizeof(name), "%u", getuid());
 	found(check, DOCTOR_WARN, "single id",
 	      "no entry for '%s' in %s: only one uid can be mapped", name, file);
-	fix(check, "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s (as root)",
+	fix(check, "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s # as root",
 	    name);
 }
 
@@ -167,32 +175,32 @@ static const struct {
 
 void probe_namespaces(const struct doctor *doctor, struct doctor_check *check)
 {
-	auto_buf struct buf works = BUF_INIT(256), refused = BUF_INIT(256);
-	bool needed = false, used_up = false;
+	auto_buf struct buf works = BUF_INIT(256), refused = BUF_INIT(512);
+	const char *used_up = NULL;
+	bool needed = false;
 	size_t i;
 
-	(void)doctor;
 	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-		bool ok = unshare(kinds[i].flag) == 0;
-
-		used_up |= !ok && errno == ENOSPC;
-		needed |= !ok && kinds[i].needed;
-		buf_printf(ok ? &works : &refused, " %s", kinds[i].name);
-		if (!ok)
-			buf_printf(&refused, " (%s)", strerror(errno));
+		if (unshare(kinds[i].flag) == 0) {
+			buf_printf(&works, "%s%s", works.len ? " " : "", kinds[i].name);
+			continue;
+		}
+		buf_printf(&refused, "%s%s (%s)", refused.len ? ", " : "", kinds[i].name,
+			   strerror(errno));
+		needed |= kinds[i].needed;
+		if (errno == ENOSPC && !used_up)
+			used_up = kinds[i].name;
 	}
 	if (!refused.len) {
-		found(check, DOCTOR_OK, "allowed", "%s", works.data + 1);
+		found(check, DOCTOR_OK, "allowed", "%s", works.data);
 		return;
 	}
-	found(check, needed ? DOCTOR_FAIL : DOCTOR_WARN, "refused", "%s%s%s", refused.data + 1,
-	      works.len ? "; allowed:" : "", works.len ? works.data : "");
+	found(check, needed ? DOCTOR_FAIL : DOCTOR_WARN, "refused", "%s%s%s", refused.data,
+	      works.len ? "; allowed: " : "", works.len ? works.data : "");
 	if (used_up)
-		fix(check, "sysctl -w user.max_NAME_namespaces=10000 (as root)");
-	else if (doctor->isolation == ISOLATION_AUTO)
-		fix(check, "see 'user namespaces'");
+		fix(check, "sysctl -w user.max_%s_namespaces=10000 # as root", used_up);
 	else
-		fix(check, UNCONFINED);
+		fix(check, "%s", doctor->isolation == ISOLATION_AUTO ? SEE_NAMESPACES : UNCONFINED);
 }
 
 /* Calls that old kernels lack and that filters of containers refuse. Their arguments are such that a call which is let through
@@ -240,7 +248,7 @@ void probe_system_calls(const struct doctor *doctor, struct doctor_check *check)
 	}
 	found(check, DOCTOR_FAIL, "refused", "%s", refused.data + 2);
 	if (doctor->isolation == ISOLATION_AUTO)
-		fix(check, "see 'user namespaces'");
+		fix(check, SEE_NAMESPACES);
 	else if (missing)
 		fix(check, UNCONFINED "; or a kernel from Linux 5.12 on");
 	else
@@ -298,7 +306,7 @@ void probe_procfs(const struct doctor *doctor, struct doctor_check *check)
 	if (unshare(CLONE_NEWPID) < 0) {
 		found(check, DOCTOR_FAIL, "unknown", "no PID namespace to mount it in: %s",
 		      strerror(errno));
-		fix(check, "see 'user namespaces'");
+		fix(check, SEE_NAMESPACES);
 		return;
 	}
 	pid = fork();
@@ -314,11 +322,19 @@ void probe_procfs(const struct doctor *doctor, struct doctor_check *check)
 
 void probe_container(const struct doctor *doctor, struct doctor_check *check)
 {
-	if (doctor->container->code)
-		found_err(check, DOCTOR_FAIL, "refused", doctor->container);
-	else
-		found(check, DOCTOR_OK, "starts", "with all namespaces, a filter, %s",
+	const struct err *err = doctor->container;
+
+	if (!err->code) {
+		found(check, DOCTOR_OK, "starts", "with all namespaces and a filter (%s)",
 		      isolation_text(doctor->isolation));
+		return;
+	}
+	found_err(check, DOCTOR_FAIL, "refused", err);
+	if (doctor->isolation == ISOLATION_AUTO)
+		fix(check, SEE_NAMESPACES);
+	else if ((err->code == EPERM || err->code == ENOSYS) && is_filtered() &&
+		 !strstr(err->hint, "/proc"))
+		fix(check, UNCONFINED);
 }
 
 /* --- Idmapped mounts --- */

@@ -280,24 +280,24 @@ void probe_fuse(const struct doctor *doctor, struct doctor_check *check)
 
 	if (stat("/dev/fuse", &st) < 0) {
 		found(check, DOCTOR_FAIL, "missing", "%s", "");
-		fix(check, "modprobe fuse (as root); in a container: run it with --device "
+		fix(check, "modprobe fuse # as root; in a container: run it with --device "
 			   "/dev/fuse" WITHOUT_FUSE);
 		return;
 	}
 	snprintf(value, sizeof(value), "mode %04o", st.st_mode & 07777);
 	if (access("/dev/fuse", R_OK | W_OK) < 0) {
 		found(check, DOCTOR_FAIL, value, "cannot be opened: %s", strerror(errno));
-		fix(check, "chmod 0666 /dev/fuse (as root), as distributions have it");
+		fix(check, "chmod 0666 /dev/fuse # as root, as distributions have it");
 	} else if (rootfs_try_fuse(&err) < 0) {
 		found_err(check, DOCTOR_FAIL, value, &err);
 		if (doctor->isolation == ISOLATION_AUTO)
-			fix(check, "see 'user namespaces'");
+			fix(check, SEE_NAMESPACES);
 	} else {
 		found(check, DOCTOR_OK, value, "%s", "opens and mounts");
 	}
 	if (check->status == DOCTOR_OK && (st.st_mode & 0666) != 0666) {
 		found(check, DOCTOR_WARN, value, "%s", "opens and mounts, but not for other users");
-		fix(check, "chmod 0666 /dev/fuse (as root), as distributions have it");
+		fix(check, "chmod 0666 /dev/fuse # as root, as distributions have it");
 	}
 }
 
@@ -310,11 +310,11 @@ void probe_fusermount(const struct doctor *doctor, struct doctor_check *check)
 	if (!path) {
 		found(check, DOCTOR_WARN, "missing", "%s",
 		      "ordinary users cannot use 'mica mount'");
-		fix(check, "apt-get install fuse3 (as root)");
+		fix(check, "apt-get install fuse3 # as root");
 	} else if (stat(path, &st) < 0 || !(st.st_mode & S_ISUID)) {
 		found(check, DOCTOR_WARN, "not setuid",
 		      "%s: ordinary users cannot use 'mica mount'", path);
-		fix(check, "chmod u+s %s (as root)", path);
+		fix(check, "chmod u+s %s # as root", path);
 	} else {
 		found(check, DOCTOR_OK, "installed", "%s", path);
 	}
@@ -370,7 +370,9 @@ void probe_session(const struct doctor *doctor, struct doctor_check *check)
 	r = store < 0 ? store : rootfs_try_session(store, doctor->server_argv, &session, &err);
 	if (r < 0)
 		found_err(check, DOCTOR_FAIL, "none", &err);
-	else
+	if (r < 0 && doctor->isolation == ISOLATION_AUTO)
+		fix(check, SEE_NAMESPACES);
+	if (r == 0)
 		describe_session(&session, check);
 	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
 		;
@@ -401,7 +403,9 @@ void probe_overlay(const struct doctor *doctor, struct doctor_check *check)
 
 	if (store < 0 || rootfs_try_overlay(store, &err) < 0) {
 		found_err(check, DOCTOR_WARN, "refused", &err);
-		if (!check->fix[0])
+		if (doctor->isolation == ISOLATION_AUTO)
+			fix(check, SEE_NAMESPACES);
+		else if (!check->fix[0])
 			fix(check, OTHER_PLACE);
 		return;
 	}

@@ -74,7 +74,8 @@ static void print_report(const struct doctor_report *report)
 			print_text(refusals[i].why->text);
 			putchar('\n');
 		}
-	if (report->rung == RUNG_4_CHROOT || report->rung == RUNG_NONE)
+	if (report->rung == RUNG_4_CHROOT || report->rung == RUNG_NONE ||
+	    report->choice.driver == ROOTFS_AUTO)
 		puts("      RUN and 'mica run' do not work here; images can be pulled, pushed and "
 		     "looked into");
 }

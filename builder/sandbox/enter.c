@@ -94,14 +94,14 @@ void sandbox_explain_userns(int code, struct err *err)
 		const char *reason, *remedy;
 	} switches[] = {
 		{ "/proc/sys/user/max_user_namespaces", 0, 1, "user.max_user_namespaces is 0",
-		  "sysctl -w user.max_user_namespaces=10000 (as root)" },
+		  "sysctl -w user.max_user_namespaces=10000 # as root" },
 		{ "/proc/sys/kernel/unprivileged_userns_clone", 0, 1,
 		  "kernel.unprivileged_userns_clone is 0",
-		  "sysctl -w kernel.unprivileged_userns_clone=1 (as root)" },
+		  "sysctl -w kernel.unprivileged_userns_clone=1 # as root" },
 		{ "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", 1, 0,
 		  "kernel.apparmor_restrict_unprivileged_userns is 1",
 		  "give mica an AppArmor profile with 'userns,', or sysctl -w "
-		  "kernel.apparmor_restrict_unprivileged_userns=0 (as root)" },
+		  "kernel.apparmor_restrict_unprivileged_userns=0 # as root" },
 	};
 	size_t i;
 
@@ -115,7 +115,7 @@ void sandbox_explain_userns(int code, struct err *err)
 	if (code == ENOSPC) {
 		err_set(err, code,
 			"user namespaces are refused: user.max_user_namespaces is used up");
-		err_hint(err, "sysctl -w user.max_user_namespaces=100000 (as root)");
+		err_hint(err, "sysctl -w user.max_user_namespaces=100000 # as root");
 	} else if (is_filtered()) {
 		err_set(err, code,
 			"user namespaces are refused by a system call filter of an outer "
@@ -301,13 +301,22 @@ static int write_proc(const char *path, const char *text, struct err *err)
 	return r < 0 ? err_sys(err, -r, "cannot write '%s'", path) : 0;
 }
 
+/* The helper that failed may have been the second one: a map is written once, and the first is better than ours. */
+static bool has_uid_map(void)
+{
+	auto_buf struct buf text = BUF_INIT(SUBID_FILE_MAX);
+	struct err ignored;
+
+	return io_read_file(AT_FDCWD, "/proc/self/uid_map", &text, &ignored) == 0 && text.len > 0;
+}
+
 static int map_single(uid_t uid, gid_t gid, struct err *err)
 {
 	char map[64];
 	int r = write_proc("/proc/self/setgroups", "deny", err);
 
 	snprintf(map, sizeof(map), "0 %u 1\n", uid);
-	if (r == 0)
+	if (r == 0 && !has_uid_map())
 		r = write_proc("/proc/self/uid_map", map, err);
 	snprintf(map, sizeof(map), "0 %u 1\n", gid);
 	return r < 0 ? r : write_proc("/proc/self/gid_map", map, err);
