@@ -226,7 +226,8 @@ void union_take_filled(struct union_fs *fs, struct union_node *node)
 
 /* --- Numbers --- */
 
-static uint64_t number_met(struct union_fs *fs, size_t element, uint64_t raw)
+/* The number that stands for one that does not fit; 0: none does, and none is to be ('add'). */
+static uint64_t number_met(struct union_fs *fs, size_t element, uint64_t raw, bool add)
 {
 	uint64_t key[2] = { element, raw };
 	struct str view = str_of(key, sizeof(key));
@@ -234,25 +235,40 @@ static uint64_t number_met(struct union_fs *fs, size_t element, uint64_t raw)
 
 	pthread_mutex_lock(&fs->table_lock);
 	count = (uintptr_t)map_get(fs->met, view);
-	if (!count) {
+	if (!count && add) {
 		count = map_count(fs->met) + 1;
 		/* NOLINTNEXTLINE(performance-no-int-to-ptr): the map holds a number */
 		if (map_put(fs->met, view, (void *)count) < 0)
 			count = raw & (NUMBER_MET - 1);
 	}
 	pthread_mutex_unlock(&fs->table_lock);
-	return NUMBER_MET | count;
+	return count ? NUMBER_MET | count : 0;
+}
+
+static uint64_t number_in(struct union_fs *fs, size_t element, uint64_t raw)
+{
+	if (raw <= UNION_ROOT || raw >= NUMBER_MET)
+		return number_met(fs, element, raw, true);
+	if (fs->one_device || (fs->has_index && element == 0))
+		return raw;
+	if (raw >> NUMBER_BITS || element >= 1 << 20)
+		return number_met(fs, element, raw, true);
+	return raw | (uint64_t)(element + 1) << NUMBER_BITS;
+}
+
+/* The number of inode 'raw' of the upper whose own one another object has (is_other()); 0: not so, and not to be so ('add'). */
+static uint64_t number_instead(struct union_fs *fs, uint64_t raw, bool add)
+{
+	return number_met(fs, SIZE_MAX, raw, add);
 }
 
 uint64_t union_number(struct union_fs *fs, size_t element, uint64_t raw)
 {
-	if (raw <= UNION_ROOT || raw >= NUMBER_MET)
-		return number_met(fs, element, raw);
-	if (fs->one_device || (fs->has_index && element == 0))
-		return raw;
-	if (raw >> NUMBER_BITS || element >= 1 << 20)
-		return number_met(fs, element, raw);
-	return raw | (uint64_t)(element + 1) << NUMBER_BITS;
+	uint64_t instead = 0;
+
+	if (fs->has_replaced_numbers && element == fs->stack.count - 1)
+		instead = number_instead(fs, raw, false);
+	return instead ? instead : number_in(fs, element, raw);
 }
 
 /* The number within the element that tree.c keeps in an identity. */
@@ -265,16 +281,57 @@ static uint64_t raw_number(const struct tree_node *tree)
 		       : tree->attr.identity & ((1ULL << bits) - 1);
 }
 
-uint64_t union_number_of(struct union_fs *fs, struct union_node *parent,
-			 const struct tree_node *tree)
+struct number {
+	uint64_t ino;
+	bool kept; /* from below, not its own */
+};
+
+static struct number number_of(struct union_fs *fs, struct union_node *parent,
+			       const struct tree_node *tree)
 {
 	const struct place *place = &tree->places[0];
-	uint64_t kept;
+	struct number number = { .kept = false };
 
-	if (place->element == fs->upper && union_is_impure(fs, parent) &&
-	    union_kept_number(fs, place, &kept))
-		return kept;
-	return union_number(fs, (size_t)(place->element - fs->stack.elements), raw_number(tree));
+	if (place->element == fs->upper && fs->has_replaced_numbers)
+		number.ino = number_instead(fs, raw_number(tree), false);
+	if (number.ino)
+		return number;
+	number.kept = place->element == fs->upper && union_is_impure(fs, parent) &&
+		      union_kept_number(fs, place, &number.ino);
+	if (!number.kept)
+		number.ino = number_in(fs, (size_t)(place->element - fs->stack.elements),
+				       raw_number(tree));
+	return number;
+}
+
+static bool is_inode(struct union_fs *fs, struct union_node *node, const struct place *place)
+{
+	struct union_spot spot;
+	struct stat a, b;
+	bool same;
+
+	union_lock(fs, node);
+	spot = union_spot(node);
+	same = fstatat(spot.dirfd, spot.name, &a, spot.flags) == 0 && fstat(place->fd, &b) == 0 &&
+	       a.st_ino == b.st_ino;
+	union_unlock(fs, node);
+	return same;
+}
+
+/* Whether 'node' only has the number of the found object 'tree'. Somebody may have changed the lower between two mounts: a number
+ * that an upper object keeps from there may then be the file system's for another one (FS-229). Two objects must not become one.
+ * In the lower numbers are right: what is there, nobody else has. */
+static bool is_other(struct union_fs *fs, struct union_node *node, const struct tree_node *tree,
+		     bool kept)
+{
+	if (tree->places[0].element != fs->upper)
+		return false;
+	/* Found kept, but not said to be in the upper: it is being copied up. */
+	if (!node->in_upper)
+		return !kept;
+	if (kept && node->kept_number)
+		return !is_inode(fs, node, &tree->places[0]);
+	return kept != node->kept_number;
 }
 
 /* --- Lookup --- */
@@ -316,8 +373,8 @@ static struct union_node *insert_node(struct union_fs *fs, struct union_node *no
 	return other;
 }
 
-struct union_node *union_new_node(struct union_fs *fs, uint64_t ino, mode_t type,
-				  struct union_node *parent, const char *name)
+static struct union_node *new_node(struct union_fs *fs, uint64_t ino, mode_t type,
+				   struct union_node *parent, const char *name)
 {
 	struct union_node *node = alloc_node(ino, type);
 
@@ -328,7 +385,22 @@ struct union_node *union_new_node(struct union_fs *fs, uint64_t ino, mode_t type
 		free_node(node);
 		return NULL;
 	}
+	node->in_upper = true;
 	return insert_node(fs, node, parent);
+}
+
+struct union_node *union_new_node(struct union_fs *fs, uint64_t raw, mode_t type,
+				  struct union_node *parent, const char *name)
+{
+	uint64_t ino = union_number(fs, fs->stack.count - 1, raw);
+	struct union_node *node = new_node(fs, ino, type, parent, name);
+
+	/* Who looks the new name up may be first; else the number is kept by something else (is_other()). */
+	if (!node || (node->in_upper && !node->kept_number && node->type == (type & S_IFMT)))
+		return node;
+	union_put(fs, node);
+	fs->has_replaced_numbers = true;
+	return new_node(fs, number_instead(fs, raw, true), type, parent, name);
 }
 
 /* Gives a node that stands without a name the one it was found by. */
@@ -394,8 +466,11 @@ static int set_indexed(struct union_fs *fs, struct union_node *node, const struc
 		return -errno;
 	}
 	by_lower = read_links(fs, fd, &more, &metacopy);
-	if (by_lower && tree->places[0].element != fs->upper)
-		more += (int32_t)tree->attr.nlink - (int32_t)st.st_nlink;
+	if (tree->places[0].element != fs->upper) {
+		node->kept_number = true;
+		if (by_lower)
+			more += (int32_t)tree->attr.nlink - (int32_t)st.st_nlink;
+	}
 	node->held_fd = fd;
 	node->indexed = true;
 	node->more_links = more;
@@ -439,19 +514,33 @@ static int fill_node(struct union_fs *fs, struct union_node *node, struct union_
 	return fd < 0 ? -errno : set_indexed(fs, node, tree, fd);
 }
 
+/* The node that is known for 'tree', in use; NULL: none is. */
+static struct union_node *get_found(struct union_fs *fs, const struct tree_node *tree,
+				    struct number *number)
+{
+	struct union_node *node = union_get(fs, number->ino);
+
+	if (!node || !is_other(fs, node, tree, number->kept))
+		return node;
+	union_put(fs, node);
+	fs->has_replaced_numbers = true;
+	*number = (struct number){ .ino = number_instead(fs, raw_number(tree), true) };
+	return union_get(fs, number->ino);
+}
+
 /* The node of 'found->tree'. */
 static int node_of_found(struct union_fs *fs, struct union_node *parent, const char *name,
 			 struct union_found *found)
 {
 	struct tree_node *tree = found->tree;
 	struct union_node *node;
-	uint64_t ino;
+	struct number number;
 	int group_fd, r = join_group(fs, tree, &group_fd);
 
 	if (r < 0)
 		return r;
-	ino = union_number_of(fs, parent, tree);
-	found->node = union_get(fs, ino);
+	number = number_of(fs, parent, tree);
+	found->node = get_found(fs, tree, &number);
 	if (found->node) {
 		if (group_fd >= 0)
 			close(group_fd);
@@ -461,12 +550,13 @@ static int node_of_found(struct union_fs *fs, struct union_node *parent, const c
 		}
 		return rename_found(fs, found->node, parent, name);
 	}
-	node = alloc_node(ino, tree->attr.mode);
+	node = alloc_node(number.ino, tree->attr.mode);
 	if (!node) {
 		if (group_fd >= 0)
 			close(group_fd);
 		return -ENOMEM;
 	}
+	node->kept_number = number.kept;
 	node->name = strdup(name);
 	r = node->name ? fill_node(fs, node, found, group_fd) : -ENOMEM;
 	if (r < 0) {

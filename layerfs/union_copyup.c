@@ -222,6 +222,7 @@ static int copy_now(struct copy *copy, enum union_part part)
 	/* Counted by the file system below, as long as nothing else was merged. */
 	if (union_is_dir(node) && copy->tree->count == 1 && copy->st.st_nlink > 1)
 		node->nlink = (uint32_t)copy->st.st_nlink;
+	node->kept_number = true;
 	node->in_upper = true;
 	return 0;
 }
@@ -282,6 +283,7 @@ static int copy_nameless(struct union_fs *fs, struct union_node *node, enum unio
 		r = fd < 0 ? -errno : 0;
 		if (r == 0) {
 			node->held_fd = fd;
+			node->kept_number = true;
 			node->in_upper = true;
 		}
 	}

@@ -220,7 +220,6 @@ static int make_named(struct union_fs *fs, struct union_node *dir, const char *n
 static int node_of_made(struct union_fs *fs, struct union_node *dir, const char *name,
 			const struct stat *st, struct union_node **ret_node)
 {
-	uint64_t ino = union_number(fs, fs->stack.count - 1, st->st_ino);
 	struct union_found found;
 	int r;
 
@@ -232,15 +231,8 @@ static int node_of_made(struct union_fs *fs, struct union_node *dir, const char 
 		union_found_release(fs, &found);
 		return 0;
 	}
-	*ret_node = union_new_node(fs, ino, st->st_mode, dir, name);
-	if (!*ret_node)
-		return -ENOMEM;
-	if ((*ret_node)->type != (st->st_mode & S_IFMT)) {
-		union_put(fs, take(*ret_node));
-		return -ESTALE;
-	}
-	(*ret_node)->in_upper = true;
-	return 0;
+	*ret_node = union_new_node(fs, st->st_ino, st->st_mode, dir, name);
+	return *ret_node ? 0 : -ENOMEM;
 }
 
 /* 'dir' in hand. On success the node is in use, '*ret_fd' open if wanted. */
@@ -352,13 +344,12 @@ int union_tmpfile(struct union_fs *fs, uint64_t parent, mode_t mode, bool linkab
 					: union_stored_id(&fs->options.gids, caller->gid)) < 0)
 		r = -errno;
 	if (r == 0) {
-		node = union_new_node(fs, union_number(fs, fs->stack.count - 1, st.st_ino), S_IFREG,
-				      NULL, NULL);
+		node = union_new_node(fs, st.st_ino, S_IFREG, NULL, NULL);
 		r = node ? 0 : -ENOMEM;
 	}
 	if (r == 0) {
 		union_lock(fs, node);
-		node->in_upper = node->removed = true;
+		node->removed = true;
 		node->held_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 		r = node->held_fd < 0 ? -errno : union_stat(fs, node, NULL, ret_stat);
 		union_unlock(fs, node);

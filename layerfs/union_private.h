@@ -47,6 +47,7 @@ struct union_node {
 	uint32_t uses;
 	mode_t type; /* S_IF* */
 	_Atomic bool in_upper, metacopy, filling;
+	bool kept_number; /* 'ino' is one from below: of the lower object, copied up or not */
 	bool busy, indexed;
 	bool removed;		   /* no name is left */
 	bool lost_capability;	   /* removed as an xattr, and no attributes set since */
@@ -85,6 +86,7 @@ struct union_fs {
 	bool has_index;			    /* a merged index is the lowest element */
 	bool one_device;
 	_Atomic bool has_groups; /* something is in work/index */
+	_Atomic bool has_replaced_numbers;
 	pthread_rwlock_t names;
 	struct union_stripe stripes[UNION_STRIPES];
 	pthread_mutex_t table_lock;
@@ -132,14 +134,12 @@ void union_found_release(struct union_fs *fs, struct union_found *found);
 /* Counts the lookup that a reply gives to the kernel. */
 void union_count_lookup(struct union_fs *fs, struct union_node *node);
 
-/* The node of a new object of the upper, in use; NULL: no memory. 'tree' (taken) for a directory. */
-struct union_node *union_new_node(struct union_fs *fs, uint64_t ino, mode_t type,
+/* The node of a new object, inode 'raw' of the upper and not a directory, in use; NULL: no memory. */
+struct union_node *union_new_node(struct union_fs *fs, uint64_t raw, mode_t type,
 				  struct union_node *parent, const char *name);
 
-/* st_ino of number 'raw' in 'element' (FS-707). */
+/* st_ino of number 'raw' in 'element' (FS-707), unless it is kept from below. */
 uint64_t union_number(struct union_fs *fs, size_t element, uint64_t raw);
-uint64_t union_number_of(struct union_fs *fs, struct union_node *parent,
-			 const struct tree_node *tree);
 
 /* Where the object of a file node lies below the union, looked up by its name; names held, the node locked. Directories have
  * theirs at hand. 'owned': to be freed. */

@@ -177,6 +177,28 @@ def _(u):
     assert [entry.inode() for entry in os.scandir(m)] == [number]
 
 
+@question("a number that is kept from a lower long gone, and that another object has now, makes no two objects one (FS-229)")
+def _(u):
+    prefix = b"trusted.overlay." if os.stat("/proc/self/ns/user").st_ino == 0xEFFFFFFD else b"user.overlay."
+    os.setxattr(u.upper, prefix + b"impure", b"y")
+    for kept, name in (("kept", "file"), ("old", "same"), ("first", "dir")):
+        put(f"{u.upper}/{kept}", kept.encode())
+        put(f"{u.upper}/{name}") if name != "dir" else os.mkdir(f"{u.upper}/{name}")
+        os.setxattr(f"{u.upper}/{kept}", prefix + b"mica", b"d1:%d" % os.stat(f"{u.upper}/{name}").st_ino)
+    os.setxattr(u.upper + "/same", prefix + b"mica", os.getxattr(u.upper + "/old", prefix + b"mica"))
+    m = u.mount()
+    for name in ("kept", "file", "same", "old", "dir", "first"):
+        os.stat(m + name)
+    put(m + "file", b"new")
+    assert [get(m + name) for name in ("kept", "old", "first", "same")] == [b"kept", b"old", b"first", b"old"]
+    with os.scandir(m) as entries:
+        numbers = {entry.name: entry.inode() for entry in entries}
+    assert all(os.stat(m + name).st_ino == number for name, number in numbers.items()), numbers
+    assert len(set(numbers.values())) == 6
+    os.rename(m + "file", m + "kept")
+    assert get(m + "kept") == b"new" and not os.path.exists(m + "file")
+
+
 @question("attributes change without data, at any size (FS-210)")
 def _(u):
     put(u.lower + "/big", bytes(range(256)) * 65536)
