@@ -216,6 +216,7 @@ static int open_tree_file(struct output *output, struct node *node, struct layer
 		*ret_data = (struct layer_data){
 			.kind = LAYER_DATA_FD, .fd = fd, .borrowed = borrowed, .offset = offset
 		};
+		ret_data->has_sha256 = tree_known_digest(tree, node->tree, ret_data->sha256) == 0;
 		return 0;
 	}
 	if (r != -ENODATA) {

@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,11 +29,14 @@ struct tar {
 	int fd;
 	struct digest diff_id;
 	struct digests *digests; /* or NULL */
+	_Atomic bool looked_for_digests;
 };
 
 struct index {
 	atomic_uint references;
 	struct erofs_image *image;
+	int store_fd; /* where digests are looked for when they are first wanted; -1 */
+	pthread_mutex_t digests_lock;
 	size_t tar_count;
 	struct tar tars[];
 };
@@ -54,6 +58,9 @@ void index_unref(struct index *index)
 			close(index->tars[i].fd);
 		digests_close(index->tars[i].digests);
 	}
+	if (index->store_fd >= 0)
+		close(index->store_fd);
+	pthread_mutex_destroy(&index->digests_lock);
 	erofs_close(index->image);
 	free(index);
 }
@@ -88,11 +95,13 @@ static int new_index(struct erofs_image *image, struct index **ret_index, struct
 	size_t count = erofs_device_count(image), i;
 	struct index *index = calloc(1, sizeof(*index) + count * sizeof(struct tar));
 
-	if (!index) {
+	if (!index || pthread_mutex_init(&index->digests_lock, NULL)) {
+		free(index);
 		erofs_close(image);
 		return err_nomem(err);
 	}
 	index->references = 1;
+	index->store_fd = -1;
 	index->image = image;
 	index->tar_count = count;
 	for (i = 0; i < count; i++)
@@ -156,21 +165,21 @@ static const char *layer_path(char path[PATH_BYTES], const struct digest *diff_i
 	return path;
 }
 
-static int open_file(struct store *store, const char *path, int *ret_fd, struct err *err)
+static int open_file(int store_fd, const char *path, int *ret_fd, struct err *err)
 {
-	*ret_fd = openat(store_dirfd(store), path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	*ret_fd = openat(store_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	return *ret_fd < 0 ? err_sys(err, errno, "cannot open '%s'", path) : 0;
 }
 
 /* Digests are a help: without them, or with damaged ones, content is read. */
-static struct digests *open_digests(struct store *store, const struct digest *diff_id)
+static struct digests *open_digests(int store_fd, const struct digest *diff_id)
 {
 	struct digests *digests = NULL;
 	char path[PATH_BYTES];
 	struct err ignored;
 	int fd;
 
-	if (open_file(store, layer_path(path, diff_id, "digests"), &fd, &ignored) < 0 ||
+	if (open_file(store_fd, layer_path(path, diff_id, "digests"), &fd, &ignored) < 0 ||
 	    digests_open(fd, &digests, &ignored) < 0)
 		return NULL;
 	return digests;
@@ -208,7 +217,7 @@ static int open_published(struct store *store, const char *path, const struct di
 {
 	auto_index struct index *index = NULL;
 	struct erofs_image *image = NULL;
-	int fd, r = open_file(store, path, &fd, err);
+	int fd, r = open_file(store_dirfd(store), path, &fd, err);
 	size_t i;
 
 	if (r < 0)
@@ -221,16 +230,19 @@ static int open_published(struct store *store, const char *path, const struct di
 		r = check_identity(image, path, chain_id, diff_ids, count, err);
 	if (r < 0)
 		return r;
+	index->store_fd = fcntl(store_dirfd(store), F_DUPFD_CLOEXEC, 3);
+	if (index->store_fd < 0)
+		return err_sys(err, errno, "cannot duplicate the descriptor of the store");
 	for (i = 0; i < count; i++) {
 		char tar[PATH_BYTES];
 
 		index->tars[i].diff_id = diff_ids[i];
-		r = open_file(store, layer_path(tar, &diff_ids[i], "tar"), &index->tars[i].fd, err);
+		r = open_file(index->store_fd, layer_path(tar, &diff_ids[i], "tar"),
+			      &index->tars[i].fd, err);
 		if (r == 0)
 			r = check_tar(index, i + 1, err);
 		if (r < 0)
 			return r;
-		index->tars[i].digests = open_digests(store, &diff_ids[i]);
 	}
 	*ret_index = take(index);
 	return 0;
@@ -461,9 +473,23 @@ void index_stat(const struct erofs_inode *inode, struct stat *ret_stat)
 	};
 }
 
-int index_content_digest(const struct index *index, const struct erofs_inode *inode,
+/* A mount never asks: it should not pay for 128 tables. */
+static const struct digests *digests_of(struct index *index, struct tar *tar)
+{
+	if (!tar->looked_for_digests) {
+		pthread_mutex_lock(&index->digests_lock);
+		if (!tar->looked_for_digests && index->store_fd >= 0)
+			tar->digests = open_digests(index->store_fd, &tar->diff_id);
+		tar->looked_for_digests = true;
+		pthread_mutex_unlock(&index->digests_lock);
+	}
+	return tar->digests;
+}
+
+int index_content_digest(struct index *index, const struct erofs_inode *inode,
 			 uint8_t ret_sha256[SHA256_BYTES])
 {
+	const struct digests *digests;
 	struct erofs_extent extent;
 	uint64_t at = 0;
 	int r;
@@ -478,8 +504,6 @@ int index_content_digest(const struct index *index, const struct erofs_inode *in
 			return r == -ERANGE ? -ENODATA : r;
 		at += extent.length;
 	} while (!extent.device);
-	if (!index->tars[extent.device - 1].digests)
-		return -ENODATA;
-	return digests_get(index->tars[extent.device - 1].digests, extent.device_offset,
-			   ret_sha256);
+	digests = digests_of(index, &index->tars[extent.device - 1]);
+	return digests ? digests_get(digests, extent.device_offset, ret_sha256) : -ENODATA;
 }

@@ -49,7 +49,7 @@ void index_stat(const struct erofs_inode *inode, struct stat *ret_stat);
 
 /* sha256 of a regular file's content from the digests beside the layers (digests.h); of an empty file always. -ENODATA: not
  * known, or the index was not opened from a store. */
-int index_content_digest(const struct index *index, const struct erofs_inode *inode,
+int index_content_digest(struct index *index, const struct erofs_inode *inode,
 			 uint8_t ret_sha256[SHA256_BYTES]) must_check;
 
 DEFINE_AUTO(index, index_unref);

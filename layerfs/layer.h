@@ -51,6 +51,8 @@ struct layer_data {
 	uint64_t offset;      /* where the content starts in 'fd' */
 	struct str memory;    /* must live until add() returns */
 	bool check_unchanged; /* ERR_FORMAT if size or mtime change while it is read (FS-911) */
+	bool has_sha256; /* of the content, from the layer that it lies in: not computed again (FS-910) */
+	uint8_t sha256[SHA256_BYTES];
 };
 
 int layer_writer_new(struct store *store, const struct layer_options *options,

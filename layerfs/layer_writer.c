@@ -451,19 +451,20 @@ static int read_split(struct layer_writer *writer, const struct small_file *file
 	auto_hasher struct hasher *hasher = NULL;
 	struct digest digest;
 	uint64_t done = 0;
-	int r = hasher_new(DIGEST_SHA256, &hasher, err);
+	int r = file->data.has_sha256 ? 0 : hasher_new(DIGEST_SHA256, &hasher, err);
 
 	while (r == 0 && done < file->size_bytes) {
 		size_t len = (size_t)(file->size_bytes - done);
 		uint8_t *to = place(writer, file->tar_offset + done, &len);
 
 		r = read_exactly(file->data.fd, to, len, file->data.offset + done, path, err);
-		if (r == 0)
+		if (r == 0 && hasher)
 			hasher_update(hasher, to, len);
 		done += len;
 	}
-	if (r == 0)
-		r = hasher_finish(hasher, &digest, err);
+	if (r < 0 || !hasher)
+		return r;
+	r = hasher_finish(hasher, &digest, err);
 	if (r == 0)
 		memcpy(file->record->sha256, digest.bytes, SHA256_BYTES);
 	return r;
@@ -483,7 +484,8 @@ static int read_small(struct layer_writer *writer, const struct small_file *file
 		r = read_split(writer, file, path, err);
 	else
 		r = read_exactly(file->data.fd, to, len, file->data.offset, path, err);
-	if (r == 0 && len == file->size_bytes && sha256_of(to, len, file->record->sha256) < 0)
+	if (r == 0 && len == file->size_bytes && !file->data.has_sha256 &&
+	    sha256_of(to, len, file->record->sha256) < 0)
 		r = err_nomem(err);
 	return r < 0 ? r : stat_after(&file->data, path, &before, err);
 }
@@ -625,7 +627,8 @@ static int read_grain(struct layer_writer *writer, const struct layer_data *data
 
 		if (r < 0)
 			return r;
-		hasher_update(writer->hasher, to, part);
+		if (!data->has_sha256)
+			hasher_update(writer->hasher, to, part);
 		*ret_zero = *ret_zero && layer_is_zero(to, part);
 		done += part;
 	}
@@ -665,10 +668,11 @@ static int add_large(struct layer_writer *writer, const struct tar_entry *entry,
 			r = layer_extents_add(&writer->extents, len, zero, offset, err);
 		at += len;
 	}
-	if (r == 0)
+	if (r == 0 && !data->has_sha256) {
 		r = hasher_finish(writer->hasher, &digest, err);
-	if (r == 0)
-		memcpy(record->sha256, digest.bytes, SHA256_BYTES);
+		if (r == 0)
+			memcpy(record->sha256, digest.bytes, SHA256_BYTES);
+	}
 	if (r == 0 && data->kind == LAYER_DATA_FD)
 		r = stat_after(data, path, &before, err);
 	return r;
@@ -768,6 +772,8 @@ static int add_regular(struct layer_writer *writer, const struct tar_entry *entr
 	if (!record)
 		return -err->code;
 	writer->extents.count = 0;
+	if (data->has_sha256)
+		memcpy(record->sha256, data->sha256, SHA256_BYTES);
 	if (entry->size_bytes == 0) {
 		if (sha256_of("", 0, record->sha256) < 0)
 			return err_nomem(err);

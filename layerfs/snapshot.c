@@ -140,6 +140,7 @@ static int get_data(struct snapshot *snapshot, struct tree_node *node, struct la
 	data->fd = fd;
 	data->borrowed = borrowed;
 	data->check_unchanged = !borrowed;
+	data->has_sha256 = tree_known_digest(snapshot->top, node, data->sha256) == 0;
 	return 0;
 }
 

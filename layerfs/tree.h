@@ -83,7 +83,10 @@ int tree_read_file(struct tree *tree, struct tree_node *node, struct buf *buf,
 int tree_extent(struct tree *tree, struct tree_node *node, int *ret_fd, bool *ret_borrowed,
 		uint64_t *ret_offset, struct err *err) must_check;
 
-/* sha256 of a regular file: from the digests of its layer, else by reading. */
+/* sha256 of a regular file by the digests of its layer. -ENODATA, without text: they do not have it. */
+int tree_known_digest(struct tree *tree, struct tree_node *node,
+		      uint8_t ret_sha256[SHA256_BYTES]) must_check;
+/* The same, else by reading. */
 int tree_content_digest(struct tree *tree, struct tree_node *node, uint8_t ret_sha256[SHA256_BYTES],
 			struct err *err) must_check;
 

@@ -208,17 +208,25 @@ static int digest_by_reading(struct tree *tree, struct tree_node *node,
 	return 0;
 }
 
-int tree_content_digest(struct tree *tree, struct tree_node *node, uint8_t ret_sha256[SHA256_BYTES],
-			struct err *err)
+int tree_known_digest(struct tree *tree, struct tree_node *node, uint8_t ret_sha256[SHA256_BYTES])
 {
 	const struct place *place = data_place(node);
 	struct erofs_inode inode;
+	bool known = place->element->index && !node->lacks_data &&
+		     erofs_read_inode(index_image(place->element->index), place->nid, &inode) ==
+			     0 &&
+		     index_content_digest(place->element->index, &inode, ret_sha256) == 0;
 
+	(void)tree;
+	return known ? 0 : -ENODATA;
+}
+
+int tree_content_digest(struct tree *tree, struct tree_node *node, uint8_t ret_sha256[SHA256_BYTES],
+			struct err *err)
+{
 	if (!S_ISREG(node->attr.mode))
 		return err_set(err, EINVAL, "not a regular file");
-	if (place->element->index && !node->lacks_data &&
-	    erofs_read_inode(index_image(place->element->index), place->nid, &inode) == 0 &&
-	    index_content_digest(place->element->index, &inode, ret_sha256) == 0)
+	if (tree_known_digest(tree, node, ret_sha256) == 0)
 		return 0;
 	return digest_by_reading(tree, node, ret_sha256, err);
 }

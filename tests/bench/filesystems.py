@@ -456,12 +456,12 @@ class FilesystemRows:
             must(git + ["config", "core.checkStat", "minimal"])
             must(git + ["config", "core.trustctime", "false"])
             must(git + ["--work-tree", context, "add", "-A"], env=environment)
+            must(git + ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-q", "-m", "tree"], env=environment)
             open(lower + ".done", "w").close()
 
         def body(view):
-            # not 'git status': without a commit it prints every file. This asks the same of the tree.
             here = ["git", "--git-dir", f"{view.path}/.git"] if os.path.exists(f"{view.path}/.git") else git
-            status = here + ["--work-tree", view.path, "ls-files", "--modified", "--others", "--deleted", "--exclude", ".git"]
+            status = here + ["--work-tree", view.path, "status", "--porcelain"]
             for metric, command in (("git status", status), ("du -s", ["du", "-s", view.path])):
                 drop_caches()
                 self.times(table, metric + " cold", view, command, 83731, env=environment)

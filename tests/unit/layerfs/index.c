@@ -108,7 +108,7 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static void find(const struct index *index, const char *name, struct erofs_inode *inode)
+static void find(struct index *index, const char *name, struct erofs_inode *inode)
 {
 	const struct erofs_image *image = index_image(index);
 	uint64_t nid;
@@ -120,7 +120,7 @@ static void find(const struct index *index, const char *name, struct erofs_inode
 }
 
 /* The file of layer 'n' with a hole before its data, read in odd pieces and with its digest. */
-static void check_own(const struct index *index, unsigned n)
+static void check_own(struct index *index, unsigned n)
 {
 	auto_free uint8_t *data = malloc(FILE_BYTES + 10);
 	uint8_t sha256[SHA256_BYTES];
@@ -145,7 +145,7 @@ static void check_own(const struct index *index, unsigned n)
 	assert_int_equal(sha256[1], 1);
 }
 
-static void check_common(const struct index *index, unsigned n)
+static void check_common(struct index *index, unsigned n)
 {
 	uint8_t sha256[SHA256_BYTES], nothing[SHA256_BYTES];
 	struct erofs_inode inode;
