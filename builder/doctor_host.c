@@ -81,8 +81,10 @@ static void judge_version_2(struct str own, struct doctor_check *check)
 		 own.ptr);
 	if (!read_text(path, &controllers) || !controllers.len) {
 		found(check, DOCTOR_WARN, "v2", "%s", "no controllers: no limit can be enforced");
-		fix(check,
-		    "systemctl set-property user.slice Delegate=yes # as root, then log in again");
+		fix(check, "mkdir -p /etc/systemd/system/user@.service.d && printf "
+			   "'[Service]\\nDelegate=yes\\n' "
+			   ">/etc/systemd/system/user@.service.d/delegate.conf # as root, then log "
+			   "in again");
 	} else if (!delegated) {
 		found(check, DOCTOR_WARN, "v2", "%s",
 		      "not delegated to us: no limit can be enforced");

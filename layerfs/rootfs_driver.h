@@ -43,6 +43,9 @@ struct overlay_plan {
 int rootfs_overlay(const struct overlay_plan *plan, enum overlay_form form, int *ret_fd,
 		   struct err *err) must_check;
 
+/* Whether overlayfs of this kernel would take an upper on the file system of 'dirfd', as far as it says before it mounts. */
+int rootfs_overlay_takes(int dirfd, struct err *err) must_check;
+
 /* The drivers: a detached mount of the whole stack, with MOUNT_ATTR_* 'attributes'. */
 int rootfs_kernel_mount(const struct stack *stack, const struct rootfs_options *options,
 			unsigned attributes, int *ret_fd, enum mark_family *ret_marks,

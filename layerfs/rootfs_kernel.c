@@ -216,6 +216,21 @@ int rootfs_overlay(const struct overlay_plan *plan, enum overlay_form form, int 
 	return r;
 }
 
+/* From Linux 6.8 on an upper is looked at when it is named, not only when it is mounted; nothing is written for that. */
+int rootfs_overlay_takes(int dirfd, struct err *err)
+{
+	auto_fs_context struct fs_context context = { .fd = -1 };
+	struct err newest;
+	int r = fs_context_open(&context, "overlay", err);
+
+	if (r < 0)
+		return r;
+	r = add_layer(&context, "upperdir", dirfd, OVERLAY_BY_FD, &newest);
+	if (r == -EINVAL || r == -EBADF)
+		r = add_layer(&context, "upperdir", dirfd, OVERLAY_BY_PATH, err);
+	return r;
+}
+
 /* --- A stack --- */
 
 /* Lowers of a stack, top first, owned. */

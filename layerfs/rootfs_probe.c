@@ -237,6 +237,29 @@ int rootfs_probe(int store_fd, bool writable, struct rootfs_choice *ret_choice, 
 	return 0;
 }
 
+/* Mounting a file that is no image tells by its error whether files can be mounted: where they cannot, a block device is asked
+ * for first. */
+static bool mounts_files(int store_fd, const char *file)
+{
+	auto_close int fd = openat(store_fd, file, O_RDONLY | O_CLOEXEC);
+	auto_fs_context struct fs_context context = { .fd = -1 };
+	auto_close int mount_fd = -1;
+	struct err ignored;
+
+	return fd >= 0 && fs_context_open(&context, "erofs", &ignored) == 0 &&
+	       fs_context_fd_path(&context, "source", fd, &ignored) == 0 &&
+	       fs_context_mount(&context, MOUNT_ATTR_RDONLY, &mount_fd, &ignored) == -EINVAL;
+}
+
+enum rootfs_driver rootfs_foresee(int store_fd, const char *file)
+{
+	struct err ignored;
+
+	if (rootfs_overlay_takes(store_fd, &ignored) < 0)
+		return ROOTFS_FUSE;
+	return mounts_files(store_fd, file) ? ROOTFS_KERNEL : ROOTFS_FUSE_LOWER;
+}
+
 /* --- A session --- */
 
 /* A file in which the server counts, which it inherits under the same number. */

@@ -853,16 +853,14 @@ static void release(struct build *build)
  * it will be: so what can be known before is asked here. Failures later still move 'auto' on to FUSE where that can do it. */
 static void choose_driver(struct build *build)
 {
-	struct rootfs_choice choice;
-	struct err err;
+	enum rootfs_driver driver;
 
 	if (build->driver != ROOTFS_AUTO)
 		return;
 	/* Without FUSE either, the first RUN tells why. */
-	if (rootfs_probe(store_dirfd(build->store), true, &choice, &err) < 0)
-		log_debug("%s", err.text);
-	else if (choice.driver != ROOTFS_KERNEL)
-		build->driver = choice.driver;
+	driver = rootfs_foresee(store_dirfd(build->store), "state.db");
+	if (driver != ROOTFS_KERNEL)
+		build->driver = driver;
 }
 
 static int start_views(struct build *build, const struct command_context *context, struct err *err)
