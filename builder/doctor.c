@@ -382,6 +382,8 @@ static void judge(struct shared *shared)
 		return;
 	if (root)
 		report->not_root = shared->container;
+	else if (sandbox_has_admin())
+		(void)err_set(&report->not_root, EPERM, "root of a user namespace only");
 	else if (geteuid() != 0)
 		(void)err_set(&report->not_root, EPERM, "uid %u is not root", geteuid());
 	else

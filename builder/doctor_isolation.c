@@ -124,6 +124,25 @@ static void no_range(const char *file, struct doctor_check *check)
 	    name);
 }
 
+/* Of root, of whichever namespace. */
+static void count_own_ids(struct doctor_check *check)
+{
+	uint64_t ids = sandbox_mapped_ids();
+	char value[64];
+
+	snprintf(value, sizeof(value), "%llu uids", (unsigned long long)ids);
+	if (ids == UINT32_MAX) {
+		found(check, DOCTOR_OK, "not needed", "%s", "root has all ids");
+	} else if (ids > 1) {
+		found(check, DOCTOR_OK, value, "%s", "of the user namespace around mica");
+	} else {
+		found(check, DOCTOR_WARN, "single id", "%s",
+		      "the user namespace around mica has no other");
+		fix(check, "run mica without one, or make it with more: podman unshare, unshare "
+			   "--map-auto");
+	}
+}
+
 void probe_ranges(const struct doctor *doctor, struct doctor_check *check)
 {
 	const uint64_t wanted = 65535;
@@ -134,7 +153,7 @@ void probe_ranges(const struct doctor *doctor, struct doctor_check *check)
 
 	(void)doctor;
 	if (sandbox_has_admin()) {
-		found(check, DOCTOR_OK, "not needed", "%s", "root has all ids");
+		count_own_ids(check);
 		return;
 	}
 	sandbox_range_sizes(&uids, &gids);

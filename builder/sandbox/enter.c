@@ -26,6 +26,9 @@
 	"only one id can be mapped, so that a RUN can neither give files to other users (chown: " \
 	"Invalid argument) nor change theirs (Value too large for defined data type)"
 
+/* As many as there are where no namespace takes some away: 2^32 but for the number that means none. */
+#define ALL_IDS 4294967295ULL
+
 enum { SUBID_FILE_MAX = 1 << 20, RANGE_WANTED = 65535 };
 
 /* Set once by sandbox_enter(), before there are threads. */
@@ -58,6 +61,25 @@ bool sandbox_has_admin(void)
 	if (geteuid() != 0 || syscall(SYS_capget, &header, data) < 0)
 		return false;
 	return data[CAP_SYS_ADMIN / 32].effective & 1U << CAP_SYS_ADMIN % 32;
+}
+
+/* Of the namespace that this process is in; all of them outside of user namespaces. */
+uint64_t sandbox_mapped_ids(void)
+{
+	auto_buf struct buf text = BUF_INIT(SUBID_FILE_MAX);
+	struct str rest, line, tail, count;
+	struct err ignored;
+	uint64_t value, sum = 0;
+
+	if (io_read_file(AT_FDCWD, "/proc/self/uid_map", &text, &ignored) < 0)
+		return 0;
+	for (rest = buf_str(&text); rest.len;) {
+		str_cut(rest, '\n', &line, &rest);
+		if (str_cut_last(str_trim(line), ' ', &tail, &count) &&
+		    str_to_u64(count, UINT32_MAX, &value) == 0)
+			sum += value;
+	}
+	return sum;
 }
 
 /* --- What stands in the way --- */
@@ -301,22 +323,14 @@ static int write_proc(const char *path, const char *text, struct err *err)
 	return r < 0 ? err_sys(err, -r, "cannot write '%s'", path) : 0;
 }
 
-/* The helper that failed may have been the second one: a map is written once, and the first is better than ours. */
-static bool has_uid_map(void)
-{
-	auto_buf struct buf text = BUF_INIT(SUBID_FILE_MAX);
-	struct err ignored;
-
-	return io_read_file(AT_FDCWD, "/proc/self/uid_map", &text, &ignored) == 0 && text.len > 0;
-}
-
 static int map_single(uid_t uid, gid_t gid, struct err *err)
 {
 	char map[64];
 	int r = write_proc("/proc/self/setgroups", "deny", err);
 
 	snprintf(map, sizeof(map), "0 %u 1\n", uid);
-	if (r == 0 && !has_uid_map())
+	/* The helper that failed may have been the second one: a map is written once, and its is better than ours. */
+	if (r == 0 && sandbox_mapped_ids() == 0)
 		r = write_proc("/proc/self/uid_map", map, err);
 	snprintf(map, sizeof(map), "0 %u 1\n", gid);
 	return r < 0 ? r : write_proc("/proc/self/gid_map", map, err);
@@ -330,6 +344,19 @@ static int become_namespace_root(struct err *err)
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return err_sys(err, errno, "cannot make mounts private");
 	return 0;
+}
+
+/* Root already, but of a namespace that somebody else made: that of 'unshare -r', 'podman unshare' or a container of a user. There
+ * is no better one to go to. Its mounts may be those of its parent, where we may not mount. */
+static int adopt_user_namespace(char *note, size_t note_size, struct err *err)
+{
+	if (unshare(CLONE_NEWNS) < 0)
+		return err_sys(err, errno, "cannot create a mount namespace");
+	current = sandbox_mapped_ids() > 1 ? ISOLATION_USERNS : ISOLATION_USERNS_SINGLE;
+	if (current == ISOLATION_USERNS_SINGLE)
+		snprintf(note, note_size,
+			 SINGLE_ID ": the user namespace around mica has no other");
+	return become_namespace_root(err);
 }
 
 static int enter_user_namespace(enum isolation wanted, char *note, size_t note_size,
@@ -366,7 +393,9 @@ int sandbox_enter(enum isolation wanted, enum isolation *ret_isolation, char *no
 
 		if (wanted == ISOLATION_ROOT && !root)
 			return err_set(err, ERR_UNSUPPORTED, "isolation 'root' needs root");
-		if (root && (wanted == ISOLATION_AUTO || wanted == ISOLATION_ROOT))
+		if (root && wanted == ISOLATION_AUTO && sandbox_mapped_ids() < ALL_IDS)
+			r = adopt_user_namespace(note, note_size, err);
+		else if (root && (wanted == ISOLATION_AUTO || wanted == ISOLATION_ROOT))
 			current = ISOLATION_ROOT;
 		else
 			r = enter_user_namespace(wanted, note, note_size, err);

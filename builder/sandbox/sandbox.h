@@ -22,8 +22,8 @@
 enum isolation { ISOLATION_AUTO, ISOLATION_ROOT, ISOLATION_USERNS, ISOLATION_USERNS_SINGLE };
 const char *isolation_text(enum isolation isolation); /* "root", "userns", "userns, single uid" */
 
-/* To be called first thing by a command that will build or run, before threads exist. As root: nothing happens. Otherwise
- * the process enters a user and mount namespace in which it is uid 0 (newuidmap and subuid ranges where there are any, else
+/* To be called first thing by a command that will build or run, before threads exist. As root: nothing happens; as root of a
+ * user namespace that is there already: the process enters a mount namespace of its own. Otherwise it enters a user and mount namespace in which it is uid 0 (newuidmap and subuid ranges where there are any, else
  * the single id; the reason is in 'note'). ERR_UNSUPPORTED names blocker and remedy (UX-44). */
 int sandbox_enter(enum isolation wanted, enum isolation *ret_isolation, char *note,
 		  size_t note_size, struct err *err) must_check;
@@ -36,6 +36,8 @@ enum isolation sandbox_isolation(void);
 bool sandbox_has_admin(void);
 /* What refuses user namespaces here, given the errno of unshare(2): text and remedy are put into 'err' (UX-44). */
 void sandbox_explain_userns(int code, struct err *err);
+/* How many uids there are in the user namespace of this process; 4294967295 in the initial one. */
+uint64_t sandbox_mapped_ids(void);
 /* The first ranges of this user in /etc/subuid and /etc/subgid: sizes, 0 for none. */
 void sandbox_range_sizes(uint64_t *ret_uids, uint64_t *ret_gids);
 /* Sets up a whole container over an empty tmpfs and lets it find no program there. To be called after sandbox_enter(); a

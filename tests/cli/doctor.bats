@@ -260,6 +260,23 @@ unconfined='run the outer container with --security-opt seccomp=unconfined*'
 	[[ $(verdict) == 'isolation: none driver: none'* ]]
 }
 
+@test "root of a user namespace that is there already: containers work in it (SEC-I80)" {
+	needs_user_namespaces
+	"$MICA_TEST_TOOLS/make-busybox-base" "$BATS_TEST_TMPDIR/busybox"
+	"$MICA" import "$BATS_TEST_TMPDIR/busybox" base >/dev/null
+	run -0 "$MICA_TEST_TOOLS/in-user-namespace" "$MICA" doctor
+	says 'subordinate ids' 'ok subordinate ids 65536 uids: of the user namespace around mica'
+	[[ $(verdict) == *'(rung 2 of 4)'*'not root: root of a user namespace only'* ]]
+	run -0 --separate-stderr "$MICA_TEST_TOOLS/in-user-namespace" "$MICA" run base sh -c 'touch /x; chown 5:6 /x; stat -c %u:%g /x'
+	[ "$output" = 5:6 ]
+	run -0 unshare -r "$MICA" doctor
+	says 'subordinate ids' 'warn subordinate ids single id: the user namespace around mica has no other' 'run mica without one*'
+	[[ $(verdict) == *'(rung 3 of 4)'* ]]
+	run -0 --separate-stderr unshare -r "$MICA" run base id -u
+	[ "$output" = 0 ]
+	[[ $stderr == *'only one id can be mapped'*'the user namespace around mica has no other'* ]]
+}
+
 @test "/dev/fuse of mode 0600, and missing (FS-308)" {
 	needs_user_namespaces
 	as_plain_user ranges 'chmod 600 /dev/fuse'
