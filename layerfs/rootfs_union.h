@@ -11,9 +11,10 @@ struct rootfs_union_options {
 	struct union_options semantics;
 	bool foreground;
 	bool allow_other, allow_dev, allow_suid, no_exec, read_only;
-	bool no_passthrough;	      /* all data through the server */
-	const char *source, *subtype; /* as mountinfo has them; NULL: "mica" */
-	const char *counters_path;    /* or NULL (fuse_link.h) */
+	bool no_atime, strict_atime, no_dir_atime; /* else as relatime */
+	bool no_passthrough;			   /* all data through the server */
+	const char *source, *subtype;		   /* as mountinfo has them; NULL: "mica" */
+	const char *counters_path;		   /* or NULL (fuse_link.h) */
 };
 
 /* Mounts the union at 'path' and returns when it answers, the server going on by itself; in the foreground when it is
@@ -21,5 +22,15 @@ struct rootfs_union_options {
 int rootfs_union_mount(const struct stack *lowers, int upper_fd, int work_fd,
 		       const struct rootfs_union_options *options, const char *path,
 		       struct err *err) must_check;
+
+/* Gives the directories mounts of their own, where that is allowed (rootfs_union_dirs.c). 'upper_fd', 'work_fd': -1 or replaced. */
+void rootfs_union_detach(struct stack *lowers, int *upper_fd, int *work_fd,
+			 const struct rootfs_union_options *options);
+/* MOUNT_ATTR_* of times of reading. */
+uint64_t rootfs_union_atime(const struct rootfs_union_options *options);
+
+/* What 'mount -o remount' asks for: writable or not, and the flags of the mount. */
+int rootfs_union_remount(const struct rootfs_union_options *options, const char *path,
+			 struct err *err) must_check;
 
 #endif

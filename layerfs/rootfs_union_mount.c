@@ -37,7 +37,8 @@ static int connect_mount(const struct rootfs_union_options *options, int *ret_fu
 		.subtype = options->subtype,
 		.allow_other = options->allow_other || geteuid() == 0,
 		.read_only = options->read_only,
-		.attributes = (options->allow_dev ? 0 : MOUNT_ATTR_NODEV) |
+		.attributes = (unsigned)rootfs_union_atime(options) |
+			      (options->allow_dev ? 0 : MOUNT_ATTR_NODEV) |
 			      (options->allow_suid ? 0 : MOUNT_ATTR_NOSUID) |
 			      (options->no_exec ? MOUNT_ATTR_NOEXEC : 0) |
 			      (options->read_only ? MOUNT_ATTR_RDONLY : 0),
@@ -179,6 +180,23 @@ int rootfs_union_mount(const struct stack *lowers, int upper_fd, int work_fd,
 	if (!is_parent && server.link.ready_fd >= 0)
 		end_child(&server, r, err);
 	return r < 0 ? r : 0;
+}
+
+int rootfs_union_remount(const struct rootfs_union_options *options, const char *path,
+			 struct err *err)
+{
+	unsigned long flags = MS_REMOUNT | (options->read_only ? MS_RDONLY : 0) |
+			      (options->allow_dev ? 0 : MS_NODEV) |
+			      (options->allow_suid ? 0 : MS_NOSUID) |
+			      (options->no_exec ? MS_NOEXEC : 0) |
+			      (options->no_atime ? MS_NOATIME : 0) |
+			      (options->strict_atime ? MS_STRICTATIME : 0) |
+			      (options->no_dir_atime ? MS_NODIRATIME : 0);
+
+	if (mount(NULL, path, NULL, flags, NULL) < 0)
+		return err_sys(err, errno, "cannot remount '%s' %s", path,
+			       options->read_only ? "read-only" : "read-write");
+	return 0;
 }
 
 /* --- A server of rootfs_fuse_mount.c --- */

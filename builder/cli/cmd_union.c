@@ -41,7 +41,7 @@ struct request {
 	struct rootfs_union_options rootfs;
 	char *lowers, *upper, *work;
 	struct union_id_range *uids, *gids;
-	bool user_marks;
+	bool user_marks, remount;
 };
 
 /* --- Words --- */
@@ -143,10 +143,11 @@ static const struct word words[] = {
 	{ "default_permissions", IGNORED, true },
 	{ "async", IGNORED, true },
 	{ "sync", IGNORED, true },
-	{ "atime", IGNORED, true },
-	{ "noatime", IGNORED, true },
-	{ "diratime", IGNORED, true },
-	{ "nodiratime", IGNORED, true },
+	{ "atime", FLAG(no_atime), false },
+	{ "noatime", FLAG(no_atime), true },
+	{ "strictatime", FLAG(strict_atime), true },
+	{ "diratime", FLAG(no_dir_atime), false },
+	{ "nodiratime", FLAG(no_dir_atime), true },
 	{ "relatime", IGNORED, true },
 	{ "lazytime", IGNORED, true },
 	{ "nolazytime", IGNORED, true },
@@ -213,6 +214,8 @@ static int take_word(struct request *request, char *word, struct err *err)
 		request->work = value;
 	else if (strcmp(word, "userxattr") == 0)
 		request->user_marks = true;
+	else if (strcmp(word, "remount") == 0)
+		request->remount = true;
 	else if ((value = value_of(word, "uidmapping")))
 		return parse_ranges(request, "uidmapping", value, &semantics->uids, err);
 	else if ((value = value_of(word, "gidmapping")))
@@ -348,8 +351,11 @@ static int mount_request(struct command_context *context, struct request *reques
 {
 	auto_stack struct stack stack = { 0 };
 	auto_close int upper = -1, work = -1;
-	int r = push_lowers(context, request, &stack, err);
+	int r;
 
+	if (request->remount)
+		return rootfs_union_remount(&request->rootfs, path, err);
+	r = push_lowers(context, request, &stack, err);
 	if (r == 0 && request->upper)
 		r = open_dir(request->upper, "upperdir", &upper, err);
 	if (r == 0 && request->work)
@@ -363,6 +369,7 @@ static int mount_request(struct command_context *context, struct request *reques
 		return err_set(err, ERR_USAGE, "a union needs lowerdir= or upperdir=");
 	if (upper < 0)
 		request->rootfs.read_only = true;
+	rootfs_union_detach(&stack, &upper, &work, &request->rootfs);
 	return rootfs_union_mount(&stack, upper, work, &request->rootfs, path, err);
 }
 

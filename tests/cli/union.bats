@@ -154,6 +154,47 @@ teardown() {
 	run ! mountpoint -q mnt
 }
 
+@test "what it is made of is a mount of its own: unmounted below, nothing else is in it" {
+	mkdir small other
+	mount -t tmpfs none small
+	mkdir small/lower small/upper small/work small/lower/inside
+	echo x >small/lower/f
+	mount -t tmpfs none small/lower/inside
+	touch small/lower/inside/not-ours
+	mica union -o lowerdir=small/lower,upperdir=small/upper,workdir=small/work mnt
+	[ -z "$(ls mnt/inside)" ]
+	umount small/lower/inside
+	umount small
+	echo y >>mnt/f
+	mv mnt/f mnt/g
+	[ "$(cat mnt/g)" = $'x\ny' ]
+}
+
+@test "times of reading are those that the mount was asked for; a lower has none (FS-232)" {
+	echo x >upper/new
+	touch -d 2000-01-01 upper/new lower/file
+	mica union -o lowerdir=lower,upperdir=upper,workdir=work,noatime mnt
+	[[ $(findmnt -no OPTIONS mnt) == *noatime* ]]
+	cat mnt/new mnt/file
+	[ "$(stat -c %x mnt/new lower/file | cut -c1-4 | uniq)" = 2000 ]
+	umount mnt
+	mica union -o lowerdir=lower,upperdir=upper,workdir=work mnt
+	cat mnt/new mnt/file
+	[ "$(stat -c %x mnt/new | cut -c1-4)" != 2000 ]
+	[ "$(stat -c %x lower/file | cut -c1-4)" = 2000 ]
+}
+
+@test "remount: read-only and back" {
+	mica union -o lowerdir=lower,upperdir=upper,workdir=work mnt
+	mica union -o remount,ro mnt
+	run ! touch mnt/x
+	[[ $output == *"Read-only file system"* ]]
+	mica union -o remount,rw mnt
+	touch mnt/x
+	run -125 mica union -o remount,ro lower
+	[[ $output == *"cannot remount 'lower' read-only"* ]]
+}
+
 @test "a full disk fails the change alone" {
 	mkdir small
 	mount -t tmpfs -o size=1m none small
