@@ -26,14 +26,17 @@
 #include "builder/sandbox/syscalls.h"
 #include "formats/base/io.h"
 
-#define UNCONFINED                                                         \
-	"run the outer container with --security-opt seccomp=unconfined, " \
-	"or with a profile that allows it"
-
-/* An outer container's filter is the likely reason of what is refused here. */
-static bool is_filtered(void)
+/* Where a filter of an outer container is not the likely reason, this is all there is to say. */
+static void fix_refusal(struct doctor_check *check, int code)
 {
-	return process_status("Seccomp", 0) == 2;
+	const char *remedy = sandbox_filter_remedy(code);
+
+	if (remedy)
+		fix(check, "%s", remedy);
+	else if (code == ENOSYS)
+		fix(check, "a newer kernel, from Linux 5.12 on");
+	else
+		fix(check, "run mica where no security module (AppArmor, SELinux) refuses it");
 }
 
 /* --- User namespaces and ids --- */
@@ -58,7 +61,7 @@ void probe_user_namespaces(const struct doctor *doctor, struct doctor_check *che
 {
 	bool root = sandbox_has_admin();
 	enum isolation isolation;
-	struct err err;
+	struct err err = { 0 };
 	char note[512];
 
 	(void)doctor;
@@ -66,19 +69,18 @@ void probe_user_namespaces(const struct doctor *doctor, struct doctor_check *che
 		found_err(check, DOCTOR_FAIL, "refused", &err);
 	else
 		probe_mount_inside(check);
-	if (check->status == DOCTOR_FAIL && !check->fix[0] && is_filtered())
-		fix(check, UNCONFINED);
+	if (check->status == DOCTOR_FAIL && !check->fix[0])
+		fix_refusal(check, err.code);
 	if (check->status == DOCTOR_FAIL && root)
 		check->status = DOCTOR_WARN; /* root can do without */
 }
 
 /* What newuidmap needs that it does not have, or NULL. */
-static const char *mapper_fault(const char *program, const char *path)
+static const char *mapper_fault(const char *path)
 {
 	struct statvfs fs;
 	struct stat st;
 
-	(void)program;
 	if (stat(path, &st) < 0 || statvfs(path, &fs) < 0)
 		return "cannot be looked at";
 	if (process_status("NoNewPrivs", 0))
@@ -93,7 +95,7 @@ static const char *mapper_fault(const char *program, const char *path)
 static bool judge_mapper(const char *program, struct doctor_check *check)
 {
 	auto_free char *path = find_program(program);
-	const char *fault = path ? mapper_fault(program, path) : NULL;
+	const char *fault = path ? mapper_fault(path) : NULL;
 
 	if (!path) {
 		found(check, DOCTOR_WARN, "single id", "%s is not installed", program);
@@ -197,6 +199,7 @@ void probe_namespaces(const struct doctor *doctor, struct doctor_check *check)
 	auto_buf struct buf works = BUF_INIT(256), refused = BUF_INIT(512);
 	const char *used_up = NULL;
 	bool needed = false;
+	int code = 0;
 	size_t i;
 
 	for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
@@ -204,10 +207,11 @@ void probe_namespaces(const struct doctor *doctor, struct doctor_check *check)
 			buf_printf(&works, "%s%s", works.len ? " " : "", kinds[i].name);
 			continue;
 		}
+		code = errno;
 		buf_printf(&refused, "%s%s (%s)", refused.len ? ", " : "", kinds[i].name,
-			   strerror(errno));
+			   strerror(code));
 		needed |= kinds[i].needed;
-		if (errno == ENOSPC && !used_up)
+		if (code == ENOSPC && !used_up)
 			used_up = kinds[i].name;
 	}
 	if (!refused.len) {
@@ -218,8 +222,10 @@ void probe_namespaces(const struct doctor *doctor, struct doctor_check *check)
 	      works.len ? "; allowed: " : "", works.len ? works.data : "");
 	if (used_up)
 		fix(check, "sysctl -w user.max_%s_namespaces=10000 # as root", used_up);
+	else if (doctor->isolation == ISOLATION_AUTO)
+		fix(check, SEE_NAMESPACES);
 	else
-		fix(check, "%s", doctor->isolation == ISOLATION_AUTO ? SEE_NAMESPACES : UNCONFINED);
+		fix_refusal(check, code);
 }
 
 /* Calls that old kernels lack and that filters of containers refuse. Their arguments are such that a call which is let through
@@ -248,7 +254,7 @@ static const struct {
 void probe_system_calls(const struct doctor *doctor, struct doctor_check *check)
 {
 	auto_buf struct buf refused = BUF_INIT(sizeof(check->detail));
-	bool missing = false;
+	int code = 0;
 	size_t i;
 
 	for (i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
@@ -257,8 +263,8 @@ void probe_system_calls(const struct doctor *doctor, struct doctor_check *check)
 		if (syscall(calls[i].number, with[0], with[1], with[2], with[3], with[4]) >= 0 ||
 		    errno == calls[i].passed)
 			continue;
-		missing |= errno == ENOSYS;
-		buf_printf(&refused, ", %s (%s)", calls[i].name, strerror(errno));
+		code = errno;
+		buf_printf(&refused, ", %s (%s)", calls[i].name, strerror(code));
 	}
 	if (!refused.len) {
 		found(check, DOCTOR_OK, "allowed", "%s",
@@ -268,10 +274,8 @@ void probe_system_calls(const struct doctor *doctor, struct doctor_check *check)
 	found(check, DOCTOR_FAIL, "refused", "%s", refused.data + 2);
 	if (doctor->isolation == ISOLATION_AUTO)
 		fix(check, SEE_NAMESPACES);
-	else if (missing)
-		fix(check, UNCONFINED "; or a kernel from Linux 5.12 on");
 	else
-		fix(check, UNCONFINED);
+		fix_refusal(check, code);
 }
 
 /* --- procfs --- */
@@ -312,9 +316,11 @@ static void mount_proc(struct doctor_check *check)
 	list_masks(&masks);
 	found(check, DOCTOR_FAIL, "refused", "a new /proc cannot be mounted: %s%s%s", strerror(-fd),
 	      masks.len ? "; hidden by an outer container: " : "", masks.len ? masks.data : "");
-	fix(check, masks.len ? "give the outer container an unmasked /proc: --security-opt "
-			       "unmask=ALL, systempaths=unconfined, or procMount: Unmasked"
-			     : UNCONFINED);
+	if (masks.len)
+		fix(check, "give the outer container an unmasked /proc: --security-opt unmask=ALL, "
+			   "systempaths=unconfined, or procMount: Unmasked");
+	else
+		fix_refusal(check, -fd);
 }
 
 void probe_procfs(const struct doctor *doctor, struct doctor_check *check)
@@ -351,9 +357,8 @@ void probe_container(const struct doctor *doctor, struct doctor_check *check)
 	found_err(check, DOCTOR_FAIL, "refused", err);
 	if (doctor->isolation == ISOLATION_AUTO)
 		fix(check, SEE_NAMESPACES);
-	else if ((err->code == EPERM || err->code == ENOSYS) && is_filtered() &&
-		 !strstr(err->hint, "/proc"))
-		fix(check, UNCONFINED);
+	else if (!check->fix[0])
+		fix_refusal(check, err->code);
 }
 
 /* --- Idmapped mounts --- */
@@ -448,10 +453,11 @@ void probe_notifications(const struct doctor *doctor, struct doctor_check *check
 	int fd;
 
 	(void)doctor;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-	    syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) < 0) {
-		found(check, DOCTOR_WARN, "absent", "seccomp: %s", strerror(errno));
-		fix(check, UNCONFINED);
+	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	fd = checked(syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes));
+	if (fd < 0) {
+		found(check, DOCTOR_WARN, "absent", "seccomp: %s", strerror(-fd));
+		fix_refusal(check, -fd);
 		return;
 	}
 	fd = listen_to_calls(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);
@@ -465,7 +471,7 @@ void probe_notifications(const struct doctor *doctor, struct doctor_check *check
 				     "something that listens"
 				   : "");
 		if (fd != -EBUSY)
-			fix(check, UNCONFINED);
+			fix_refusal(check, -fd);
 		return;
 	}
 	wakes = ioctl(fd, NOTIFY_SET_FLAGS, NOTIFY_SYNC_WAKE_UP) == 0;

@@ -281,7 +281,7 @@ void probe_fuse(const struct doctor *doctor, struct doctor_check *check)
 	if (stat("/dev/fuse", &st) < 0) {
 		found(check, DOCTOR_FAIL, "missing", "%s", "");
 		fix(check, "modprobe fuse # as root; in a container: run it with --device "
-			   "/dev/fuse" WITHOUT_FUSE);
+			   "/dev/fuse; in a pod: ask for a device plugin of it" WITHOUT_FUSE);
 		return;
 	}
 	snprintf(value, sizeof(value), "mode %04o", st.st_mode & 07777);

@@ -107,6 +107,15 @@ static bool is_filtered(void)
 	       memmem(text.data, text.len, "\nSeccomp:\t2", 11);
 }
 
+const char *sandbox_filter_remedy(int code)
+{
+	return (code == EPERM || code == ENOSYS) && is_filtered()
+		       ? "run the outer container with --security-opt seccomp=unconfined, or with "
+			 "a "
+			 "profile that allows unshare, clone3 and the mount calls"
+		       : NULL;
+}
+
 /* 'code' is in what is printed when nothing better is known. */
 void sandbox_explain_userns(int code, struct err *err)
 {
@@ -138,12 +147,11 @@ void sandbox_explain_userns(int code, struct err *err)
 		err_set(err, code,
 			"user namespaces are refused: user.max_user_namespaces is used up");
 		err_hint(err, "sysctl -w user.max_user_namespaces=100000 # as root");
-	} else if (is_filtered()) {
+	} else if (sandbox_filter_remedy(code)) {
 		err_set(err, code,
 			"user namespaces are refused by a system call filter of an outer "
 			"container");
-		err_hint(err, "run the outer container with --security-opt seccomp=unconfined, or "
-			      "with a profile that allows unshare, clone3 and mount");
+		err_hint(err, "%s", sandbox_filter_remedy(code));
 	} else {
 		err_sys(err, code, "cannot create a user namespace");
 		err_hint(err,

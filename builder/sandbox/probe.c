@@ -7,6 +7,14 @@
 
 #include "builder/sandbox/syscalls.h"
 
+static int refused(int code, struct err *err)
+{
+	const char *remedy = sandbox_filter_remedy(code);
+
+	err_sys(err, code, "cannot mount a tmpfs");
+	return remedy ? err_hint(err, "%s", remedy) : -code;
+}
+
 int sandbox_try(struct err *err)
 {
 	static const char *const argv[] = { "/none", NULL }, *const env[] = { NULL };
@@ -25,7 +33,7 @@ int sandbox_try(struct err *err)
 	int r;
 
 	if (root < 0)
-		return err_sys(err, -root, "cannot mount a tmpfs");
+		return refused(-root, err);
 	r = sandbox_new(&sandbox, err);
 	if (r < 0)
 		return r;

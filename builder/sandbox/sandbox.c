@@ -113,7 +113,9 @@ static int start_spawner(struct sandbox *sandbox, int program_fd, int socket_fd,
 		become_spawner(program_fd, socket_fd, rung);
 	if (pid < 0) {
 		err_sys(err, errno, "cannot start the container spawner in a PID namespace");
-		if (err->code == EPERM)
+		if (sandbox_filter_remedy(err->code))
+			err_hint(err, "%s", sandbox_filter_remedy(err->code));
+		else if (err->code == EPERM)
 			err_hint(err, "run as root, or allow user namespaces: sysctl "
 				      "user.max_user_namespaces");
 		return -err->code;
@@ -395,7 +397,7 @@ static int report_error(const struct wire_report *report, struct err *err)
 {
 	unsigned operation = report->operation < OPERATION_COUNT ? report->operation
 								 : OPERATION_REQUEST;
-	const char *object = report->object;
+	const char *object = report->object, *remedy = sandbox_filter_remedy(report->error);
 
 	if (operation == OPERATION_EXEC && report->error == ENOENT)
 		return err_set(err, ENOENT, "executable '%s' not found in the image", object);
@@ -403,7 +405,10 @@ static int report_error(const struct wire_report *report, struct err *err)
 		err_sys(err, report->error, "cannot %s '%s'", operations[operation].text, object);
 	else
 		err_sys(err, report->error, "cannot %s", operations[operation].text);
-	if (operations[operation].hint)
+	/* A masked /proc is refused with the same error. */
+	if (operation != OPERATION_PROC && remedy)
+		err_hint(err, "%s", remedy);
+	else if (operations[operation].hint)
 		err_hint(err, "%s", operations[operation].hint);
 	/* ENOENT and EACCES speak of the command alone: a caller makes them 127 and 126. */
 	if (operation != OPERATION_EXEC &&

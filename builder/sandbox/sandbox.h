@@ -36,6 +36,9 @@ enum isolation sandbox_isolation(void);
 bool sandbox_has_admin(void);
 /* What refuses user namespaces here, given the errno of unshare(2): text and remedy are put into 'err' (UX-44). */
 void sandbox_explain_userns(int code, struct err *err);
+/* What to do about a call that a filter of an outer container refused with 'code', as far as that is the likely reason; or
+ * NULL. */
+const char *sandbox_filter_remedy(int code);
 /* How many uids there are in the user namespace of this process; 4294967295 in the initial one. */
 uint64_t sandbox_mapped_ids(void);
 /* The first ranges of this user in /etc/subuid and /etc/subgid: sizes, 0 for none. */

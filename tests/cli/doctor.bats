@@ -199,7 +199,7 @@ unconfined='run the outer container with --security-opt seccomp=unconfined*'
 		mount -t tmpfs none /proc/sys/kernel; echo 1 >/proc/sys/kernel/apparmor_restrict_unprivileged_userns' 'mica doctor; mica gc 2>&1'
 	says 'user namespaces' 'fail user namespaces refused: user namespaces are refused: kernel.apparmor_restrict_unprivileged_userns is 1' \
 		"give mica an AppArmor profile with 'userns,', or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 # as root"
-	# Other verbs name the same blocker.
+	# Other verbs name the same blocker (UX-44).
 	[[ $output == *'ERROR: user namespaces are refused: kernel.apparmor_restrict_unprivileged_userns is 1'*'try: give mica an AppArmor profile'* ]]
 }
 
@@ -232,6 +232,10 @@ unconfined='run the outer container with --security-opt seccomp=unconfined*'
 		[[ $(verdict) == 'isolation: chroot only (rung 4 of 4) driver: '*'not root: cannot '*"RUN and 'mica run' do not work here"* ]]
 	done
 	[ "$("$MICA_TEST_TOOLS/refuse" unshare=EPERM -- "$MICA" doctor --json | jq .rung)" = 4 ]
+	# And what the doctor says of it, the verbs say (UX-44).
+	"$MICA" import "$BATS_FILE_TMPDIR/rootfs" base >/dev/null
+	run -125 "$MICA_TEST_TOOLS/refuse" move_mount=EPERM -- "$MICA" run base true
+	[[ $output == *"ERROR: cannot prepare containers 'tmpfs': Operation not permitted"*'try: run the outer container with --security-opt seccomp=unconfined'* ]]
 }
 
 @test "a filter that kills: the check says so, the others go on" {
@@ -285,7 +289,7 @@ unconfined='run the outer container with --security-opt seccomp=unconfined*'
 	private 'mount -t tmpfs none /dev; for d in null:3 zero:5 full:7 random:8 urandom:9; do mknod -m 666 /dev/${d%:*} c 1 ${d#*:}; done
 		mknod -m 666 /dev/tty c 5 0; doctor'
 	[ "$status" = 0 ]
-	says '/dev/fuse' 'fail /dev/fuse missing' 'modprobe fuse *--device /dev/fuse*--driver=kernel as root'
+	says '/dev/fuse' 'fail /dev/fuse missing' 'modprobe fuse *--device /dev/fuse*device plugin*--driver=kernel as root'
 	says 'FUSE session' "fail FUSE session none: cannot open '/dev/fuse': No such file or directory"
 	says '/dev/kvm' 'ok /dev/kvm missing*'
 	[[ $(verdict) == 'isolation: root (rung 1 of 4) driver: kernel '* ]]
