@@ -8,12 +8,15 @@
  * changed after the rename.
  *
  * A directory is written when something in it is (FS-802): it waits in 'struct above' until then. Names of one inode are
- * joined by the identity that 'top' gives them, the first in order carries the content (FS-804). One thing is lost: a file that
- * moved untouched with its directory is a file of its own in the layer, and a name that it has elsewhere below stays with the
- * lower file. To see that would take a walk of the lower for each renamed directory. */
+ * joined by the identity that 'top' gives them, the first in order carries the content (FS-804).
+ *
+ * A file that moved untouched with its directory may have names elsewhere that nothing in the upper tells of, and the first of
+ * them in order has to carry the content. That is rare: only when such a file was met is the union searched for its other
+ * names, and only when there are some is the layer written again, with them. */
 #include "layerfs/snapshot.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -41,6 +44,14 @@ struct snapshot {
 	struct buf path;   /* of the entry in hand, no trailing slash */
 	struct map *links; /* identity -> path of the name that carries the content */
 	struct arena link_paths;
+	struct map *moved;  /* struct moved by 'key_of_moved'; NULL: not asked for */
+	struct str *others; /* paths of their names elsewhere, in 'link_paths' */
+	size_t other_count;
+};
+
+/* A file of several names that stayed below when its directory moved. */
+struct moved {
+	uint32_t names, met;
 };
 
 /* The directories above the entry in hand that may still have to be written. */
@@ -377,6 +388,126 @@ static int check_name(struct snapshot *snapshot, struct str name, struct err *er
 	return err_hint(err, "give the file another name in this step");
 }
 
+/* --- Names elsewhere of what moved --- */
+
+struct moved_key {
+	uint64_t element, number;
+};
+
+static struct str key_str(const struct moved_key *key)
+{
+	return str_of(key, sizeof(*key));
+}
+
+static int note_moved(struct snapshot *snapshot, const struct tree_node *node, struct err *err)
+{
+	const struct place *place = &node->places[0];
+	struct moved_key key = { .element = (uint64_t)(place->element - snapshot->stack.elements) };
+	struct moved *moved;
+	struct stat st;
+
+	if (!snapshot->moved || S_ISDIR(node->attr.mode) || node->attr.nlink < 2 ||
+	    key.element >= snapshot->below->count)
+		return 0;
+	if (!place->element->index && fstat(place->fd, &st) < 0)
+		return err_sys(err, errno, "cannot stat");
+	key.number = place->element->index ? place->nid : st.st_ino;
+	moved = map_get(snapshot->moved, key_str(&key));
+	if (!moved) {
+		moved = arena_alloc(&snapshot->link_paths, sizeof(*moved));
+		if (!moved || map_put(snapshot->moved, key_str(&key), moved) < 0)
+			return err_nomem(err);
+		*moved = (struct moved){ .names = node->attr.nlink };
+	}
+	moved->met++;
+	return 0;
+}
+
+static int add_other(struct snapshot *snapshot, struct err *err)
+{
+	struct str *grown = arena_grow(&snapshot->link_paths, snapshot->others,
+				       snapshot->other_count, sizeof(*grown));
+	char *path = arena_strdup(&snapshot->link_paths, buf_str(&snapshot->path));
+
+	if (!grown || !path)
+		return err_nomem(err);
+	snapshot->others = grown;
+	grown[snapshot->other_count++] = str_of(path, snapshot->path.len);
+	return 0;
+}
+
+/* All names of the union that are one of 'moved'. */
+static int find_others(struct snapshot *snapshot, struct tree_node *node, struct err *err)
+{
+	auto_tree_dir struct tree_dir *dir = NULL;
+	int r = tree_open_dir(snapshot->top, node, &dir, err);
+
+	while (r == 0) {
+		auto_tree_node struct tree_node *child = NULL;
+		struct tree_name name;
+		struct moved_key key;
+		size_t len;
+
+		r = tree_next_name(dir, &name, err);
+		if (r <= 0)
+			return r;
+		len = enter_name(snapshot, name.name);
+		key = (struct moved_key){ .element = name.element, .number = name.number };
+		if (name.type == DT_DIR) {
+			r = tree_lookup(snapshot->top, node, name.name, &child, err);
+			if (r == 0)
+				r = find_others(snapshot, child, err);
+		} else {
+			r = map_get(snapshot->moved, key_str(&key)) ? add_other(snapshot, err) : 0;
+		}
+		buf_truncate(&snapshot->path, len);
+	}
+	return r;
+}
+
+/* The least name in the directory in hand after 'after' on the way to one of 'others'. */
+static bool next_other(const struct snapshot *snapshot, struct str after, struct str *ret_name)
+{
+	size_t len = snapshot->path.len ? snapshot->path.len + 1 : 0, i;
+	bool found = false;
+
+	for (i = 0; i < snapshot->other_count; i++) {
+		struct str path = snapshot->others[i], name, rest;
+
+		if (path.len <= len ||
+		    (len && (!str_starts(path, snapshot->path.data) || path.ptr[len - 1] != '/')))
+			continue;
+		str_cut(str_from_index(path, len), '/', &name, &rest);
+		if (str_cmp(name, after) <= 0 || (found && str_cmp(name, *ret_name) >= 0))
+			continue;
+		*ret_name = name;
+		found = true;
+	}
+	return found;
+}
+
+/* What the upper knows nothing of. */
+static int walk_others(struct snapshot *snapshot, struct above *above, struct tree_node *dir,
+		       struct str name, struct err *err)
+{
+	auto_tree_node struct tree_node *node = NULL;
+	size_t len = enter_name(snapshot, name);
+	int r = tree_lookup(snapshot->top, dir, name, &node, err);
+
+	if (r == 0 && tree_node_is_dir(node)) {
+		struct above here = { above, node, snapshot->path.len, false };
+		struct str next = STR("");
+
+		while (r == 0 && next_other(snapshot, next, &next))
+			r = walk_others(snapshot, &here, node, next, err);
+	} else if (r == 0) {
+		r = write_node(snapshot, above, node, err);
+	}
+	name_error(snapshot, r, err);
+	buf_truncate(&snapshot->path, len);
+	return r;
+}
+
 /* Everything below 'node', all of it new: a renamed directory. */
 static int walk_whole(struct snapshot *snapshot, struct above *above, struct tree_node *node,
 		      struct err *err)
@@ -402,6 +533,8 @@ static int walk_whole(struct snapshot *snapshot, struct above *above, struct tre
 				r = walk_whole(snapshot, &here, child, err);
 		} else if (r == 0) {
 			r = write_node(snapshot, above, child, err);
+			if (r == 0)
+				r = note_moved(snapshot, child, err);
 		}
 		name_error(snapshot, r, err);
 		buf_truncate(&snapshot->path, len);
@@ -582,22 +715,29 @@ static int walk_name(struct snapshot *snapshot, struct above *above, const struc
 static int walk(struct snapshot *snapshot, struct above *above, const struct place *place,
 		struct tree_node *node, struct tree_node *old, struct err *err)
 {
+	struct str other = STR("");
 	struct place_list *list;
 	struct place_name name;
 	int r = walk_whiteouts(snapshot, above, place, old, err);
+	bool more = next_other(snapshot, other, &other);
 
 	if (r < 0)
 		return r;
 	r = place_list_open(place, &list, err);
 	if (r < 0)
 		return r;
-	while ((r = place_list_next(list, &name, err)) > 0) {
+	while (r >= 0 && (r = place_list_next(list, &name, err)) > 0) {
 		if (name.whiteout)
 			continue;
-		r = walk_name(snapshot, above, place, node, old, name.name, err);
-		if (r < 0)
-			break;
+		for (; r >= 0 && more && str_cmp(other, name.name) <= 0;
+		     more = next_other(snapshot, other, &other))
+			if (!str_eq(other, name.name))
+				r = walk_others(snapshot, above, node, other, err);
+		if (r >= 0)
+			r = walk_name(snapshot, above, place, node, old, name.name, err);
 	}
+	for (; r == 0 && more; more = next_other(snapshot, other, &other))
+		r = walk_others(snapshot, above, node, other, err);
 	place_list_close(list);
 	return r < 0 ? r : 0;
 }
@@ -611,6 +751,7 @@ static void release(struct snapshot *snapshot)
 	stack_release(&snapshot->stack);
 	buf_release(&snapshot->path);
 	map_free(snapshot->links);
+	map_free(snapshot->moved);
 	arena_release(&snapshot->link_paths);
 }
 
@@ -682,6 +823,39 @@ static int walk_root(struct snapshot *snapshot, struct err *err)
 	return r;
 }
 
+/* Whether what moved has names elsewhere; they are in 'others' then. */
+static int look_for_others(struct snapshot *snapshot, bool *ret_found, struct err *err)
+{
+	auto_tree_node struct tree_node *root = NULL;
+	size_t at = 0, names = 0, met = 0;
+	struct str key;
+	void *value;
+	int r;
+
+	*ret_found = false;
+	while (map_next(snapshot->moved, &at, &key, &value)) {
+		names += ((const struct moved *)value)->names;
+		met += ((const struct moved *)value)->met;
+	}
+	/* Others may have been removed: only the search tells. */
+	if (met == names)
+		return 0;
+	r = tree_root(snapshot->top, &root, err);
+	if (r == 0)
+		r = find_others(snapshot, root, err);
+	*ret_found = r == 0 && snapshot->other_count > met;
+	return r;
+}
+
+/* From the start again, with the names elsewhere. */
+static int write_again(struct snapshot *snapshot, struct err *err)
+{
+	map_free(take(snapshot->moved));
+	map_free(take(snapshot->links));
+	snapshot->links = map_new();
+	return snapshot->links ? walk_root(snapshot, err) : err_nomem(err);
+}
+
 int snapshot_layer(struct store *store, int upper_fd, enum mark_family marks,
 		   const struct stack *lower, const struct snapshot_options *options,
 		   struct layer_result *ret_result, struct layer_writer **ret_writer,
@@ -689,13 +863,26 @@ int snapshot_layer(struct store *store, int upper_fd, enum mark_family marks,
 {
 	struct snapshot snapshot = { .options = options, .store_dirfd = store_dirfd(store) };
 	auto_layer_writer struct layer_writer *writer = NULL;
+	bool others = false;
 	int r = init(&snapshot, upper_fd, marks, lower, err);
 
+	snapshot.moved = map_new();
+	if (r == 0 && !snapshot.moved)
+		r = err_nomem(err);
 	if (r == 0)
 		r = layer_writer_new(store, &options->layer, &writer, err);
 	snapshot.writer = writer;
 	if (r == 0)
 		r = walk_root(&snapshot, err);
+	if (r == 0)
+		r = look_for_others(&snapshot, &others, err);
+	if (r == 0 && others) {
+		layer_writer_free(take(writer));
+		r = layer_writer_new(store, &options->layer, &writer, err);
+		snapshot.writer = writer;
+		if (r == 0)
+			r = write_again(&snapshot, err);
+	}
 	if (r == 0)
 		r = ret_writer ? layer_writer_seal(writer, ret_result, err)
 			       : layer_writer_finish(writer, ret_result, err);

@@ -441,6 +441,48 @@ class FilesystemRows:
 
         self.each(table, self.unions(table, [source], directory=source), body)
 
+    APT_PACKAGES = ["gcc", "libc6-dev", "make", "git", "python3-minimal"]
+
+    def debian(self):
+        """A Debian root file system that has the archives of some packages and their lists, but not the packages."""
+        where, archive = self.path("debian"), self.path("debian.tar")
+        if os.path.exists(where + ".done"):
+            return where
+        shutil.rmtree(where, ignore_errors=True)
+        os.makedirs(where)
+        must([os.path.join(HERE, "../tools/make-debian-base"), archive])
+        must(["tar", "-C", where, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", archive])
+        shutil.copy("/etc/resolv.conf", where + "/etc/resolv.conf")
+        shutil.copy("/etc/hosts", where + "/etc/hosts")
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "--download-only", *self.APT_PACKAGES]):
+            must(["chroot", where, "apt-get", *command], env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"))
+        open(where + ".done", "w").close()
+        return where
+
+    def row_apt(self):
+        """apt-get install of a compiler, git and python from archives that lie below, in a chroot."""
+        table = Table(self, "apt")
+        try:
+            lower = self.debian()
+        except (RuntimeError, OSError) as error:
+            table.missing("all", f"no root file system: {error}")
+            return
+        copy = self.path("debian-copy")
+        environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C")
+
+        def body(view):
+            where = view.path
+            if view.who == "directory":
+                shutil.rmtree(copy, ignore_errors=True)
+                must(["cp", "-a", lower, copy])
+                where = copy
+            self.times(table, "apt-get install", view,
+                       ["chroot", where, "apt-get", "install", "-y", "--no-install-recommends", "--no-download", *self.APT_PACKAGES],
+                       env=environment)
+            shutil.rmtree(copy, ignore_errors=True)
+
+        self.each(table, self.unions(table, [lower], directory=lower), body)
+
     def row_gitdu(self):
         """git status and du of the context, whose repository lies in a lower of its own; warm after one run of each."""
         context, _ = self.context()

@@ -458,6 +458,21 @@ static const struct snapshot_case {
 	  "chmod 600 d/f; mv d/f e/q", "chmod 640 e/g", "de/\n-e/g\nhe/q link to e/g\n" },
 	{ "renamed and back", "mkdir -p d; echo x >d/f; touch -d @1000 d", "mv d e; mv e d", NULL,
 	  "" },
+	{ "moved with its directory, a name elsewhere",
+	  "mkdir -p a/b d/e/f z; echo x >a/b/g; ln a/b/g d/e/f/h; ln a/b/g z/i; ln a/b/g z/j; "
+	  "echo y >z/k",
+	  "mv a c; rm z/j; touch d/e/n", "echo z >z/i",
+	  "dc/\ndc/b/\n-c/b/g\ndd/\ndd/e/\ndd/e/f/\nhd/e/f/h link to c/b/g\ndz/\nhz/i link to "
+	  "c/b/g\n" },
+	{ "moved with its directory, names elsewhere around it",
+	  "mkdir -p m/b e y; echo x >m/b/g; ln m/b/g e/h; ln m/b/g y/h; ln m/b/g f; ln m/b/g o",
+	  "mv m n", NULL,
+	  "-.wh.m\nde/\n-e/h\nhf link to e/h\ndn/\ndn/b/\nhn/b/g link to e/h\nho link to "
+	  "e/h\ndy/\nhy/h link to e/h\n" },
+	{ "moved with its directory, the other name gone", "mkdir a; echo x >a/f; ln a/f b",
+	  "mv a c; rm b", NULL, "-.wh.a\n-.wh.b\ndc/\n-c/f\n" },
+	{ "both names in directories that moved", "mkdir a b; echo x >a/f; ln a/f b/g",
+	  "mv a c; mv b d", NULL, "-.wh.a\n-.wh.b\ndc/\n-c/f\ndd/\nhd/g link to c/f\n" },
 	{ "root", "", "chmod 700 .", NULL, "d./\n" },
 	{ "xattr of the root", "", "setfattr -n user.a -v 1 .", NULL, "d./\n" },
 	{ "nothing", "mkdir d; echo x >d/f", "ls -lR; cat d/f", NULL, "" },
