@@ -438,18 +438,29 @@ static int join_name(struct seal *seal, const char *index_name, struct err *err)
 
 static int join_names(struct seal *seal, struct tree_node *dir_node, struct err *err);
 
-static int join_node(struct seal *seal, struct tree_node *node, struct err *err)
+/* A name of an index is known by the inode number that its directory gives; only what lies in a directory element has to be
+ * looked at. */
+static int join_entry(struct seal *seal, struct tree_node *dir_node, const struct tree_name *name,
+		      struct err *err)
 {
+	auto_tree_node struct tree_node *node = NULL;
 	struct origin_key key;
 	const char *index_name;
-	bool found;
+	bool found = name->element < seal->lower->count;
 	int r = buf_check(&seal->path, "path", err);
 
-	if (r == 0 && S_ISDIR(tree_attr(node)->mode))
-		return join_names(seal, node, err);
-	if (r < 0 || tree_attr(node)->nlink < 2)
+	if (r < 0 || (name->type != DT_DIR && !found))
 		return r;
-	r = key_of_node(seal, node, &found, &key, err);
+	if (name->type != DT_DIR && seal->lower->elements[name->element].index) {
+		key_of_nid(name->element, name->number, &key);
+	} else {
+		r = tree_lookup(seal->top, dir_node, name->name, &node, err);
+		if (r == 0 && S_ISDIR(tree_attr(node)->mode))
+			return join_names(seal, node, err);
+		if (r < 0 || tree_attr(node)->nlink < 2)
+			return r;
+		r = key_of_node(seal, node, &found, &key, err);
+	}
 	index_name = r == 0 && found ? map_get(seal->by_origin, key_str(&key)) : NULL;
 	return index_name ? join_name(seal, index_name, err) : r;
 }
@@ -461,15 +472,14 @@ static int join_names(struct seal *seal, struct tree_node *dir_node, struct err 
 	int r = tree_open_dir(seal->top, dir_node, &dir, err);
 
 	while (r == 0) {
-		auto_tree_node struct tree_node *node = NULL;
-		struct str name;
+		struct tree_name name;
 		size_t len;
 
-		r = tree_next(dir, &name, &node, err);
+		r = tree_next_name(dir, &name, err);
 		if (r <= 0)
 			return r;
-		len = enter(seal, name);
-		r = join_node(seal, node, err);
+		len = enter(seal, name.name);
+		r = join_entry(seal, dir_node, &name, err);
 		buf_truncate(&seal->path, len);
 	}
 	return r;
