@@ -75,25 +75,30 @@ static int make_dir(const struct trial *trial, const char *name, int *ret_fd, st
 	return *ret_fd < 0 ? err_sys(err, errno, "cannot open a directory in the store") : 0;
 }
 
-/* The index of the root filesystem, written into the store. */
-static int write_index(struct trial *trial, struct err *err)
+/* Writes the index of the root filesystem to 'fd', which it takes. */
+static int write_index(int fd, struct index **ret_index, struct err *err)
 {
 	static const uint8_t uuid[EROFS_UUID_BYTES] = { 0 };
 	const struct erofs_inode file = { .mode = S_IFREG | 0644, .nlink = 1 };
 	auto_erofs_writer struct erofs_writer *writer = NULL;
-	auto_close int fd = openat(trial->dir_fd, "index", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC,
-				   0600);
+	auto_close int owned = fd;
 	erofs_node node;
-	int r;
+	int r = erofs_writer_new(&writer, err);
 
-	if (fd < 0)
-		return err_sys(err, errno, "cannot create a file in the store");
-	r = erofs_writer_new(&writer, err);
 	if (r == 0)
 		r = erofs_add(writer, EROFS_ROOT, STR(LOWER_FILE), &file, &node, err);
 	if (r == 0)
 		r = erofs_write(writer, fd, NULL, 0, uuid, NULL, err);
-	return r < 0 ? r : index_open_fds(take_fd(&fd), NULL, 0, &trial->index, err);
+	return r < 0 ? r : index_open_fds(take_fd(&owned), NULL, 0, ret_index, err);
+}
+
+static int make_index(struct trial *trial, struct err *err)
+{
+	int fd = openat(trial->dir_fd, "index", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return err_sys(err, errno, "cannot create a file in the store");
+	return write_index(fd, &trial->index, err);
 }
 
 /* --- Trials --- */
@@ -158,7 +163,7 @@ static int unsupported(int r, struct err *err)
 
 static int try_erofs(struct trial *trial, int *ret_fd, struct err *err)
 {
-	int r = trial->index ? 0 : write_index(trial, err);
+	int r = trial->index ? 0 : make_index(trial, err);
 
 	return r < 0 ? r : rootfs_kernel_erofs(trial->index, ret_fd, err);
 }
@@ -237,27 +242,26 @@ int rootfs_probe(int store_fd, bool writable, struct rootfs_choice *ret_choice, 
 	return 0;
 }
 
-/* Mounting a file that is no image tells by its error whether files can be mounted: where they cannot, a block device is asked
- * for first. */
-static bool mounts_files(int store_fd, const char *file)
+/* A file without a name leaves nothing to clean up. One that is no image would do, but the kernel complains of it on the console,
+ * which takes milliseconds where that is a serial line. */
+static bool mounts_files(int store_fd)
 {
-	auto_close int fd = openat(store_fd, file, O_RDONLY | O_CLOEXEC);
-	auto_fs_context struct fs_context context = { .fd = -1 };
 	auto_close int mount_fd = -1;
+	auto_index struct index *index = NULL;
 	struct err ignored;
+	int fd = openat(store_fd, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
 
-	return fd >= 0 && fs_context_open(&context, "erofs", &ignored) == 0 &&
-	       fs_context_fd_path(&context, "source", fd, &ignored) == 0 &&
-	       fs_context_mount(&context, MOUNT_ATTR_RDONLY, &mount_fd, &ignored) == -EINVAL;
+	return fd >= 0 && write_index(fd, &index, &ignored) == 0 &&
+	       rootfs_kernel_erofs(index, &mount_fd, &ignored) == 0;
 }
 
-enum rootfs_driver rootfs_foresee(int store_fd, const char *file)
+enum rootfs_driver rootfs_foresee(int store_fd)
 {
 	struct err ignored;
 
 	if (rootfs_overlay_takes(store_fd, &ignored) < 0)
 		return ROOTFS_FUSE;
-	return mounts_files(store_fd, file) ? ROOTFS_KERNEL : ROOTFS_FUSE_LOWER;
+	return mounts_files(store_fd) ? ROOTFS_KERNEL : ROOTFS_FUSE_LOWER;
 }
 
 /* --- A session --- */
@@ -306,7 +310,7 @@ static int mount_union(struct trial *trial, const char *const *server_argv, int 
 					  .writable = true,
 					  .server_argv = argv };
 	enum mark_family marks;
-	int r = write_index(trial, err);
+	int r = make_index(trial, err);
 
 	snprintf(counters, sizeof(counters), "counters=/proc/self/fd/%d", counters_fd);
 	if (r == 0)

@@ -25,9 +25,9 @@ struct rootfs_choice {
 int rootfs_probe(int store_fd, bool writable, struct rootfs_choice *ret_choice,
 		 struct err *err) must_check;
 
-/* What a plan of writable mounts may count on: as above, as far as can be told without writing anything, in a tenth of the time.
- * ROOTFS_KERNEL, ROOTFS_FUSE_LOWER or ROOTFS_FUSE; that FUSE works is not asked. 'file' lies below 'store_fd' and is no image. */
-enum rootfs_driver rootfs_foresee(int store_fd, const char *file);
+/* What a plan of writable mounts may count on: as above, as far as can be told without leaving anything to clean up, in a tenth of
+ * the time. ROOTFS_KERNEL, ROOTFS_FUSE_LOWER or ROOTFS_FUSE; that FUSE works is not asked. */
+enum rootfs_driver rootfs_foresee(int store_fd);
 
 /* The parts, each alone. ERR_UNSUPPORTED names call and reason. */
 int rootfs_try_erofs(int store_fd, struct err *err) must_check; /* mounts an image from its file */

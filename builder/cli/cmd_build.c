@@ -858,7 +858,7 @@ static void choose_driver(struct build *build)
 	if (build->driver != ROOTFS_AUTO)
 		return;
 	/* Without FUSE either, the first RUN tells why. */
-	driver = rootfs_foresee(store_dirfd(build->store), "state.db");
+	driver = rootfs_foresee(store_dirfd(build->store));
 	if (driver != ROOTFS_KERNEL)
 		build->driver = driver;
 }
