@@ -219,28 +219,29 @@ static void run_checks(bool inside, const struct doctor *doctor, struct shared *
 			run_check(i, doctor, shared);
 }
 
-/* Runs 'work' in a process of its own. */
-static int in_child(int (*work)(const struct doctor *doctor, struct shared *shared),
-		    const struct doctor *doctor, struct shared *shared)
+/* Runs 'work' in a process of its own. What that leaves unsaid stays as examine() set it. */
+static void in_child(void (*work)(const struct doctor *doctor, struct shared *shared),
+		     const struct doctor *doctor, struct shared *shared)
 {
 	pid_t pid = fork();
 
 	if (pid == 0) {
 		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 		alarm(CHECK_SECONDS);
-		_exit(work(doctor, shared));
+		work(doctor, shared);
+		_exit(0);
 	}
-	return pid < 0 ? -errno : wait_for(pid);
+	if (pid > 0)
+		(void)wait_for(pid);
 }
 
-static int change_root(const struct doctor *doctor, struct shared *shared)
+static void change_root(const struct doctor *doctor, struct shared *shared)
 {
 	(void)doctor;
 	shared->may_chroot = chroot("/") == 0;
-	return 0;
 }
 
-static int start_container(const struct doctor *doctor, struct shared *shared)
+static void start_container(const struct doctor *doctor, struct shared *shared)
 {
 	struct err err;
 
@@ -249,10 +250,9 @@ static int start_container(const struct doctor *doctor, struct shared *shared)
 		shared->container = err;
 	else
 		shared->container.code = 0;
-	return 0;
 }
 
-static int choose_driver(const struct doctor *doctor, struct shared *shared)
+static void choose_driver(const struct doctor *doctor, struct shared *shared)
 {
 	struct rootfs_choice choice = { .driver = ROOTFS_AUTO };
 	struct err err;
@@ -263,25 +263,28 @@ static int choose_driver(const struct doctor *doctor, struct shared *shared)
 	if (choice.driver == ROOTFS_AUTO && !choice.kernel.code)
 		choice.kernel = err;
 	shared->report.choice = choice;
-	return 0;
 }
 
 static void hold(const struct doctor *options, struct shared *shared)
 {
 	struct doctor doctor = *options;
 	struct err err;
+	int r;
 
-	if (sandbox_enter(ISOLATION_AUTO, &shared->isolation, shared->note, sizeof(shared->note),
-			  &err) < 0) {
+	alarm(CHECK_SECONDS);
+	r = sandbox_enter(ISOLATION_AUTO, &shared->isolation, shared->note, sizeof(shared->note),
+			  &err);
+	alarm(0);
+	if (r < 0) {
 		shared->isolation = ISOLATION_AUTO;
 		shared->entered = shared->container = err;
 	} else {
 		shared->entered.code = 0;
-		(void)in_child(start_container, &doctor, shared);
+		in_child(start_container, &doctor, shared);
 	}
 	doctor.isolation = shared->isolation;
 	doctor.container = &shared->container;
-	(void)in_child(choose_driver, &doctor, shared);
+	in_child(choose_driver, &doctor, shared);
 	run_checks(true, &doctor, shared);
 }
 
@@ -325,17 +328,17 @@ static int make_path(const char *path, unsigned *ret_made)
 static void unmake_path(const char *path, unsigned made)
 {
 	char prefix[PATH_MAX];
+	size_t len = strlen(path);
 
-	snprintf(prefix, sizeof(prefix), "%s", path);
+	memcpy(prefix, path, len + 1);
+	/* Whoever began to use it meanwhile keeps it. */
 	for (; made; made--) {
-		size_t len = strlen(prefix);
-
 		while (len > 1 && prefix[len - 1] == '/')
 			prefix[--len] = '\0';
-		/* Whoever began to use it meanwhile keeps it. */
 		if (rmdir(prefix) < 0)
 			return;
-		*strrchr(prefix, '/') = '\0';
+		while (len > 0 && prefix[len - 1] != '/')
+			prefix[--len] = '\0';
 	}
 }
 
@@ -424,7 +427,7 @@ static void examine(const struct doctor *doctor, struct shared *shared)
 	mark_unknown(&shared->report.choice.kernel, "what mounts");
 	holder = start_holder(doctor, shared);
 	run_checks(false, doctor, shared);
-	(void)in_child(change_root, doctor, shared);
+	in_child(change_root, doctor, shared);
 	if (holder > 0)
 		(void)wait_for(holder);
 	judge(shared);

@@ -92,6 +92,7 @@ static const char *mapper_fault(const char *path)
 	return NULL;
 }
 
+/* Why the helper failed, for it does not say so; true: no reason is known. */
 static bool judge_mapper(const char *program, struct doctor_check *check)
 {
 	auto_free char *path = find_program(program);
@@ -107,6 +108,10 @@ static bool judge_mapper(const char *program, struct doctor_check *check)
 		else if (strstr(fault, "no_new_privs"))
 			fix(check, "start mica without no_new_privs (setpriv, systemd's "
 				   "NoNewPrivileges=, allowPrivilegeEscalation: false)");
+		else if (strstr(fault, "nosuid"))
+			fix(check,
+			    "mount -o remount,suid \"$(findmnt -nro TARGET -T %s)\" # as root",
+			    path);
 	}
 	return path && !fault;
 }
@@ -161,15 +166,13 @@ void probe_ranges(const struct doctor *doctor, struct doctor_check *check)
 	sandbox_range_sizes(&uids, &gids);
 	snprintf(value, sizeof(value), "%llu uids, %llu gids", (unsigned long long)uids,
 		 (unsigned long long)gids);
-	if (uids && gids &&
-	    (!judge_mapper("newuidmap", check) || !judge_mapper("newgidmap", check)))
-		return;
 	if (!uids || !gids) {
 		no_range(uids ? "/etc/subgid" : "/etc/subuid", check);
 		return;
 	}
 	if (sandbox_enter(ISOLATION_USERNS, &isolation, note, sizeof(note), &err) < 0) {
-		found_err(check, DOCTOR_WARN, "single id", &err);
+		if (judge_mapper("newuidmap", check) && judge_mapper("newgidmap", check))
+			found_err(check, DOCTOR_WARN, "single id", &err);
 		return;
 	}
 	if (uids < wanted || gids < wanted) {

@@ -100,6 +100,10 @@ unconfined='run the outer container with --security-opt seccomp=unconfined*'
 	[ $((($(date +%s%N) - begun) / 1000000)) -lt 1000 ]
 	[ "$(cat /proc/self/mountinfo)" = "$before" ]
 	[ ! -e "$BATS_TEST_TMPDIR/a" ]
+	for path in store a//b/; do
+		(cd "$BATS_TEST_TMPDIR" && "$MICA" doctor --root "$path" >/dev/null)
+	done
+	[ -z "$(ls -A "$BATS_TEST_TMPDIR")" ]
 	run ! pgrep -f 'fuse-serve.*counters='
 	mkdir -m 700 "$MICA_ROOT"
 	run -0 "$MICA" doctor
@@ -162,7 +166,7 @@ unconfined='run the outer container with --security-opt seccomp=unconfined*'
 	says 'subordinate ids' 'warn subordinate ids single id: */newuidmap is neither setuid nor has file capabilities' 'chmod u+s */newuidmap # as root'
 	[[ $(verdict) == 'isolation: single uid (rung 3 of 4)'*'not user namespace with ranges: '*'/newuidmap is neither setuid'* ]]
 	as_plain_user ranges 'p=$(command -v newgidmap); mount --bind "$p" "$p"; mount -o remount,bind,nosuid "$p"'
-	says 'subordinate ids' 'warn subordinate ids single id: */newgidmap lies on a file system mounted nosuid'
+	says 'subordinate ids' 'warn subordinate ids single id: */newgidmap lies on a file system mounted nosuid' 'mount -o remount,suid *'
 	[[ $(verdict) == *'(rung 3 of 4)'* ]]
 	as_plain_user ranges '' 'setpriv --no-new-privs mica doctor'
 	says privileges 'warn privileges uid 4711: an ordinary user; no_new_privs is set' 'start mica without no_new_privs*'
