@@ -452,25 +452,38 @@ static bool read_links(struct union_fs *fs, int fd, int32_t *ret_more, bool *ret
 	return value[0] == 'L';
 }
 
-/* A node of what is in work/index: 'fd' is taken. Found by a name in the lower or in the upper. */
-static int set_indexed(struct union_fs *fs, struct union_node *node, const struct tree_node *tree,
-		       int fd)
+/* Links of the lower inode of a group, that was found by a name in the lower or in the upper. Counted from there it is only
+ * where a server died while it gave the inode a name that the lower has too; 0: it was something else. */
+static int lower_links(struct union_fs *fs, struct union_node *parent, const char *name,
+		       const struct tree_node *tree)
 {
-	struct stat st;
-	bool metacopy;
-	int32_t more;
-	bool by_lower;
+	if (tree->places[0].element != fs->upper)
+		return (int)tree->attr.nlink;
+	return union_lower_has(fs, parent, name);
+}
 
-	if (fstat(fd, &st) < 0) {
+/* A node of what is in work/index: 'fd' is taken. */
+static int set_indexed(struct union_fs *fs, struct union_node *node, struct union_node *parent,
+		       const struct tree_node *tree, int fd)
+{
+	const struct union_spot spot = { .dirfd = fd, .name = "", .flags = AT_EMPTY_PATH };
+	struct stat st;
+	bool metacopy = false;
+	int32_t more = 0;
+	int r = fstat(fd, &st) < 0 ? -errno : 0;
+
+	if (r == 0 && read_links(fs, fd, &more, &metacopy)) {
+		r = lower_links(fs, parent, node->name, tree);
+		more = r > 0 ? more + r - (int32_t)st.st_nlink : -1;
+		if (r >= 0)
+			r = union_save_links(fs, &spot, more);
+	}
+	if (r < 0) {
 		close(fd);
-		return -errno;
+		return r;
 	}
-	by_lower = read_links(fs, fd, &more, &metacopy);
-	if (tree->places[0].element != fs->upper) {
+	if (tree->places[0].element != fs->upper)
 		node->kept_number = true;
-		if (by_lower)
-			more += (int32_t)tree->attr.nlink - (int32_t)st.st_nlink;
-	}
 	node->held_fd = fd;
 	node->indexed = true;
 	node->more_links = more;
@@ -492,14 +505,14 @@ static bool is_group_member(struct union_fs *fs, const struct tree_node *tree)
 	return union_get_mark(fs, &spot, "nlink", value, sizeof(value)) >= 0;
 }
 
-static int fill_node(struct union_fs *fs, struct union_node *node, struct union_found *found,
-		     int group_fd)
+static int fill_node(struct union_fs *fs, struct union_node *node, struct union_node *parent,
+		     struct union_found *found, int group_fd)
 {
 	struct tree_node *tree = found->tree;
 	int fd;
 
 	if (group_fd >= 0)
-		return set_indexed(fs, node, tree, group_fd);
+		return set_indexed(fs, node, parent, tree, group_fd);
 	node->in_upper = found->named_in_upper;
 	if (union_is_dir(node)) {
 		node->tree = take(found->tree);
@@ -511,7 +524,7 @@ static int fill_node(struct union_fs *fs, struct union_node *node, struct union_
 	if (!is_group_member(fs, tree))
 		return 0;
 	fd = fcntl(tree->places[0].fd, F_DUPFD_CLOEXEC, 3);
-	return fd < 0 ? -errno : set_indexed(fs, node, tree, fd);
+	return fd < 0 ? -errno : set_indexed(fs, node, parent, tree, fd);
 }
 
 /* The node that is known for 'tree', in use; NULL: none is. */
@@ -558,7 +571,7 @@ static int node_of_found(struct union_fs *fs, struct union_node *parent, const c
 	}
 	node->kept_number = number.kept;
 	node->name = strdup(name);
-	r = node->name ? fill_node(fs, node, found, group_fd) : -ENOMEM;
+	r = node->name ? fill_node(fs, node, parent, found, group_fd) : -ENOMEM;
 	if (r < 0) {
 		free_node(node);
 		return r;

@@ -406,12 +406,22 @@ int union_setattr(struct union_fs *fs, uint64_t ino, const struct stat *wanted, 
 	return r;
 }
 
-int union_save_links(struct union_fs *fs, const struct union_spot *spot, int more)
+static int save_links(struct union_fs *fs, const struct union_spot *spot, char base, int more)
 {
 	char text[32];
-	int len = snprintf(text, sizeof(text), "U%+d", more);
+	int len = snprintf(text, sizeof(text), "%c%+d", base, more);
 
 	return union_set_hint(fs, spot, "nlink", text, (size_t)len);
+}
+
+int union_save_links(struct union_fs *fs, const struct union_spot *spot, int more)
+{
+	return save_links(fs, spot, 'U', more);
+}
+
+int union_save_lower_links(struct union_fs *fs, const struct union_spot *spot, int more)
+{
+	return save_links(fs, spot, 'L', more);
 }
 
 /* --- Xattrs --- */

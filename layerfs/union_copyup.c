@@ -105,9 +105,12 @@ static int make_temp(struct copy *copy, enum union_part part)
 	return r < 0 ? r : settle(fs, fd);
 }
 
-static int dress_temp(struct copy *copy)
+static int dress_temp(struct copy *copy, enum union_part part)
 {
-	const struct timespec times[2] = { copy->st.st_atim, copy->st.st_mtim };
+	/* What loses its content with its first name in the upper has changed now. */
+	const struct timespec now = { .tv_nsec = UTIME_NOW };
+	const bool emptied = part == UNION_EMPTY && copy->st.st_size > 0;
+	const struct timespec times[2] = { copy->st.st_atim, emptied ? now : copy->st.st_mtim };
 	struct union_fs *fs = copy->fs;
 	struct err err;
 	int r;
@@ -139,9 +142,9 @@ static int join_index(struct copy *copy)
 	if (r < 0 || len == 0)
 		return r;
 	union_group_name(origin, len, name);
-	/* Two links there are going to be: the name and this one. */
+	/* Two links there are going to be, the name and this one; until then the number of the lower is the union's. */
 	copy->node->more_links = (int32_t)copy->st.st_nlink - 2;
-	r = union_save_links(fs, &copy->spot, copy->node->more_links);
+	r = union_save_lower_links(fs, &copy->spot, 0);
 	if (r < 0)
 		return r;
 	copy->node->held_fd = openat(fs->work_fd, copy->temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
@@ -196,6 +199,13 @@ static int publish(struct copy *copy)
 	return 0;
 }
 
+static int count_links(struct union_fs *fs, struct union_node *node)
+{
+	const struct union_spot held = { node->held_fd, "", AT_EMPTY_PATH };
+
+	return union_save_links(fs, &held, node->more_links);
+}
+
 static int copy_now(struct copy *copy, enum union_part part)
 {
 	struct union_fs *fs = copy->fs;
@@ -203,7 +213,7 @@ static int copy_now(struct copy *copy, enum union_part part)
 	int r = make_temp(copy, part);
 
 	if (r == 0)
-		r = dress_temp(copy);
+		r = dress_temp(copy, part);
 	if (r == 0)
 		r = union_mark_impure(fs, node->parent);
 	if (r == 0 && !union_is_dir(node) && copy->st.st_nlink > 1)
@@ -224,7 +234,7 @@ static int copy_now(struct copy *copy, enum union_part part)
 		node->nlink = (uint32_t)copy->st.st_nlink;
 	node->kept_number = true;
 	node->in_upper = true;
-	return 0;
+	return node->indexed ? count_links(fs, node) : 0;
 }
 
 /* What 'tree' is, under a temporary name that is free. */
@@ -277,7 +287,7 @@ static int copy_nameless(struct union_fs *fs, struct union_node *node, enum unio
 			close(fd);
 	}
 	if (r == 0)
-		r = dress_temp(&copy);
+		r = dress_temp(&copy, part);
 	if (r == 0) {
 		fd = openat(fs->work_fd, copy.temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		r = fd < 0 ? -errno : 0;

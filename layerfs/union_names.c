@@ -92,11 +92,10 @@ static int keep_object(struct union_node *node, struct union_found *found)
 }
 
 /* The name of what was found is gone. Node locked. */
-static int lose_name(struct union_fs *fs, const struct union_found *found,
-		     const struct union_node *dir, const char *name, struct union_node **ret_parent)
+static int lose_name(const struct union_found *found, const struct union_node *dir,
+		     const char *name, struct union_node **ret_parent)
 {
 	struct union_node *node = found->node;
-	const struct union_spot held = { node->held_fd, "", AT_EMPTY_PATH };
 	struct stat st = { .st_nlink = 0 };
 	int64_t links;
 
@@ -114,14 +113,7 @@ static int lose_name(struct union_fs *fs, const struct union_found *found,
 	}
 	if (fstat(node->held_fd, &st) < 0)
 		return -errno;
-	links = (int64_t)st.st_nlink;
-	if (node->indexed) {
-		if (!found->named_in_upper) {
-			node->more_links--;
-			(void)!union_save_links(fs, &held, node->more_links);
-		}
-		links += node->more_links;
-	}
+	links = (int64_t)st.st_nlink + (node->indexed ? node->more_links : 0);
 	node->removed = links <= 0;
 	return 0;
 }
@@ -164,28 +156,81 @@ static int remove_file_name(struct union_fs *fs, struct union_node *dir, const c
 	return r;
 }
 
-/* Lower inodes of several names are counted in work/index, so they go there before they lose one. Names held, node unlocked. */
-static int join_before_loss(struct union_fs *fs, struct union_found *found)
+/* One more name of what is in the upper. */
+static int link_at(const struct union_node *node, int dirfd, const char *name)
 {
-	if (found->node->in_upper || union_is_dir(found->node) || found->tree->attr.nlink < 2)
-		return 0;
-	return union_copy_up(fs, found->node, UNION_ATTRIBUTES);
+	struct union_spot spot = union_spot(node);
+	char path[UNION_PATH_MAX];
+
+	if (spot.name[0])
+		return linkat(spot.dirfd, spot.name, dirfd, name, 0) < 0 ? -errno : 0;
+	return linkat(AT_FDCWD, union_spot_path(&spot, path), dirfd, name, AT_SYMLINK_FOLLOW) < 0
+		       ? -errno
+		       : 0;
 }
 
-/* Finds a name to be taken away; copying up may have changed where it lies, so it is looked up once more. */
+/* The upper inode of a group gets another name that the group has below, so the union counts it already. */
+static int raise_link(struct union_fs *fs, struct union_node *dir, const char *name,
+		      struct union_found *found)
+{
+	struct union_node *node = found->node;
+	const struct union_spot held = { node->held_fd, "", AT_EMPTY_PATH };
+	struct stat st;
+	int r, counted;
+
+	if (fstat(node->held_fd, &st) < 0)
+		return -errno;
+	r = union_save_lower_links(fs, &held,
+				   (int32_t)st.st_nlink + node->more_links -
+					   (int32_t)found->tree->attr.nlink);
+	if (r == 0)
+		r = link_at(node, union_dir_fd(dir), name);
+	if (r == 0)
+		node->more_links--;
+	counted = union_save_links(fs, &held, node->more_links);
+	return r < 0 ? r : counted;
+}
+
+/* The object and, where it is named by the lower only, that name too are brought into the upper. 'dir' locked, or all names. */
+static int raise_name(struct union_fs *fs, struct union_node *dir, const char *name,
+		      struct union_found *found)
+{
+	struct union_node *node = found->node;
+	int r;
+
+	if (found->named_in_upper)
+		return 0;
+	if (!node->in_upper) {
+		r = union_copy_up(fs, node, UNION_ATTRIBUTES);
+		if (r < 0 || (node->parent == dir && node->name && strcmp(node->name, name) == 0))
+			return r;
+	}
+	if (union_is_dir(node))
+		return 0;
+	r = union_mark_impure(fs, dir);
+	if (r < 0)
+		return r;
+	union_lock(fs, node);
+	r = node->indexed ? raise_link(fs, dir, name, found)
+			  : link_at(node, union_dir_fd(dir), name);
+	union_unlock(fs, node);
+	return r;
+}
+
+/* Finds a name to be taken away. A lower inode of several names is counted in work/index, and a name of it goes together with
+ * its link there: at one instant, which no count beside it could (FS-709). So that name is brought into the upper first, and
+ * looked up once more. Names held, nodes but 'dir' unlocked. */
 static int find_to_lose(struct union_fs *fs, struct union_node *dir, const char *name,
 			struct union_found *found)
 {
 	int r = union_find(fs, dir, name, found);
-	bool before;
 
 	if (r < 0)
 		return r;
-	if (!found->tree) /* a directory whose node took it */
+	if (union_is_dir(found->node) || found->named_in_upper || found->tree->attr.nlink < 2)
 		return 0;
-	before = found->node->in_upper;
-	r = join_before_loss(fs, found);
-	if (r == 0 && before != found->node->in_upper) {
+	r = raise_name(fs, dir, name, found);
+	if (r == 0) {
 		union_found_release(fs, found);
 		return union_find(fs, dir, name, found);
 	}
@@ -211,7 +256,7 @@ int union_unlink(struct union_fs *fs, uint64_t parent, const char *name)
 		if (r == 0)
 			r = remove_file_name(fs, dir, name, found.named_in_upper);
 		if (r == 0)
-			r = lose_name(fs, &found, dir, name, &old_parent);
+			r = lose_name(&found, dir, name, &old_parent);
 		drop_group(fs, found.node);
 		union_unlock(fs, found.node);
 	}
@@ -279,7 +324,7 @@ int union_rmdir(struct union_fs *fs, uint64_t parent, const char *name)
 		if (r == 0)
 			r = remove_dir_name(fs, dir, name, found.node->in_upper);
 		if (r == 0)
-			r = lose_name(fs, &found, dir, name, &old_parent);
+			r = lose_name(&found, dir, name, &old_parent);
 		if (r == 0)
 			union_add_dir_link(dir, S_IFDIR, -1);
 		union_unlock(fs, found.node);
@@ -493,7 +538,7 @@ static int drop_target(struct union_fs *fs, struct move *move)
 	int r;
 
 	union_lock(fs, target);
-	r = lose_name(fs, &move->target, move->to, move->new_name, &move->lost_parent);
+	r = lose_name(&move->target, move->to, move->new_name, &move->lost_parent);
 	drop_group(fs, target);
 	union_unlock(fs, target);
 	union_add_dir_link(move->to, target->type, -1);
@@ -545,45 +590,6 @@ static int move_now(struct union_fs *fs, struct move *move)
 	union_put(fs, left[0]);
 	union_put(fs, left[1]);
 	return r;
-}
-
-/* One more name of what is in the upper. */
-static int link_at(const struct union_node *node, int dirfd, const char *name)
-{
-	struct union_spot spot = union_spot(node);
-	char path[UNION_PATH_MAX];
-
-	if (spot.name[0])
-		return linkat(spot.dirfd, spot.name, dirfd, name, 0) < 0 ? -errno : 0;
-	return linkat(AT_FDCWD, union_spot_path(&spot, path), dirfd, name, AT_SYMLINK_FOLLOW) < 0
-		       ? -errno
-		       : 0;
-}
-
-/* The object and, where it is named by the lower only, that name too are brought into the upper. Names held alone. */
-static int raise_name(struct union_fs *fs, struct union_node *dir, const char *name,
-		      struct union_found *found)
-{
-	struct union_node *node = found->node;
-	struct union_spot held;
-	int r;
-
-	if (found->named_in_upper)
-		return 0;
-	if (!node->in_upper) {
-		r = union_copy_up(fs, node, UNION_ATTRIBUTES);
-		if (r < 0 || (node->parent == dir && node->name && strcmp(node->name, name) == 0))
-			return r;
-	} else if (union_is_dir(node)) {
-		return 0;
-	}
-	/* Another name of a group: one more link of its inode, which the union counts already. */
-	r = link_at(node, union_dir_fd(dir), name);
-	if (r < 0)
-		return r;
-	node->more_links--;
-	held = union_spot(node);
-	return union_save_links(fs, &held, node->more_links);
 }
 
 static int rename_alone(struct union_fs *fs, struct move *move, unsigned flags)

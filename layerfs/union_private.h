@@ -193,7 +193,7 @@ int union_temp_whiteout(struct union_fs *fs, char name[16]) must_check;
 int union_put_whiteout(struct union_fs *fs, int dirfd, const char *name) must_check;
 /* Whether the upper has a whiteout of that name: 1, 0, -errno. */
 int union_is_whiteout(struct union_fs *fs, int dirfd, const char *name) must_check;
-/* Whether anything below the upper has the name: then it needs a whiteout to go. 1, 0, -errno. */
+/* How many links has what the name means below the upper, which needs a whiteout to go; 0: nothing is there. -errno. */
 int union_lower_has(struct union_fs *fs, const struct union_node *parent,
 		    const char *name) must_check;
 /* Tells that copied-up objects lie in 'dir'. */
@@ -247,8 +247,11 @@ static inline mode_t union_without_set_ids(mode_t mode)
 {
 	return mode & ~(mode_t)(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
 }
-/* Keeps how many links the union shows of an indexed object beyond its own. */
+/* Keeps how many links the union shows of an indexed object beyond its own: right as long as names come and go in the upper.
+ * Before one is added that the union shows already, they are counted from the lower inode's, and after it anew (FS-709). */
 int union_save_links(struct union_fs *fs, const struct union_spot *spot, int more) must_check;
+int union_save_lower_links(struct union_fs *fs, const struct union_spot *spot,
+			   int more) must_check;
 
 /* --- Data (union_data.c) --- */
 

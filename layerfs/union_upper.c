@@ -135,7 +135,7 @@ static int lock_work(struct union_fs *fs, struct err *err)
 	return 0;
 }
 
-/* What a killed server left. The kernel's note that a volatile mount was not ended stays for it to see. */
+/* What a killed server left of work. The kernel's note that a volatile mount was not ended stays for it to see. */
 static int clear_work(struct union_fs *fs, struct err *err)
 {
 	auto_closedir DIR *dir = io_opendirat(fs->work_fd, ".");
@@ -180,11 +180,39 @@ static int try_marks(struct union_fs *fs, struct err *err)
 	return 0;
 }
 
+/* Whether no name is left of an inode of work/index: a server was killed between its last name and its entry. */
+static bool is_orphan(const struct union_fs *fs, const char *name)
+{
+	const struct union_spot spot = { fs->index_fd, name, AT_SYMLINK_NOFOLLOW };
+	struct stat st;
+	char value[8];
+
+	return fstatat(fs->index_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_nlink == 1 &&
+	       union_get_mark(fs, &spot, "nlink", value, sizeof(value)) == 3 &&
+	       memcmp(value, "U-1", 3) == 0;
+}
+
+static int read_groups(struct union_fs *fs, struct err *err)
+{
+	auto_closedir DIR *index = io_opendirat(fs->index_fd, ".");
+	struct dirent *entry;
+
+	if (!index)
+		return err_sys(err, errno, "cannot read the index of the work directory");
+	while ((entry = readdir(index))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		if (is_orphan(fs, entry->d_name))
+			(void)unlinkat(fs->index_fd, entry->d_name, 0);
+		else
+			fs->has_groups = true;
+	}
+	return 0;
+}
+
 int union_work_open(struct union_fs *fs, int work_fd, struct err *err)
 {
 	struct stat upper, work;
-	DIR *index;
-	struct dirent *entry;
 	int r;
 
 	fs->work_base_fd = openat(work_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -202,16 +230,7 @@ int union_work_open(struct union_fs *fs, int work_fd, struct err *err)
 		r = clear_work(fs, err);
 	if (r == 0)
 		r = try_marks(fs, err);
-	if (r < 0)
-		return r;
-	index = io_opendirat(fs->index_fd, ".");
-	if (!index)
-		return err_sys(err, errno, "cannot read the index of the work directory");
-	while ((entry = readdir(index)))
-		if (entry->d_name[0] != '.')
-			fs->has_groups = true;
-	closedir(index);
-	return 0;
+	return r < 0 ? r : read_groups(fs, err);
 }
 
 void union_temp_name(struct union_fs *fs, char name[16])
@@ -267,7 +286,7 @@ int union_lower_has(struct union_fs *fs, const struct union_node *parent, const 
 		whiteout = marks.whiteout;
 		place_release(&place);
 		place_marks_release(&marks);
-		return !whiteout;
+		return whiteout ? 0 : marks.attr.nlink > 1 ? (int)marks.attr.nlink : 1;
 	}
 	return 0;
 }
