@@ -10,6 +10,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -89,6 +91,35 @@ static int set_xattrs(struct apply *apply, const struct object *object, struct e
 	}
 }
 
+/* What a directory had before, and what a new object inherited of a default ACL: the layer tells all that an object has. */
+static int clear_xattrs(const struct object *object, struct err *err)
+{
+	auto_free char *names = NULL;
+	char path[PROC_PATH_MAX];
+	ssize_t len, position;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", object->dirfd, object->name);
+	len = llistxattr(path, NULL, 0);
+	if (len <= 0)
+		return len == 0 || errno == EOPNOTSUPP ? 0
+						       : err_sys(err, errno, "cannot list xattrs");
+	names = malloc(XATTR_LIST_MAX);
+	if (!names)
+		return err_nomem(err);
+	len = llistxattr(path, names, XATTR_LIST_MAX);
+	if (len < 0)
+		return err_sys(err, errno, "cannot list xattrs");
+	for (position = 0; position < len; position += (ssize_t)strlen(names + position) + 1) {
+		const char *name = names + position;
+
+		if (place_is_private(str_from(name)) || strcmp(name, "security.selinux") == 0)
+			continue;
+		if (lremovexattr(path, name) < 0 && errno != ENODATA && errno != EPERM)
+			return err_sys(err, errno, "cannot remove xattr '%s'", name);
+	}
+	return 0;
+}
+
 /* Through a descriptor of the object itself: nothing is followed. */
 static int set_mode(const struct object *object, struct err *err)
 {
@@ -115,7 +146,8 @@ static int set_attributes(struct apply *apply, const struct object *object, stru
 	if (apply->is_root &&
 	    fchownat(object->dirfd, object->name, inode->uid, inode->gid, AT_SYMLINK_NOFOLLOW) < 0)
 		return err_sys(err, errno, "cannot set the owner");
-	if (!S_ISLNK(inode->mode))
+	r = clear_xattrs(object, err);
+	if (r == 0 && !S_ISLNK(inode->mode))
 		r = set_mode(object, err);
 	if (r == 0)
 		r = set_xattrs(apply, object, err);

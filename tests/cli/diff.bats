@@ -204,6 +204,19 @@ dump() {
 	diff <(dump gnu) <(dump ours)
 }
 
+@test "layer apply: an object has what its layer says, not what was there or is handed down" {
+	needs_root
+	cd "$BATS_TEST_TMPDIR"
+	mkdir -p wanted/{d,e}/sub ours/{d,e}
+	echo 1 >wanted/d/f
+	tar -C wanted --format=pax -cf t.tar d e
+	setfacl -d -m u:1000:rwx ours/d
+	setfattr -n user.old -v 1 ours/e
+	setfacl -m u:1000:r ours/e
+	mica layer apply t.tar ours
+	diff <(dump --no-nsec wanted | tail -n +2) <(dump --no-nsec ours | tail -n +2)
+}
+
 # A tar of (type, name, link, content) lines of Python.
 hostile() {
 	python3 - "$1" <<-END
