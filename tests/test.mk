@@ -9,7 +9,7 @@ demo:
 
 test:
 	$(Q)tests/tools/install-packages test
-	$(Q)$(MAKE) --no-print-directory all unit-programs fuzz-programs
+	$(Q)$(MAKE) --no-print-directory all unit-programs fuzz-programs stress-programs
 	$(Q)tests/run --build $(BUILD) $(T)
 
 bench:

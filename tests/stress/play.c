@@ -2,7 +2,8 @@
 /* play: one seeded sequence of file operations on several directories at once, which must answer alike (FS-1251, FS-1252).
  *
  *	play [--seed N] [--count N | --file OPS] [--every K] [--remount CMD] [--reset CMD] [--law CMD] [--without ,NAME,NAME,] [--shrink]
- *	     DIR...
+ *	     [--log] [--states PREFIX] DIR...
+ *	play --dump DIR
  *
  * The first DIR is the reference: an ordinary directory on ext4. All of them hold copies of one start tree. Each operation is
  * played on all; result and errno are compared at once, the whole trees every K operations and at the end. An operation is a
@@ -11,6 +12,8 @@
  *
  * CMD is run by sh with the index of the directory (0: the reference) and its path as $1 and $2. --remount: an operation that
  * the generator emits now and then, with no descriptor open. --reset: makes the start tree anew. --law: once at the end.
+ * --log: each line and its answer to stdout. --states: the tree of the reference after the N-th line to PREFIX-N; that before
+ * all of them is 0. --dump: only prints a tree as the comparison sees it.
  * --shrink: after a failure, finds a shorter list that still fails, by leaving out ever smaller pieces (delta debugging), and
  * writes it to standard output. Exit status: 0 alike, 1 a difference, 2 something else.
  *
@@ -34,9 +37,11 @@
  */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
@@ -76,6 +81,18 @@ static void leave(const struct play *play)
 {
 	if (fchdir(play->outside) || chroot(".") || chdir(play->home))
 		fatal("leaving the chroot");
+}
+
+/* For the file system only; its capabilities go with the user. */
+static void act_as(uid_t uid)
+{
+	if (uid) {
+		setfsgid(100);
+		setfsuid(uid);
+	} else {
+		setfsuid(0);
+		setfsgid(0);
+	}
 }
 
 static void close_all(struct target *target)
@@ -141,6 +158,25 @@ static const char *answer_text(long answer, char text[64])
 	return text;
 }
 
+/* What 'tests/stress/crash' compares with what is there after a crash. */
+static void keep_state(const struct play *play)
+{
+	char path[PATH_MAX];
+	char *tree;
+	FILE *file;
+	if (!play->states)
+		return;
+	snprintf(path, sizeof(path), "%s-%" PRIu64, play->states, play->played);
+	file = fopen(path, "w");
+	if (!file)
+		fatal(path);
+	tree = dump_tree(play->targets[0].path);
+	fputs(tree, file);
+	free(tree);
+	if (fclose(file))
+		fatal(path);
+}
+
 /* One line on all targets. */
 static bool line_differs(struct play *play, const char *line)
 {
@@ -158,6 +194,12 @@ static bool line_differs(struct play *play, const char *line)
 		return run_hook(play, play->remount, "remount");
 	if (!strcmp(words[0], "compare"))
 		return trees_differ(play);
+	uid_t uid = 0; /* "as UID OPERATION...": by that user, of group 100 */
+	if (count > 2 && !strcmp(words[0], "as")) {
+		uid = (uid_t)strtoul(words[1], NULL, 10);
+		count -= 2;
+		memmove(words, words + 2, (size_t)count * sizeof(*words));
+	}
 	for (int i = 1; i < count; i++)
 		unescape(words[i]);
 	for (size_t i = 0; operations[i].name; i++) {
@@ -169,7 +211,9 @@ static bool line_differs(struct play *play, const char *line)
 					     .count = count - 1 };
 			memcpy(call.words, words + 1, sizeof(call.words));
 			enter(&play->targets[t]);
+			act_as(uid);
 			long got = operations[i].play(&call);
+			act_as(0);
 			leave(play);
 			char detail[256], a[64], b[64];
 			if (t == 0)
@@ -179,6 +223,12 @@ static bool line_differs(struct play *play, const char *line)
 			if (got != expected)
 				return differs(play, t, line, detail);
 		}
+		if (play->logs) {
+			char a[64];
+			printf("%s\t%s\n", answer_text(expected, a), line);
+			fflush(stdout);
+		}
+		keep_state(play);
 		return false;
 	}
 	fprintf(stderr, "play: no operation is called '%s'\n", words[0]);
@@ -307,6 +357,10 @@ int main(int argc, char **argv)
 			shrinks = true;
 			continue;
 		}
+		if (!strcmp(option, "--log")) {
+			play.logs = true;
+			continue;
+		}
 		const char *value = at + 1 < argc ? argv[++at] : "";
 		if (!strcmp(option, "--seed"))
 			seed = strtoull(value, NULL, 0);
@@ -324,6 +378,10 @@ int main(int argc, char **argv)
 			play.without = value;
 		else if (!strcmp(option, "--law"))
 			play.law = value;
+		else if (!strcmp(option, "--states"))
+			play.states = value;
+		else if (!strcmp(option, "--dump"))
+			return fputs(dump_tree(value), stdout) == EOF;
 		else
 			at = argc;
 	}
@@ -345,6 +403,7 @@ int main(int argc, char **argv)
 	}
 	if (file)
 		list_read(&list, file);
+	keep_state(&play);
 	bool found = file ? replay(&play, &list, NULL)
 			  : generate(&play, seed, count, &list) || trees_differ(&play);
 	found = found || laws_broken(&play);

@@ -37,6 +37,8 @@ struct play {
 	int every;
 	const char *remount, *reset, *law;
 	const char *without; /* ",NAME,NAME,": operations that are not made */
+	const char *states;  /* where trees are kept */
+	bool logs;
 	char difference[LINE_MAX_BYTES];
 	uint64_t played;
 };
