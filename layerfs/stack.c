@@ -57,6 +57,7 @@ int stack_copy(const struct stack *stack, struct stack *ret_copy, struct err *er
 
 		if (r == 0) {
 			copy.elements[i].aufs_marks = element->aufs_marks;
+			copy.elements[i].changes = element->changes;
 			copy.elements[i].override = element->override;
 		}
 

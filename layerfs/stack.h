@@ -20,6 +20,7 @@ struct stack_element {
 	bool is_layer;	     /* the index is of one layer, with marks */
 	int upper_fd;	     /* directory element when index is NULL; O_PATH, owned */
 	enum mark_family marks;
+	bool changes; /* a directory that is written to while the stack is in use: the upper of a union */
 	/* A directory with aufs' marks beside them, as container engines lay out layers for fuse-overlayfs: '.wh.NAME',
 	 * '.wh..wh..opq' (FS-203). Else such names are names. */
 	bool aufs_marks;

@@ -24,6 +24,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -66,6 +67,7 @@ void tree_node_free(struct tree_node *node)
 		return;
 	for (i = 0; i < node->count; i++)
 		place_release(&node->places[i]);
+	name_filter_free(node->filter);
 	if (node->read_fd >= 0)
 		close(node->read_fd);
 	free(node);
@@ -240,13 +242,46 @@ static int look_below(struct search *search, const struct stack_element *element
 	return r;
 }
 
-static int look_through(struct search *search, const struct tree_node *dir, struct err *err)
+/* So many layers asked in vain pay for reading their listings; a few layers never do. */
+enum { MISSES_BEFORE_FILTER = 64, PLACES_BEFORE_FILTER = 4 };
+
+static void count_miss(const struct search *search, struct tree_node *dir,
+		       const struct place *place)
+{
+	struct name_filter *filter, *none = NULL;
+
+	if (place->element->index || place->element->changes || dir->count < PLACES_BEFORE_FILTER)
+		return;
+	if (dir->missed >= MISSES_BEFORE_FILTER || ++dir->missed != MISSES_BEFORE_FILTER)
+		return;
+	filter = name_filter_new(search->tree->stack->elements, dir->places, dir->count);
+	if (!atomic_compare_exchange_strong(&dir->filter, &none, filter))
+		name_filter_free(filter);
+}
+
+static bool is_filtered(const struct search *search, const struct tree_node *dir,
+			const struct place *place)
+{
+	const struct name_filter *filter = dir->filter;
+
+	return filter &&
+	       name_filter_lacks(filter, (size_t)(place->element - search->tree->stack->elements),
+				 search->path);
+}
+
+static int look_through(struct search *search, struct tree_node *dir, struct err *err)
 {
 	size_t i;
 	int r = 0;
 
 	for (i = 0; r == 0 && !search->ended && i < dir->count; i++) {
+		size_t found = search->node->count;
+
+		if (is_filtered(search, dir, &dir->places[i]))
+			continue;
 		r = look_in(search, &dir->places[i], err);
+		if (r == 0 && !search->ended && search->node->count == found)
+			count_miss(search, dir, &dir->places[i]);
 		if (r == 0 && !search->ended && str_starts(search->path, "/"))
 			return look_below(search, dir->places[i].element, err);
 	}
@@ -598,6 +633,13 @@ int tree_next_name(struct tree_dir *dir, struct tree_name *ret_name, struct err 
 		.type = source->at.type,
 	};
 	return 1;
+}
+
+void tree_node_free_covered(struct tree_node *node)
+{
+	if (node)
+		name_filter_free(node->filter);
+	free(node);
 }
 
 int tree_node_cover(const struct tree_node *node, struct place *place, struct tree_node **ret_node,

@@ -7,14 +7,17 @@
 
 #include <sys/stat.h>
 
+#include "layerfs/name_filter.h"
 #include "layerfs/place.h"
 #include "layerfs/tree.h"
 
 struct tree_node {
 	struct tree_attr attr;
 	size_t attr_place; /* whose attributes and xattrs these are; 'count' when all places are implicit */
-	int read_fd;	 /* directory element: opened at the first read */
-	bool lacks_data; /* a metacopy whose content is nowhere */
+	int read_fd;			    /* directory element: opened at the first read */
+	bool lacks_data;		    /* a metacopy whose content is nowhere */
+	_Atomic uint32_t missed;	    /* a directory: lookups in a layer that found nothing */
+	struct name_filter *_Atomic filter; /* there once it pays; NULL */
 	size_t count;
 	struct place places[];
 };
@@ -37,8 +40,9 @@ struct tree_name {
 };
 int tree_next_name(struct tree_dir *dir, struct tree_name *ret_name, struct err *err) must_check;
 
-/* A directory that was copied up: '*ret_node' is 'node' with 'place' (taken) on top. It owns what 'node' held, of which only
- * the memory is left, for who still reads it: free(). */
+/* A directory that was copied up: '*ret_node' is 'node' with 'place' (taken) on top. It owns the places of 'node', which stays
+ * for who still reads it, until tree_node_free_covered(). */
+void tree_node_free_covered(struct tree_node *node);
 int tree_node_cover(const struct tree_node *node, struct place *place, struct tree_node **ret_node,
 		    struct err *err) must_check;
 

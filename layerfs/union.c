@@ -118,7 +118,7 @@ static void free_node(struct union_node *node)
 {
 	if (node->held_fd >= 0)
 		close(node->held_fd);
-	free(node->replaced);
+	tree_node_free_covered(node->replaced);
 	tree_node_free(node->tree);
 	free(node->name);
 	free(node);
@@ -741,6 +741,7 @@ static int open_upper(struct union_fs *fs, int upper_fd, int work_fd, struct err
 	if (r < 0)
 		return r;
 	fs->stack.elements[fs->stack.count - 1].aufs_marks = fs->options.aufs_marks;
+	fs->stack.elements[fs->stack.count - 1].changes = true;
 	fs->upper = &fs->stack.elements[fs->stack.count - 1];
 	fs->upper_fd = fs->upper->upper_fd;
 	return union_work_open(fs, work_fd, err);

@@ -250,8 +250,7 @@ static inline mode_t union_without_set_ids(mode_t mode)
 /* Keeps how many links the union shows of an indexed object beyond its own: right as long as names come and go in the upper.
  * Before one is added that the union shows already, they are counted from the lower inode's, and after it anew (FS-709). */
 int union_save_links(struct union_fs *fs, const struct union_spot *spot, int more) must_check;
-int union_save_lower_links(struct union_fs *fs, const struct union_spot *spot,
-			   int more) must_check;
+int union_save_lower_links(struct union_fs *fs, const struct union_spot *spot, int more) must_check;
 
 /* --- Data (union_data.c) --- */
 

@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "builder/cli/cli.h"
@@ -15,6 +14,7 @@
 #include "formats/base/arena.h"
 #include "formats/base/limits.h"
 #include "formats/base/log.h"
+#include "formats/base/xattr_at.h"
 #include "layerfs/rootfs.h"
 #include "layerfs/rootfs_union.h"
 
@@ -283,12 +283,10 @@ static const char *override_of(int fd)
 	static const char *const names[] = { "user.containers.override_stat",
 					     "user.fuseoverlayfs.override_stat",
 					     "security.fuseoverlayfs.override_stat" };
-	char path[32];
 	size_t i;
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (getxattr(path, names[i], NULL, 0) > 0)
+		if (xattr_at_get(fd, "", names[i], NULL, 0) > 0)
 			return names[i];
 	return NULL;
 }

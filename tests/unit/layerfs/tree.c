@@ -207,6 +207,21 @@ static void test_same_as_overlayfs(void **unused)
 	}
 }
 
+/* With filters for names, where directories have enough layers for one. */
+static void test_same_with_filters(void **unused)
+{
+	uint64_t seed;
+
+	(void)unused;
+	skip_unless_root();
+	ask_in_vain = 64;
+	for (seed = 61; seed <= 90; seed++) {
+		make_stack(seed, ALL_FEATURES);
+		compare_walks(seed, no_indexes);
+	}
+	ask_in_vain = 0;
+}
+
 static void test_same_over_index(void **unused)
 {
 	uint64_t seed;
@@ -510,6 +525,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_same_as_overlayfs),
+		cmocka_unit_test(test_same_with_filters),
 		cmocka_unit_test(test_same_over_index),
 		cmocka_unit_test(test_same_over_layer_indexes),
 		cmocka_unit_test(test_implicit_directories),

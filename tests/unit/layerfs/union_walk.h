@@ -200,6 +200,22 @@ static int dump_xattr(void *argument, struct str name, struct str value, struct 
 	return 0;
 }
 
+/* Lookups of what is nowhere in each directory before it is walked: enough of them make a tree read listings first. */
+static unsigned ask_in_vain;
+
+static void look_in_vain(struct tree *tree, struct tree_node *dir)
+{
+	unsigned i;
+
+	for (i = 0; i < ask_in_vain; i++) {
+		struct tree_node *none;
+		char name[32];
+
+		snprintf(name, sizeof(name), "absent-%u", i);
+		assert_int_equal(tree_lookup(tree, dir, str_from(name), &none, &err), -ENOENT);
+	}
+}
+
 static void walk_tree(struct walk *walk, struct tree *tree, struct tree_node *node,
 		      const char *path)
 {
@@ -217,6 +233,7 @@ static void walk_tree(struct walk *walk, struct tree *tree, struct tree_node *no
 	buf_printf(&walk->dump, " '%.*s'\n", (int)text.len, text.data ? text.data : "");
 	if (!S_ISDIR(tree_attr(node)->mode))
 		return;
+	look_in_vain(tree, node);
 	ok(tree_open_dir(tree, node, &dir, &err));
 	for (;;) {
 		struct tree_node *child;
