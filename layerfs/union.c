@@ -310,6 +310,8 @@ static bool is_inode(struct union_fs *fs, struct union_node *node, const struct 
 	struct stat a, b;
 	bool same;
 
+	if (union_wake(fs, node) < 0)
+		return false;
 	union_lock(fs, node);
 	spot = union_spot(node);
 	same = fstatat(spot.dirfd, spot.name, &a, spot.flags) == 0 && fstat(place->fd, &b) == 0 &&
@@ -516,6 +518,7 @@ static int fill_node(struct union_fs *fs, struct union_node *node, struct union_
 	node->in_upper = found->named_in_upper;
 	if (union_is_dir(node)) {
 		node->tree = take(found->tree);
+		union_note_fds(fs, node->tree);
 		return 0;
 	}
 	if (!node->in_upper)
@@ -561,7 +564,8 @@ static int node_of_found(struct union_fs *fs, struct union_node *parent, const c
 			union_put(fs, take(found->node));
 			return -ESTALE; /* two objects of one number: the upper is damaged */
 		}
-		return rename_found(fs, found->node, parent, name);
+		r = rename_found(fs, found->node, parent, name);
+		return r < 0 ? r : union_wake(fs, found->node);
 	}
 	node = alloc_node(number.ino, tree->attr.mode);
 	if (!node) {
@@ -628,10 +632,13 @@ int union_lookup(struct union_fs *fs, uint64_t parent_ino, const char *name, str
 
 	if (!parent)
 		return -ESTALE;
+	union_rest(fs);
 	pthread_rwlock_rdlock(&fs->names);
-	r = strcmp(name, ".") == 0 || strcmp(name, "..") == 0
-		    ? find_dots(fs, parent, name, &found)
-		    : union_find(fs, parent, name, &found);
+	r = union_wake(fs, parent);
+	if (r == 0)
+		r = strcmp(name, ".") == 0 || strcmp(name, "..") == 0
+			    ? find_dots(fs, parent, name, &found)
+			    : union_find(fs, parent, name, &found);
 	if (r == 0) {
 		union_lock(fs, found.node);
 		r = union_stat(fs, found.node, found.tree, ret_stat);
@@ -655,6 +662,9 @@ int union_view_node(struct union_fs *fs, struct union_node *node, struct union_v
 		return 0;
 	if (!node->name || !node->parent)
 		return -ESTALE;
+	r = union_wake(fs, node);
+	if (r < 0)
+		return r;
 	r = tree_find(fs->tree, node->parent->tree, str_from(node->name), &ret_view->tree, &err);
 	ret_view->owned = r == 0;
 	return union_errno(r);
@@ -680,6 +690,7 @@ static int init_locks(struct union_fs *fs)
 	pthread_rwlock_init(&fs->names, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&fs->table_lock, NULL);
+	pthread_mutex_init(&fs->wake_lock, NULL);
 	for (i = 0; i < UNION_STRIPES; i++) {
 		pthread_mutex_init(&fs->stripes[i].mutex, NULL);
 		pthread_cond_init(&fs->stripes[i].changed, NULL);
@@ -759,6 +770,7 @@ int union_open(const struct stack *lowers, int upper_fd, int work_fd,
 	fs->options = *options;
 	fs->uid = geteuid();
 	fs->gid = getegid();
+	fs->fds_max = union_fds_max();
 	snprintf(fs->prefix, sizeof(fs->prefix), "%s",
 		 options->marks == MARKS_USER ? "user.overlay." : "trusted.overlay.");
 	if (init_locks(fs) < 0)
@@ -810,6 +822,7 @@ void union_close(struct union_fs *fs)
 		close(fs->work_base_fd);
 	pthread_rwlock_destroy(&fs->names);
 	pthread_mutex_destroy(&fs->table_lock);
+	pthread_mutex_destroy(&fs->wake_lock);
 	for (i = 0; i < UNION_STRIPES; i++) {
 		pthread_mutex_destroy(&fs->stripes[i].mutex);
 		pthread_cond_destroy(&fs->stripes[i].changed);

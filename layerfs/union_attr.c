@@ -177,13 +177,27 @@ struct hand {
 	struct union_node *node;
 };
 
+static void put_down(struct hand *hand)
+{
+	if (!hand->node)
+		return;
+	union_leave(hand->fs, hand->node);
+	union_put(hand->fs, take(hand->node));
+}
+
 static int take_up(struct union_fs *fs, uint64_t ino, struct hand *hand)
 {
+	int r;
+
 	*hand = (struct hand){ fs, union_get(fs, ino) };
 	if (!hand->node)
 		return -ESTALE;
+	union_rest(fs);
 	union_take(fs, hand->node);
-	return 0;
+	r = union_wake(fs, hand->node);
+	if (r < 0)
+		put_down(hand);
+	return r;
 }
 
 /* As above; the object is in the upper and nobody is at its content. */
@@ -195,22 +209,19 @@ static int take_up_writable(struct union_fs *fs, uint64_t ino, enum union_part p
 	*hand = (struct hand){ fs, union_get(fs, ino) };
 	if (!hand->node)
 		return -ESTALE;
+	union_rest(fs);
 	pthread_rwlock_rdlock(&fs->names);
 	r = union_copy_up(fs, hand->node, part);
 	pthread_rwlock_unlock(&fs->names);
-	if (r < 0)
+	if (r < 0) {
 		union_put(fs, take(hand->node));
-	else
-		union_take_filled(fs, hand->node);
+		return r;
+	}
+	union_take_filled(fs, hand->node);
+	r = union_wake(fs, hand->node);
+	if (r < 0)
+		put_down(hand);
 	return r;
-}
-
-static void put_down(struct hand *hand)
-{
-	if (!hand->node)
-		return;
-	union_leave(hand->fs, hand->node);
-	union_put(hand->fs, hand->node);
 }
 
 int union_getattr(struct union_fs *fs, uint64_t ino, struct stat *ret_stat)

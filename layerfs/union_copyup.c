@@ -175,6 +175,7 @@ static int cover_dir(struct copy *copy)
 		place_release(&place);
 		return r;
 	}
+	union_note_fds(copy->fs, covered);
 	node->replaced = node->tree;
 	node->tree = covered;
 	return 0;
@@ -303,12 +304,12 @@ static int copy_nameless(struct union_fs *fs, struct union_node *node, enum unio
 
 int union_copy_up(struct union_fs *fs, struct union_node *node, enum union_part part)
 {
-	int r = 0;
+	int r = union_wake(fs, node);
 
 	if (!fs->upper)
 		return -EROFS;
-	if (node->in_upper)
-		return 0;
+	if (r < 0 || node->in_upper)
+		return r;
 	if (node->parent && !node->removed)
 		r = union_copy_up(fs, node->parent, UNION_ATTRIBUTES);
 	if (r < 0)

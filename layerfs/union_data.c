@@ -119,7 +119,7 @@ static int open_lower(struct union_fs *fs, struct union_node *node)
 	return (int)r;
 }
 
-static int open_locked(struct union_node *node, int flags)
+static int open_locked(struct union_fs *fs, struct union_node *node, int flags)
 {
 	bool writes = (flags & O_ACCMODE) != O_RDONLY;
 	int r;
@@ -129,7 +129,10 @@ static int open_locked(struct union_node *node, int flags)
 	r = add_open(node);
 	if (r < 0)
 		return r;
-	return node->in_upper && !node->metacopy ? open_upper(node, writes) : 0;
+	if (!node->in_upper || node->metacopy)
+		return 0;
+	r = union_wake(fs, node);
+	return r < 0 ? r : open_upper(node, writes);
 }
 
 /* Node locked. */
@@ -169,7 +172,7 @@ int union_open_file(struct union_fs *fs, uint64_t ino, int flags, struct union_h
 		r = -ENOMEM;
 	if (r == 0) {
 		union_take(fs, node);
-		r = open_locked(node, flags);
+		r = open_locked(fs, node, flags);
 		if (r < 0 && node->file && S_ISREG(node->type)) {
 			node->file->opens--;
 			node->file->cached_opens--;
@@ -220,7 +223,9 @@ static int readable_fd(struct union_fs *fs, struct union_node *node, int *ret_fd
 	if (*ret_fd >= 0 || !node->in_upper || node->metacopy)
 		return 0;
 	union_take(fs, node);
-	r = open_upper(node, false);
+	r = union_wake(fs, node);
+	if (r == 0)
+		r = open_upper(node, false);
 	union_leave(fs, node);
 	*ret_fd = content_fd(node);
 	return r;
@@ -267,7 +272,9 @@ static int writable_fd(struct union_fs *fs, struct union_node *node, int *ret_fd
 	if (r < 0)
 		return r;
 	union_take(fs, node);
-	r = open_upper(node, true);
+	r = union_wake(fs, node);
+	if (r == 0)
+		r = open_upper(node, true);
 	*ret_fd = node->file->write_fd;
 	union_leave(fs, node);
 	return r;
@@ -425,8 +432,10 @@ int union_fsync(struct union_fs *fs, struct union_handle *handle, bool only_data
 		struct union_spot spot;
 
 		union_take(fs, node);
+		fd = union_wake(fs, node);
 		spot = union_spot(node);
-		fd = own = union_spot_open(&spot, O_RDONLY);
+		if (fd == 0)
+			fd = own = union_spot_open(&spot, O_RDONLY);
 		union_leave(fs, node);
 		if (fd < 0)
 			return fd;
@@ -443,8 +452,15 @@ int union_fsync_dir(struct union_fs *fs, uint64_t ino)
 	int fd = -1, r = 0;
 
 	if (node && union_is_dir(node) && node->in_upper && !fs->options.is_volatile) {
-		fd = openat(union_dir_fd(node), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		r = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+		union_take(fs, node);
+		r = union_wake(fs, node);
+		if (r == 0)
+			fd = openat(union_dir_fd(node), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (r == 0 && fd < 0)
+			r = -errno;
+		union_leave(fs, node);
+		if (r == 0)
+			r = fsync(fd) < 0 ? -errno : 0;
 	}
 	if (fd >= 0)
 		close(fd);

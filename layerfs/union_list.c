@@ -127,9 +127,12 @@ int union_entry_at(struct union_fs *fs, struct union_dir *dir, uint64_t position
 	int r = 0;
 
 	if (position == 0 || !dir->entries) {
+		union_rest(fs);
 		pthread_rwlock_rdlock(&fs->names);
 		union_lock(fs, dir->node);
-		r = take_listing(fs, dir);
+		r = union_wake(fs, dir->node);
+		if (r == 0)
+			r = take_listing(fs, dir);
 		union_unlock(fs, dir->node);
 		pthread_rwlock_unlock(&fs->names);
 	}

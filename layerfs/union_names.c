@@ -29,6 +29,7 @@ int union_enter_dir(struct union_fs *fs, uint64_t ino, struct union_node **ret_d
 	dir = union_get(fs, ino);
 	if (!dir)
 		return -ESTALE;
+	union_rest(fs);
 	pthread_rwlock_rdlock(&fs->names);
 	r = !union_is_dir(dir) ? -ENOTDIR : dir->removed ? -ENOENT : 0;
 	if (r == 0)
@@ -635,9 +636,15 @@ int union_rename(struct union_fs *fs, uint64_t parent, const char *name, uint64_
 	move.from = union_get(fs, parent);
 	move.to = union_get(fs, new_parent);
 	if (move.from && move.to) {
+		union_rest(fs);
 		pthread_rwlock_wrlock(&fs->names);
-		r = move.from->removed || move.to->removed ? -ENOENT
-							   : rename_alone(fs, &move, flags);
+		r = move.from->removed || move.to->removed ? -ENOENT : 0;
+		if (r == 0)
+			r = union_wake(fs, move.from);
+		if (r == 0)
+			r = union_wake(fs, move.to);
+		if (r == 0)
+			r = rename_alone(fs, &move, flags);
 		pthread_rwlock_unlock(&fs->names);
 	} else {
 		r = -ESTALE;

@@ -9,6 +9,7 @@
  *	union_attr.c    attributes and xattrs
  *	union_data.c    open files
  *	union_list.c    listings
+ *	union_fds.c     descriptors of directories
  *
  * Locks, in the order in which they are taken:
  *
@@ -49,10 +50,11 @@ struct union_node {
 	_Atomic bool in_upper, metacopy, filling;
 	bool kept_number; /* 'ino' is one from below: of the lower object, copied up or not */
 	bool busy, indexed;
-	bool removed;		   /* no name is left */
-	bool lost_capability;	   /* removed as an xattr, and no attributes set since */
-	bool impure_known, impure; /* directory of the upper: copied-up objects may lie in it */
-	int32_t more_links;	   /* indexed: links of the union beyond those of the inode */
+	_Atomic bool asleep, recent; /* directory: without descriptors; asked for lately */
+	bool removed;		     /* no name is left */
+	bool lost_capability;	     /* removed as an xattr, and no attributes set since */
+	bool impure_known, impure;   /* directory of the upper: copied-up objects may lie in it */
+	int32_t more_links;	     /* indexed: links of the union beyond those of the inode */
 	union {
 		uint32_t nlink;		 /* merged directory: once counted, else 0 */
 		uint32_t blocks_and_one; /* metacopy: of its content below, once asked, else 0 */
@@ -85,6 +87,9 @@ struct union_fs {
 	uint8_t (*uuids)[EROFS_UUID_BYTES]; /* of the file system of each element */
 	bool has_index;			    /* a merged index is the lowest element */
 	bool one_device;
+	int fds_max; /* a directory whose descriptor has a higher number is too much */
+	_Atomic bool crowded, has_slept; /* one has; ever a directory had to give its back */
+	pthread_mutex_t wake_lock;
 	_Atomic bool has_groups; /* something is in work/index */
 	_Atomic bool has_replaced_numbers;
 	pthread_rwlock_t names;
@@ -152,6 +157,16 @@ int union_view_node(struct union_fs *fs, struct union_node *node,
 void union_view_release(struct union_view *view);
 DEFINE_AUTO_VALUE(union_view, union_view_release);
 #define auto_view __attribute__((cleanup(auto_union_view_)))
+
+/* --- Descriptors of directories (union_fds.c) ---
+ * Who uses the descriptors of a directory holds the names and has woken it, or something in it. */
+int union_fds_max(void);
+/* Of a directory that gets its descriptors. */
+void union_note_fds(struct union_fs *fs, const struct tree_node *tree);
+/* Takes descriptors from directories if there are too many; called when nothing is held. */
+void union_rest(struct union_fs *fs);
+/* Names held: gives the node, if a directory, and those above it their descriptors back. */
+int union_wake(struct union_fs *fs, struct union_node *node) must_check;
 
 /* --- The upper (union_upper.c) --- */
 

@@ -215,3 +215,39 @@ teardown() {
 	umount mnt
 	umount small
 }
+
+@test "more directories than descriptors (FS-706)" {
+	mkdir lower2 copy
+	for i in $(seq 20); do
+		mkdir -p "lower/d$i"/{a,b,c}/{1,2,3,4,5} "lower2/d$i/b/3"
+		echo "$i" >"lower/d$i/a/1/f"
+		echo "$i" >"lower2/d$i/b/3/f"
+		ln "lower/d$i/a/1/f" "lower/d$i/c/5/g"
+	done
+	cp -a lower/. lower2/. copy
+	bash -c "ulimit -n 90; exec $MICA union -o lowerdir=lower2:lower,upperdir=upper,workdir=work mnt"
+	for _ in 1 2; do
+		[ "$(cd mnt && find . | sort)" = "$(cd copy && find . | sort)" ]
+	done
+	# A directory in use while all others come and go, one that moves, and one that is made of what moved.
+	cd mnt/d7/c
+	for dir in "$BATS_TEST_TMPDIR"/{mnt,copy}; do
+		find "$dir" -type d -exec chmod g+w {} +
+		mv "$dir/d3" "$dir/d4/a/moved"
+		find "$dir" >/dev/null
+		mv "$dir/d4/a" "$dir/d5/new"
+		find "$dir" -type f -exec sh -c 'echo more >>"$1"' sh {} \;
+		rm -r "$dir/d9" "$dir/d8/b"
+		mkdir "$dir/d8/b" "$dir/d9"
+		touch "$dir/d8/b/f"
+	done
+	echo here >5/h
+	cd "$BATS_TEST_TMPDIR"
+	echo here >copy/d7/c/5/h
+	diff -r mnt copy
+	[ "$(cd mnt && find . -printf '%P %M %n %s\n' | grep -v '^[^ ]* d' | sort)" = \
+		"$(cd copy && find . -printf '%P %M %n %s\n' | grep -v '^[^ ]* d' | sort)" ]
+	rm -r mnt/d*
+	[ "$(ls mnt)" = file ]
+	umount mnt
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* union_fds: descriptors of directories (FS-706).
+ *
+ * A directory that the kernel knows has a descriptor for each place where it lies, so that no path is ever walked: two for each
+ * directory of an ordinary stack, 129 where 128 layers have it. When their numbers reach half of what the process may open,
+ * directories that nobody asked for since the last time give theirs back. They are found again by looking their names up from
+ * the nearest ancestor that has them, which gives the same places: below nothing changes, and what lies in the upper is where
+ * its name is.
+ *
+ * Whoever uses descriptors of directories holds the names, so they are taken away by who holds them alone. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "layerfs/union_private.h"
+
+int union_fds_max(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_max > INT_MAX)
+		return INT_MAX;
+	/* The server raises its limit to what it may. */
+	return (int)(limit.rlim_max / 2);
+}
+
+void union_note_fds(struct union_fs *fs, const struct tree_node *tree)
+{
+	size_t i;
+
+	/* The lowest free number is given, so a high one tells that all below are taken. */
+	for (i = 0; i < tree->count; i++)
+		if (tree->places[i].fd > fs->fds_max)
+			fs->crowded = true;
+}
+
+/* --- Giving back --- */
+
+static bool can_rest(const struct union_fs *fs, const struct union_node *node)
+{
+	return union_is_dir(node) && node != fs->root && node->name && node->parent &&
+	       !node->asleep;
+}
+
+static size_t close_places(struct union_node *node)
+{
+	struct tree_node *tree = node->tree;
+	size_t i, closed = 0;
+
+	for (i = 0; i < tree->count; i++) {
+		if (tree->places[i].element->index)
+			continue;
+		close(take_fd(&tree->places[i].fd));
+		closed++;
+	}
+	node->asleep = closed > 0;
+	return closed;
+}
+
+static size_t rest(struct union_fs *fs, bool all)
+{
+	struct union_node *node;
+	size_t i, closed = 0;
+
+	for (i = 0; i < fs->table_size; i++) {
+		for (node = fs->table[i]; node; node = node->next) {
+			if (can_rest(fs, node) && (all || !node->recent))
+				closed += close_places(node);
+			node->recent = false;
+		}
+	}
+	return closed;
+}
+
+void union_rest(struct union_fs *fs)
+{
+	if (!fs->crowded)
+		return;
+	pthread_rwlock_wrlock(&fs->names);
+	pthread_mutex_lock(&fs->table_lock);
+	if (fs->crowded) {
+		if (rest(fs, false) < (size_t)fs->fds_max / 4)
+			(void)rest(fs, true);
+		fs->has_slept = true;
+		fs->crowded = false;
+	}
+	pthread_mutex_unlock(&fs->table_lock);
+	pthread_rwlock_unlock(&fs->names);
+}
+
+/* --- Taking again --- */
+
+static bool same_places(const struct tree_node *a, const struct tree_node *b)
+{
+	size_t i;
+
+	for (i = 0; i < a->count && i < b->count; i++)
+		if (a->places[i].element != b->places[i].element)
+			return false;
+	return a->count == b->count;
+}
+
+/* Under 'wake_lock'. */
+static int adopt(struct union_node *node, struct tree_node *found)
+{
+	struct tree_node *tree = node->tree;
+	size_t i;
+
+	if (!same_places(tree, found))
+		return -EIO;
+	for (i = 0; i < tree->count; i++)
+		if (!tree->places[i].element->index)
+			tree->places[i].fd = take_fd(&found->places[i].fd);
+	node->asleep = false;
+	return 0;
+}
+
+static int find_again(struct union_fs *fs, struct union_node *node)
+{
+	auto_tree_node struct tree_node *found = NULL;
+	struct err err;
+	int r;
+
+	if (!node->asleep)
+		return 0;
+	r = tree_find(fs->tree, node->parent->tree, str_from(node->name), &found, &err);
+	if (r < 0)
+		return union_errno(r);
+	union_note_fds(fs, found);
+	return adopt(node, found);
+}
+
+/* From the root down, without recursion: paths may be of any depth. */
+static int find_all_again(struct union_fs *fs, struct union_node *node)
+{
+	struct union_node *at, *topmost;
+	int r = 0;
+
+	do {
+		topmost = NULL;
+		for (at = node; at; at = at->parent)
+			if (at->asleep)
+				topmost = at;
+		if (topmost)
+			r = find_again(fs, topmost);
+	} while (topmost && r == 0);
+	return r;
+}
+
+static bool is_any_asleep(const struct union_node *node)
+{
+	for (; node; node = node->parent)
+		if (node->asleep)
+			return true;
+	return false;
+}
+
+int union_wake(struct union_fs *fs, struct union_node *node)
+{
+	int r;
+
+	node->recent = true;
+	if (node->parent)
+		node->parent->recent = true;
+	if (!fs->has_slept || !is_any_asleep(node))
+		return 0;
+	pthread_mutex_lock(&fs->wake_lock);
+	r = find_all_again(fs, node);
+	pthread_mutex_unlock(&fs->wake_lock);
+	return r;
+}
