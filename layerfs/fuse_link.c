@@ -30,7 +30,8 @@ _Static_assert(sizeof(struct fuse_init_out) == 64, "FS-312");
 _Static_assert((int)FUSE_LINK_WRITES == (int)FUSE_WRITE, "opcode");
 
 /* Of kernels after the headers that we build with (FS-302, FS-312). */
-enum { KILL_OPEN = 1, KILL_WRITE = 4, KILL_SETATTR = 1 << 11 };
+enum { KILL_OPEN = 1, KILL_WRITE = 4, KILL_SETATTR = 1 << 11, KILL_SETXATTR = 1 };
+#define SETXATTR_EXT	   (1U << 29)
 #define INIT_EXT	   (1U << 30)
 #define HANDLE_KILLPRIV_V2 (1U << 28)
 #define PASSTHROUGH_2	   (1U << 5) /* in flags2 */
@@ -64,6 +65,8 @@ static bool asks_kill(const struct fuse_in_header *header, const uint32_t *words
 		return len >= 24 && words[5] & KILL_WRITE;
 	case FUSE_SETATTR:
 		return len >= 4 && words[0] & KILL_SETATTR;
+	case FUSE_SETXATTR:
+		return len >= 16 && words[2] & KILL_SETXATTR;
 	default:
 		return false;
 	}
@@ -95,6 +98,13 @@ void fuse_link_reply_sized(fuse_req_t req, const char *data, size_t len, size_t 
 		(void)fuse_reply_buf(req, data, len);
 }
 
+void fuse_link_forget_attributes(const struct fuse_link *link, uint64_t ino)
+{
+	const struct fuse_notify_inval_inode_out out = { .ino = ino, .off = -1 };
+
+	fuse_link_reply(link->fd, 0, FUSE_NOTIFY_INVAL_INODE, &out, sizeof(out));
+}
+
 static void see_init(struct fuse_link *link, const struct fuse_in_header *header,
 		     const struct fuse_init_in *init, size_t len)
 {
@@ -103,6 +113,17 @@ static void see_init(struct fuse_link *link, const struct fuse_in_header *header
 	link->kernel_minor = init->minor;
 	link->kernel_flags = init->flags;
 	link->kernel_flags2 = len > offsetof(struct fuse_init_in, flags2) ? init->flags2 : 0;
+}
+
+/* To the form that libfuse knows: without flags and padding in front of the name. */
+static ssize_t shorten_setxattr(char *request, size_t len)
+{
+	const size_t known = sizeof(struct fuse_in_header) + 8, longer = 8;
+	uint32_t now = (uint32_t)(len - longer);
+
+	memmove(request + known, request + known + longer, len - known - longer);
+	memcpy(request + offsetof(struct fuse_in_header, len), &now, sizeof(now));
+	return (ssize_t)now;
 }
 
 static ssize_t read_request(int fd, void *buf, size_t size, void *userdata)
@@ -120,9 +141,14 @@ static ssize_t read_request(int fd, void *buf, size_t size, void *userdata)
 			link->counters[header->opcode]++;
 		if (header->opcode == FUSE_INIT && body > offsetof(struct fuse_init_in, flags))
 			see_init(link, header, (const void *)(header + 1), body);
-		kill_asked = asks_kill(header, (const void *)(header + 1), body);
+		if (header->opcode == FUSE_SETXATTR && !link->sends_setxattr_flags)
+			kill_asked = false;
+		else
+			kill_asked = asks_kill(header, (const void *)(header + 1), body);
 		is_writeback = header->opcode == FUSE_WRITE && body >= 24 &&
 			       ((const uint32_t *)(header + 1))[5] & FUSE_WRITE_CACHE;
+		if (header->opcode == FUSE_SETXATTR && link->sends_setxattr_flags && body >= 16)
+			len = shorten_setxattr(buf, (size_t)len);
 		if (!link->answer || !link->answer(link, fd, header, header + 1, body))
 			return len;
 	}
@@ -144,6 +170,10 @@ static void patch_init(struct fuse_link *link, struct fuse_init_out *init)
 	init->flags |= FUSE_PARALLEL_DIROPS & link->kernel_flags;
 	if (link->wants_kill)
 		init->flags |= HANDLE_KILLPRIV_V2 & link->kernel_flags;
+	if (link->wants_kill && link->kernel_flags & SETXATTR_EXT) {
+		init->flags |= SETXATTR_EXT;
+		link->sends_setxattr_flags = true;
+	}
 	if (link->wants_passthrough && link->kernel_flags & INIT_EXT &&
 	    link->kernel_flags2 & PASSTHROUGH_2) {
 		init->flags |= INIT_EXT;

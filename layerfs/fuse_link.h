@@ -35,12 +35,13 @@ struct fuse_link {
 	_Atomic uint64_t *counters; /* of fuse_counters.h; NULL: nobody counts */
 	/* Found out: */
 	bool passes;
+	bool sends_setxattr_flags;
 	bool signaled;	      /* ended by a signal, so the mount is still there */
 	uint64_t init_unique; /* of the INIT request; 0: not seen */
 	uint32_t kernel_minor, kernel_flags, kernel_flags2;
 };
 
-/* Whether the request that this thread serves asks for set-id bits to be dropped. */
+/* Whether the request that this thread serves asks for set-id bits to be dropped; an ACL, only for set-group-id. */
 bool fuse_link_kill(void);
 /* Whether it is a write of the kernel's, of a page that somebody mapped: nobody wrote as a system call does. */
 bool fuse_link_is_writeback(void);
@@ -49,6 +50,8 @@ void fuse_link_reply(int fd, uint64_t unique, int error, const void *data, size_
 void fuse_link_reply_error(fuse_req_t req, int r);
 /* An xattr or list of them: its size, when the kernel has room for 0 bytes, or all of it. */
 void fuse_link_reply_sized(fuse_req_t req, const char *data, size_t len, size_t room);
+/* What the kernel knows of the attributes of 'ino' it asks anew: they change without its doing. */
+void fuse_link_forget_attributes(const struct fuse_link *link, uint64_t ino);
 /* Told by the server's init callback. */
 void fuse_link_ready(struct fuse_link *link);
 

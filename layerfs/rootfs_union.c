@@ -33,18 +33,22 @@ static struct union_caller caller_of(fuse_req_t req)
 
 /* --- Names --- */
 
-/* Bits that a write takes away are asked for each time: it may have gone past us and the kernel's copy (union_pass()). */
-static double attr_timeout(const struct stat *st)
+/* What changes past us and the kernel's copy (union_pass()) is asked for each time: bits that a write takes away, times of a
+ * file that somebody may have mapped. */
+static double attr_timeout(struct union_fs *fs, const struct stat *st)
 {
-	return S_ISREG(st->st_mode) && st->st_mode & (S_ISUID | S_ISGID) ? 0 : FUSE_LINK_FOR_EVER;
+	bool changes = S_ISREG(st->st_mode) &&
+		       (st->st_mode & (S_ISUID | S_ISGID) || union_may_be_mapped(fs, st->st_ino));
+
+	return changes ? 0 : FUSE_LINK_FOR_EVER;
 }
 
-static struct fuse_entry_param entry_of(const struct stat *st)
+static struct fuse_entry_param entry_of(struct union_fs *fs, const struct stat *st)
 {
 	return (struct fuse_entry_param){
 		.ino = st->st_ino,
 		.attr = *st,
-		.attr_timeout = attr_timeout(st),
+		.attr_timeout = attr_timeout(fs, st),
 		.entry_timeout = FUSE_LINK_FOR_EVER,
 	};
 }
@@ -52,11 +56,14 @@ static struct fuse_entry_param entry_of(const struct stat *st)
 /* A reply that does not arrive gave no lookup. */
 static void reply_entry(fuse_req_t req, int r, const struct stat *st)
 {
-	const struct fuse_entry_param entry = entry_of(st);
+	struct fuse_entry_param entry;
 
-	if (r < 0)
+	if (r < 0) {
 		fuse_link_reply_error(req, r);
-	else if (fuse_reply_entry(req, &entry) == -ENOENT)
+		return;
+	}
+	entry = entry_of(fs_of(req), st);
+	if (fuse_reply_entry(req, &entry) == -ENOENT)
 		union_forget(fs_of(req), st->st_ino, 1);
 }
 
@@ -149,7 +156,7 @@ static void serve_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 	if (r < 0)
 		fuse_link_reply_error(req, r);
 	else
-		(void)fuse_reply_attr(req, &st, attr_timeout(&st));
+		(void)fuse_reply_attr(req, &st, attr_timeout(fs_of(req), &st));
 }
 
 static void serve_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *wanted, int valid,
@@ -185,7 +192,7 @@ static void serve_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *wanted, i
 	if (r < 0)
 		fuse_link_reply_error(req, r);
 	else
-		(void)fuse_reply_attr(req, &st, attr_timeout(&st));
+		(void)fuse_reply_attr(req, &st, attr_timeout(fs_of(req), &st));
 }
 
 static void serve_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -236,7 +243,8 @@ static void serve_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 static void serve_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
 			   size_t size, int flags)
 {
-	fuse_link_reply_error(req, union_setxattr(fs_of(req), ino, name, value, size, flags));
+	fuse_link_reply_error(
+		req, union_setxattr(fs_of(req), ino, name, value, size, flags, fuse_link_kill()));
 }
 
 static void serve_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
@@ -260,6 +268,8 @@ static void serve_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned request, void *
 			memcpy(data, in, in_size);
 		r = union_ioctl(fs_of(req), ino, request, data, size);
 	}
+	if (r == 0 && in_size)
+		fuse_link_forget_attributes(fuse_req_userdata(req), ino); /* the time of change */
 	if (r < 0)
 		fuse_link_reply_error(req, r);
 	else
@@ -269,13 +279,17 @@ static void serve_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned request, void *
 /* --- Files --- */
 
 /* What the reply to an open says, in the kernel's own form: libfuse 3.14 knows no backing number. */
-static struct fuse_open_out open_out(struct union_fs *fs, struct union_handle *handle, uid_t caller)
+static struct fuse_open_out open_out(struct union_server *server, uint64_t ino,
+				     struct union_handle *handle, uid_t caller, int flags)
 {
 	enum { OPEN_PASSTHROUGH = 1 << 7, OPEN_NOFLUSH = 1 << 5 };
 	struct fuse_open_out out = { .fh = (uintptr_t)handle };
-	int backing = union_pass(fs, handle, caller == 0);
+	bool maps = (flags & O_ACCMODE) == O_RDWR;
+	int backing = union_pass(server->fs, handle, caller == 0, maps);
 
 	out.open_flags = OPEN_NOFLUSH;
+	if (backing >= 0 && maps)
+		fuse_link_forget_attributes(&server->link, ino);
 	if (backing >= 0) {
 		out.open_flags |= OPEN_PASSTHROUGH;
 		out.padding = (uint32_t)backing;
@@ -310,7 +324,7 @@ static void serve_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *in
 		fuse_link_reply_error(req, r);
 		return;
 	}
-	out = open_out(fs, handle, fuse_req_ctx(req)->uid);
+	out = open_out(fuse_req_userdata(req), ino, handle, fuse_req_ctx(req)->uid, info->flags);
 	if (fuse_reply_buf(req, (const char *)&out, sizeof(out)) == -ENOENT)
 		union_release(fs, handle);
 }
@@ -343,18 +357,19 @@ struct created {
 };
 _Static_assert(sizeof(struct created) == 144, "FS-312");
 
-static struct created created_of(struct union_fs *fs, const struct stat *st,
-				 struct union_handle *handle, uid_t caller)
+static struct created created_of(struct union_server *server, const struct stat *st,
+				 struct union_handle *handle, uid_t caller, int flags)
 {
 	const uint64_t for_ever = 1000000000;
+	struct created created = { .open = open_out(server, st->st_ino, handle, caller, flags) };
 
-	return (struct created){
-		.entry = { .nodeid = st->st_ino,
-			   .entry_valid = for_ever,
-			   .attr_valid = (uint64_t)attr_timeout(st),
-			   .attr = attr_of(st) },
-		.open = open_out(fs, handle, caller),
+	created.entry = (struct fuse_entry_out){
+		.nodeid = st->st_ino,
+		.entry_valid = for_ever,
+		.attr_valid = (uint64_t)attr_timeout(server->fs, st),
+		.attr = attr_of(st),
 	};
+	return created;
 }
 
 static void serve_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
@@ -367,12 +382,11 @@ static void serve_create(fuse_req_t req, fuse_ino_t parent, const char *name, mo
 	struct stat st;
 	int r = union_create(fs, parent, name, mode, &caller, &st, &handle);
 
-	(void)info;
 	if (r < 0) {
 		fuse_link_reply_error(req, r);
 		return;
 	}
-	created = created_of(fs, &st, handle, caller.uid);
+	created = created_of(fuse_req_userdata(req), &st, handle, caller.uid, info->flags);
 	if (fuse_reply_buf(req, (const char *)&created, sizeof(created)) == -ENOENT) {
 		union_release(fs, handle);
 		union_forget(fs, st.st_ino, 1);
@@ -424,19 +438,39 @@ static void serve_write(fuse_req_t req, fuse_ino_t unused, const char *data, siz
 		(void)fuse_reply_write(req, (size_t)count);
 }
 
-/* These requests do not say whether the caller may keep set-id bits: root may. */
-static bool must_lose_set_ids(fuse_req_t req)
+static bool is_in_group(fuse_req_t req, gid_t gid)
 {
-	return fuse_req_ctx(req)->uid != 0;
+	gid_t groups[256];
+	int count = fuse_req_getgroups(req, sizeof(groups) / sizeof(groups[0]), groups), i;
+
+	if (fuse_req_ctx(req)->gid == gid)
+		return true;
+	for (i = 0; i < count && i < (int)(sizeof(groups) / sizeof(groups[0])); i++)
+		if (groups[i] == gid)
+			return true;
+	return false;
 }
 
-static void serve_fallocate(fuse_req_t req, fuse_ino_t unused, int mode, off_t offset, off_t len,
+/* What a change of the data of 'ino' takes, where the request does not say it: root may keep all. */
+static enum union_kill kill_of(fuse_req_t req, fuse_ino_t ino)
+{
+	struct stat st;
+
+	if (fuse_req_ctx(req)->uid == 0)
+		return UNION_KEEP_IDS;
+	if (union_getattr(fs_of(req), ino, &st) < 0)
+		return UNION_KILL_ALL_IDS;
+	if ((st.st_mode & (S_ISGID | S_IXGRP)) != S_ISGID || is_in_group(req, st.st_gid))
+		return UNION_KILL_IDS;
+	return UNION_KILL_ALL_IDS;
+}
+
+static void serve_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t len,
 			    struct fuse_file_info *info)
 {
-	(void)unused;
 	fuse_link_reply_error(req,
 			      union_fallocate(fs_of(req), handle_of(info), mode, (uint64_t)offset,
-					      (uint64_t)len, must_lose_set_ids(req)));
+					      (uint64_t)len, kill_of(req, ino)));
 }
 
 static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
@@ -452,16 +486,15 @@ static void serve_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence
 }
 
 static void serve_copy_range(fuse_req_t req, fuse_ino_t unused_from, off_t from_offset,
-			     struct fuse_file_info *from, fuse_ino_t unused_to, off_t to_offset,
+			     struct fuse_file_info *from, fuse_ino_t to_ino, off_t to_offset,
 			     struct fuse_file_info *to, size_t len, int flags)
 {
 	ssize_t count = flags ? -EINVAL
 			      : union_copy_range(fs_of(req), handle_of(from), (uint64_t)from_offset,
 						 handle_of(to), (uint64_t)to_offset, len,
-						 must_lose_set_ids(req));
+						 kill_of(req, to_ino));
 
 	(void)unused_from;
-	(void)unused_to;
 	if (count < 0)
 		fuse_link_reply_error(req, (int)count);
 	else
@@ -529,7 +562,7 @@ static ssize_t add_entry(fuse_req_t req, fuse_ino_t parent, bool plus, char *roo
 		r = union_lookup(fs_of(req), parent, entry->name, &st);
 		if (r < 0)
 			return r;
-		param = entry_of(&st);
+		param = entry_of(fs_of(req), &st);
 	}
 	return (ssize_t)fuse_add_direntry_plus(req, room, size, entry->name, &param, next);
 }
@@ -635,7 +668,7 @@ static void answer_statx(struct union_server *server, int fd, const struct fuse_
 		fuse_link_reply(fd, header->unique, r, NULL, 0);
 		return;
 	}
-	out.attr_valid = (uint64_t)attr_timeout(&st);
+	out.attr_valid = (uint64_t)attr_timeout(server->fs, &st);
 	out.stat.mask = STATX_BASIC_STATS | STATX_BTIME;
 	out.stat.blksize = (uint32_t)st.st_blksize;
 	out.stat.nlink = (uint32_t)st.st_nlink;
@@ -669,7 +702,7 @@ static void answer_tmpfile(struct union_server *server, int fd, const struct fus
 		fuse_link_reply(fd, header->unique, r, NULL, 0);
 		return;
 	}
-	created = created_of(server->fs, &st, handle, caller.uid);
+	created = created_of(server, &st, handle, caller.uid, (int)in->flags);
 	fuse_link_reply(fd, header->unique, 0, &created, sizeof(created));
 }
 
@@ -695,13 +728,14 @@ bool union_answer(struct fuse_link *link, int fd, const struct fuse_in_header *h
 
 /* --- The session --- */
 
+/* Not asked for: ASYNC_DIO. The kernel then forgets to drop from its cache what an asynchronous direct write has changed. */
 static void greet(void *userdata, struct fuse_conn_info *conn)
 {
 	struct union_server *server = userdata;
 	unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_EXPORT_SUPPORT |
 			  FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
 			  FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_DONT_MASK |
-			  FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_IOCTL_DIR | FUSE_CAP_ASYNC_DIO;
+			  FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_IOCTL_DIR;
 
 	if (server->acls)
 		wanted |= FUSE_CAP_POSIX_ACL;

@@ -387,7 +387,7 @@ static struct union_node *new_node(struct union_fs *fs, uint64_t ino, mode_t typ
 		free_node(node);
 		return NULL;
 	}
-	node->in_upper = true;
+	node->in_upper = node->knows_flags = true;
 	return insert_node(fs, node, parent);
 }
 

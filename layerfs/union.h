@@ -126,18 +126,23 @@ ssize_t union_read(struct union_fs *fs, struct union_handle *handle, void *data,
 ssize_t union_read_closed(struct union_fs *fs, uint64_t ino, void *data, size_t len,
 			  uint64_t offset) must_check;
 int64_t union_seek_closed(struct union_fs *fs, uint64_t ino, int64_t offset, int whence) must_check;
-/* 'kill': set-id bits go, because the caller may not keep them (FS-219). 'writeback': of a mapped page, which takes no
- * capability away. */
+/* Set-id bits that go, because the caller may not keep them (FS-219). */
+enum union_kill {
+	UNION_KEEP_IDS,
+	UNION_KILL_IDS, /* what the kernel calls so: set-user-id, and set-group-id of what a group may execute */
+	UNION_KILL_ALL_IDS, /* who is not in the group keeps none */
+};
+/* 'kill': UNION_KILL_IDS. 'writeback': of a mapped page, which takes no capability away. */
 ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void *data, size_t len,
 		    uint64_t offset, bool kill, bool writeback) must_check;
 int union_fallocate(struct union_fs *fs, struct union_handle *handle, int mode, uint64_t offset,
-		    uint64_t len, bool kill) must_check;
+		    uint64_t len, enum union_kill kill) must_check;
 /* SEEK_HOLE, SEEK_DATA. */
 int64_t union_seek(struct union_fs *fs, struct union_handle *handle, int64_t offset,
 		   int whence) must_check;
 ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_t from_offset,
 			 struct union_handle *to, uint64_t to_offset, size_t len,
-			 bool kill) must_check;
+			 enum union_kill kill) must_check;
 int union_fsync(struct union_fs *fs, struct union_handle *handle, bool only_data) must_check;
 int union_fsync_dir(struct union_fs *fs, uint64_t ino) must_check;
 int union_sync(struct union_fs *fs) must_check;
@@ -162,8 +167,9 @@ int union_entry_at(struct union_fs *fs, struct union_dir *dir, uint64_t position
 int union_getxattr(struct union_fs *fs, uint64_t ino, const char *name,
 		   struct buf *value) must_check;
 int union_listxattr(struct union_fs *fs, uint64_t ino, struct buf *names) must_check;
+/* 'kill': an ACL by whom set-group-id may not be kept. */
 int union_setxattr(struct union_fs *fs, uint64_t ino, const char *name, const void *value,
-		   size_t len, int flags) must_check;
+		   size_t len, int flags, bool kill) must_check;
 int union_removexattr(struct union_fs *fs, uint64_t ino, const char *name) must_check;
 
 /* --- Passthrough (FS-401) ---
@@ -172,8 +178,12 @@ void union_use_passthrough(struct union_fs *fs,
 			   int (*open_backing)(void *argument, int fd, bool keeps_ids),
 			   void (*close_backing)(void *argument, int backing), void *argument);
 /* Once for each handle, before anybody uses it: the number under which it goes past the server until its release; -1: through
- * the server. 'keeps_ids': who opens may keep set-id bits over a write; the first open decides for all that share it. */
-int union_pass(struct union_fs *fs, struct union_handle *handle, bool keeps_ids) must_check;
+ * the server. 'keeps_ids': who opens may keep set-id bits over a write; the first open decides for all that share it. 'maps': it
+ * may be mapped to be written, which nobody is told, nor when the mapping ends. */
+int union_pass(struct union_fs *fs, struct union_handle *handle, bool keeps_ids,
+	       bool maps) must_check;
+/* Whether times may change by themselves, by a mapping past the server. */
+bool union_may_be_mapped(struct union_fs *fs, uint64_t ino);
 
 DEFINE_AUTO(union_fs, union_close);
 #define auto_union_fs __attribute__((cleanup(auto_union_fs_)))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* union_attr: attributes, xattrs and inode flags of a union.
+/* union_attr: attributes and xattrs of a union.
  *
  * What is asked is read where the object lies, what is set copies the attributes up first. The upper's file system does what
  * belongs to a change by itself (an ACL follows chmod, a capability goes with chown or a write); only set-id bits are taken
@@ -7,11 +7,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -200,9 +198,9 @@ static int take_up(struct union_fs *fs, uint64_t ino, struct hand *hand)
 	return r;
 }
 
-/* As above; the object is in the upper and nobody is at its content. */
+/* As above; the object may be changed, is in the upper, and nobody is at its content. */
 static int take_up_writable(struct union_fs *fs, uint64_t ino, enum union_part part,
-			    struct hand *hand)
+			    enum union_change change, struct hand *hand)
 {
 	int r;
 
@@ -211,7 +209,9 @@ static int take_up_writable(struct union_fs *fs, uint64_t ino, enum union_part p
 		return -ESTALE;
 	union_rest(fs);
 	pthread_rwlock_rdlock(&fs->names);
-	r = union_copy_up(fs, hand->node, part);
+	r = union_refuses(fs, hand->node, NULL, change);
+	if (r == 0)
+		r = union_copy_up(fs, hand->node, part);
 	pthread_rwlock_unlock(&fs->names);
 	if (r < 0) {
 		union_put(fs, take(hand->node));
@@ -380,7 +380,7 @@ static int set_upper(struct union_fs *fs, struct union_node *node, const struct 
 }
 
 /* Content that a new size needs is copied up before anything else is held. */
-static int prepare_size(struct union_fs *fs, uint64_t ino, off_t size)
+static int prepare_size(struct union_fs *fs, uint64_t ino, off_t size, enum union_change change)
 {
 	struct union_node *node;
 	int r;
@@ -391,7 +391,9 @@ static int prepare_size(struct union_fs *fs, uint64_t ino, off_t size)
 	if (!node)
 		return -ESTALE;
 	pthread_rwlock_rdlock(&fs->names);
-	r = union_copy_up(fs, node, UNION_CONTENT);
+	r = union_refuses(fs, node, NULL, change);
+	if (r == 0)
+		r = union_copy_up(fs, node, UNION_CONTENT);
 	pthread_rwlock_unlock(&fs->names);
 	if (r == 0 && node->metacopy)
 		r = union_fill(fs, node);
@@ -399,15 +401,28 @@ static int prepare_size(struct union_fs *fs, uint64_t ino, off_t size)
 	return r;
 }
 
+/* What the kernel itself refuses an append-only file is all but a new time. What a write causes was allowed when it was opened. */
+static enum union_change change_of(const struct stat *wanted, unsigned set)
+{
+	if (set & (UNION_MODE | UNION_UID | UNION_GID | UNION_SIZE))
+		return UNION_CHANGES;
+	if (set & UNION_ATIME && wanted->st_atim.tv_nsec != UTIME_NOW)
+		return UNION_CHANGES;
+	if (set & UNION_MTIME && wanted->st_mtim.tv_nsec != UTIME_NOW)
+		return UNION_CHANGES;
+	return set & (UNION_ATIME | UNION_MTIME) ? UNION_ADDS : UNION_ANYWAY;
+}
+
 int union_setattr(struct union_fs *fs, uint64_t ino, const struct stat *wanted, unsigned set,
 		  struct stat *ret_stat)
 {
 	enum union_part part = set & UNION_SIZE ? UNION_EMPTY : UNION_ATTRIBUTES;
+	enum union_change change = change_of(wanted, set);
 	struct hand hand = { fs, NULL };
-	int r = set & UNION_SIZE ? prepare_size(fs, ino, wanted->st_size) : 0;
+	int r = set & UNION_SIZE ? prepare_size(fs, ino, wanted->st_size, change) : 0;
 
 	if (r == 0)
-		r = take_up_writable(fs, ino, part, &hand);
+		r = take_up_writable(fs, ino, part, change, &hand);
 	if (r < 0)
 		return r;
 	r = set_upper(fs, hand.node, wanted, set);
@@ -572,8 +587,17 @@ int union_listxattr(struct union_fs *fs, uint64_t ino, struct buf *names)
 	return r == 0 && names->failed ? -ENOMEM : r;
 }
 
+static int drop_set_group_id(const struct union_spot *spot)
+{
+	struct stat st;
+
+	if (fstatat(spot->dirfd, spot->name, &st, spot->flags) < 0)
+		return -errno;
+	return st.st_mode & S_ISGID ? set_mode(spot, st.st_mode & ~(mode_t)S_ISGID) : 0;
+}
+
 int union_setxattr(struct union_fs *fs, uint64_t ino, const char *name, const void *value,
-		   size_t len, int flags)
+		   size_t len, int flags, bool kill)
 {
 	char stored[XATTR_NAME_MAX + 1];
 	struct union_spot spot;
@@ -584,11 +608,13 @@ int union_setxattr(struct union_fs *fs, uint64_t ino, const char *name, const vo
 		return -EOPNOTSUPP;
 	r = place_stored_name(fs->options.marks, str_from(name), stored);
 	if (r == 0)
-		r = take_up_writable(fs, ino, UNION_ATTRIBUTES, &hand);
+		r = take_up_writable(fs, ino, UNION_ATTRIBUTES, UNION_CHANGES, &hand);
 	if (r < 0)
 		return r;
 	spot = union_spot(hand.node);
 	r = union_spot_setxattr(&spot, stored, value, len, flags);
+	if (r == 0 && kill)
+		r = drop_set_group_id(&spot);
 	put_down(&hand);
 	return r;
 }
@@ -605,53 +631,13 @@ int union_removexattr(struct union_fs *fs, uint64_t ino, const char *name)
 	if (r == 0)
 		r = union_getxattr(fs, ino, name, &value);
 	if (r == 0)
-		r = take_up_writable(fs, ino, UNION_ATTRIBUTES, &hand);
+		r = take_up_writable(fs, ino, UNION_ATTRIBUTES, UNION_CHANGES, &hand);
 	if (r < 0)
 		return r;
 	spot = union_spot(hand.node);
 	r = union_spot_removexattr(&spot, stored);
 	if (r == 0 && strcmp(name, "security.capability") == 0)
 		hand.node->lost_capability = true;
-	put_down(&hand);
-	return r;
-}
-
-/* --- Inode flags --- */
-
-static bool sets(unsigned request)
-{
-	return request == FS_IOC_SETFLAGS || request == FS_IOC_FSSETXATTR;
-}
-
-static bool is_known(unsigned request)
-{
-	return sets(request) || request == FS_IOC_GETFLAGS || request == FS_IOC_FSGETXATTR ||
-	       request == FS_IOC_GETVERSION;
-}
-
-int union_ioctl(struct union_fs *fs, uint64_t ino, unsigned request, void *data, size_t len)
-{
-	struct union_spot spot;
-	struct hand hand = { fs, NULL };
-	int r, fd;
-
-	if (!is_known(request))
-		return -ENOTTY;
-	r = sets(request) ? take_up_writable(fs, ino, UNION_ATTRIBUTES, &hand)
-			  : take_up(fs, ino, &hand);
-	if (r < 0)
-		return r;
-	if (!S_ISREG(hand.node->type) && !union_is_dir(hand.node)) {
-		r = -ENOTTY;
-	} else if (!hand.node->in_upper) {
-		memset(data, 0, len); /* a lower file has none (FS-224) */
-	} else {
-		spot = union_spot(hand.node);
-		fd = union_spot_open(&spot, O_RDONLY);
-		r = fd < 0 ? fd : ioctl(fd, request, data) < 0 ? -errno : 0;
-		if (fd >= 0)
-			close(fd);
-	}
 	put_down(&hand);
 	return r;
 }

@@ -125,6 +125,8 @@ static int dress_temp(struct copy *copy, enum union_part part)
 	if (r < 0)
 		return union_errno(r);
 	r = set_number(copy);
+	if (r == 0)
+		r = union_copy_flags(fs, copy->node, copy->tree, &copy->spot);
 	if (r < 0)
 		return r;
 	return utimensat(fs->work_fd, copy->temp, times, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;

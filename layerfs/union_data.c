@@ -82,6 +82,8 @@ static int open_upper(struct union_node *node, bool writes)
 	if (file->write_fd >= 0 || (!writes && file->read_fd >= 0))
 		return 0;
 	fd = union_spot_open(&spot, O_RDWR);
+	if (fd == -EPERM) /* an inode that is append-only itself */
+		fd = union_spot_open(&spot, O_RDWR | O_APPEND);
 	if (fd >= 0) {
 		file->write_fd = fd;
 		return 0;
@@ -154,17 +156,32 @@ static void close_file(struct union_fs *fs, struct union_node *node)
 	node->file = NULL;
 }
 
+static int may_open(struct union_fs *fs, struct union_node *node, int flags)
+{
+	enum union_change change = flags & O_APPEND && !(flags & O_TRUNC) ? UNION_ADDS
+									  : UNION_CHANGES;
+	int r;
+
+	if ((flags & O_ACCMODE) == O_RDONLY && !(flags & O_TRUNC))
+		return 0;
+	if (!fs->upper)
+		return -EROFS;
+	pthread_rwlock_rdlock(&fs->names);
+	r = union_refuses(fs, node, NULL, change);
+	pthread_rwlock_unlock(&fs->names);
+	return r;
+}
+
 int union_open_file(struct union_fs *fs, uint64_t ino, int flags, struct union_handle **ret_handle)
 {
 	struct union_node *node = union_get(fs, ino);
 	struct union_handle *handle;
 	struct stat st = { .st_size = 0 };
-	int r = 0;
+	int r;
 
 	if (!node)
 		return -ESTALE;
-	if ((flags & O_ACCMODE) != O_RDONLY && !fs->upper)
-		r = -EROFS;
+	r = may_open(fs, node, flags);
 	if (r == 0 && flags & O_TRUNC)
 		r = union_setattr(fs, ino, &st, UNION_SIZE, &st);
 	handle = r == 0 ? make_handle(fs, node) : NULL;
@@ -281,14 +298,17 @@ static int writable_fd(struct union_fs *fs, struct union_node *node, int *ret_fd
 }
 
 /* The kernel asks for it where the writer may not keep them (FS-306). */
-static int drop_set_ids(int fd)
+static int drop_set_ids(int fd, enum union_kill kill)
 {
 	struct stat st;
 	mode_t mode;
 
+	if (kill == UNION_KEEP_IDS)
+		return 0;
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	mode = union_without_set_ids(st.st_mode);
+	mode = kill == UNION_KILL_ALL_IDS ? st.st_mode & ~(mode_t)(S_ISUID | S_ISGID)
+					  : union_without_set_ids(st.st_mode);
 	return mode != st.st_mode && fchmod(fd, mode & 07777) < 0 ? -errno : 0;
 }
 
@@ -310,7 +330,7 @@ ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void
 	int fd, r = writable_fd(fs, handle->node, &fd);
 
 	if (r == 0 && kill)
-		r = drop_set_ids(fd);
+		r = drop_set_ids(fd, UNION_KILL_IDS);
 	if (r == 0)
 		r = writeback && !kill ? write_mapped(fd, data, len, offset)
 				       : io_pwrite(fd, data, len, offset);
@@ -318,15 +338,17 @@ ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void
 }
 
 int union_fallocate(struct union_fs *fs, struct union_handle *handle, int mode, uint64_t offset,
-		    uint64_t len, bool kill)
+		    uint64_t len, enum union_kill kill)
 {
-	int fd, r = writable_fd(fs, handle->node, &fd);
+	int fd, r = handle->node->append_only && mode & ~FALLOC_FL_KEEP_SIZE
+			    ? -EPERM
+			    : writable_fd(fs, handle->node, &fd);
 
 	if (r < 0)
 		return r;
 	if (fallocate(fd, mode, (off_t)offset, (off_t)len) < 0)
 		return -errno;
-	return kill ? drop_set_ids(fd) : 0;
+	return drop_set_ids(fd, kill);
 }
 
 /* --- Holes --- */
@@ -391,7 +413,8 @@ int64_t union_seek_closed(struct union_fs *fs, uint64_t ino, int64_t offset, int
 /* --- Copying --- */
 
 ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_t from_offset,
-			 struct union_handle *to, uint64_t to_offset, size_t len, bool kill)
+			 struct union_handle *to, uint64_t to_offset, size_t len,
+			 enum union_kill kill)
 {
 	enum { CHUNK = 1 << 20 };
 	off_t in = (off_t)from_offset, out = (off_t)to_offset;
@@ -406,7 +429,7 @@ ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_
 	if (from_fd >= 0)
 		count = copy_file_range(from_fd, &in, to_fd, &out, len, 0);
 	if (count >= 0)
-		return kill && (r = drop_set_ids(to_fd)) < 0 ? r : count;
+		return (r = drop_set_ids(to_fd, kill)) < 0 ? r : count;
 	if (from_fd >= 0 && errno != EXDEV && errno != EOPNOTSUPP && errno != ENOSYS)
 		return -errno;
 	/* Part of it is an answer: the caller goes on. */
@@ -416,8 +439,8 @@ ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_
 	count = union_read(fs, from, chunk, len < CHUNK ? len : CHUNK, from_offset);
 	if (count > 0)
 		r = io_pwrite(to_fd, chunk, (size_t)count, to_offset);
-	if (r == 0 && kill)
-		r = drop_set_ids(to_fd);
+	if (r == 0)
+		r = drop_set_ids(to_fd, kill);
 	return r < 0 ? r : count;
 }
 
@@ -507,7 +530,16 @@ static bool has_set_ids(int fd)
 	return fstat(fd, &st) < 0 || st.st_mode & (S_ISUID | S_ISGID);
 }
 
-int union_pass(struct union_fs *fs, struct union_handle *handle, bool keeps_ids)
+bool union_may_be_mapped(struct union_fs *fs, uint64_t ino)
+{
+	struct union_node *node = fs->has_mapped ? union_get(fs, ino) : NULL;
+	bool may = node && node->may_be_mapped;
+
+	union_put(fs, node);
+	return may;
+}
+
+int union_pass(struct union_fs *fs, struct union_handle *handle, bool keeps_ids, bool maps)
 {
 	struct union_node *node = handle->node;
 	struct union_file *file;
@@ -528,6 +560,8 @@ int union_pass(struct union_fs *fs, struct union_handle *handle, bool keeps_ids)
 	if (backing >= 0) {
 		file->cached_opens = 0;
 		handle->passes = true;
+		if (maps)
+			fs->has_mapped = node->may_be_mapped = true;
 	}
 	union_unlock(fs, node);
 	return backing;

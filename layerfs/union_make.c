@@ -323,6 +323,19 @@ int union_create(struct union_fs *fs, uint64_t parent, const char *name, mode_t 
 	return r < 0 ? r : give_handle(fs, node, fd, ret_handle);
 }
 
+/* A directory with set-group-id has handed down its group. */
+static int own_nameless(struct union_fs *fs, int dirfd, int fd, const struct union_caller *caller)
+{
+	gid_t gid = union_stored_id(&fs->options.gids, caller->gid);
+	struct stat dir;
+
+	if (fstat(dirfd, &dir) < 0)
+		return -errno;
+	if (dir.st_mode & S_ISGID)
+		gid = (gid_t)-1;
+	return fchown(fd, union_stored_id(&fs->options.uids, caller->uid), gid) < 0 ? -errno : 0;
+}
+
 int union_tmpfile(struct union_fs *fs, uint64_t parent, mode_t mode, bool linkable,
 		  const struct union_caller *caller, struct stat *ret_stat,
 		  struct union_handle **ret_handle)
@@ -338,11 +351,8 @@ int union_tmpfile(struct union_fs *fs, uint64_t parent, mode_t mode, bool linkab
 		    O_TMPFILE | O_RDWR | O_CLOEXEC | (linkable ? 0 : O_EXCL), mode & 07777);
 	if (fd < 0 || fstat(fd, &st) < 0)
 		r = -errno;
-	if (r == 0 && !is_ours(fs, caller) &&
-	    fchown(fd, union_stored_id(&fs->options.uids, caller->uid),
-		   st.st_gid != fs->gid ? (gid_t)-1
-					: union_stored_id(&fs->options.gids, caller->gid)) < 0)
-		r = -errno;
+	if (r == 0 && !is_ours(fs, caller))
+		r = own_nameless(fs, union_dir_fd(dir), fd, caller);
 	if (r == 0) {
 		node = union_new_node(fs, st.st_ino, S_IFREG, NULL, NULL);
 		r = node ? 0 : -ENOMEM;

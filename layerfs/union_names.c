@@ -33,6 +33,8 @@ int union_enter_dir(struct union_fs *fs, uint64_t ino, struct union_node **ret_d
 	pthread_rwlock_rdlock(&fs->names);
 	r = !union_is_dir(dir) ? -ENOTDIR : dir->removed ? -ENOENT : 0;
 	if (r == 0)
+		r = union_refuses(fs, dir, NULL, UNION_ADDS);
+	if (r == 0)
 		r = union_copy_up(fs, dir, UNION_ATTRIBUTES);
 	if (r == 0) {
 		union_lock(fs, dir);
@@ -71,6 +73,15 @@ int union_check_name(const struct union_fs *fs, const char *name)
 }
 
 /* --- Taking names away --- */
+
+/* Whether the found object may lose its name in 'dir', which is in hand or held alone. */
+static int may_lose(struct union_fs *fs, const struct union_node *dir,
+		    const struct union_found *found)
+{
+	if (dir->append_only)
+		return -EPERM;
+	return union_refuses(fs, found->node, found->tree, UNION_CHANGES);
+}
 
 /* Before the name of 'node' goes: keeps what its open descriptors and other names need. Node locked. */
 static int keep_object(struct union_node *node, struct union_found *found)
@@ -251,6 +262,8 @@ int union_unlink(struct union_fs *fs, uint64_t parent, const char *name)
 	r = find_to_lose(fs, dir, name, &found);
 	if (r == 0 && union_is_dir(found.node))
 		r = -EISDIR;
+	if (r == 0)
+		r = may_lose(fs, dir, &found);
 	if (r == 0) {
 		union_lock(fs, found.node);
 		r = keep_object(found.node, &found);
@@ -319,6 +332,8 @@ int union_rmdir(struct union_fs *fs, uint64_t parent, const char *name)
 	r = union_find(fs, dir, name, &found);
 	if (r == 0 && !union_is_dir(found.node))
 		r = -ENOTDIR;
+	if (r == 0)
+		r = may_lose(fs, dir, &found);
 	if (r == 0) {
 		union_lock(fs, found.node);
 		r = check_empty(fs, found.node);
@@ -595,8 +610,12 @@ static int move_now(struct union_fs *fs, struct move *move)
 
 static int rename_alone(struct union_fs *fs, struct move *move, unsigned flags)
 {
-	int r = union_copy_up(fs, move->from, UNION_ATTRIBUTES);
+	int r = union_refuses(fs, move->from, NULL, UNION_CHANGES);
 
+	if (r == 0)
+		r = union_refuses(fs, move->to, NULL, UNION_ADDS);
+	if (r == 0)
+		r = union_copy_up(fs, move->from, UNION_ATTRIBUTES);
 	if (r == 0)
 		r = union_copy_up(fs, move->to, UNION_ATTRIBUTES);
 	if (r == 0)
@@ -606,6 +625,10 @@ static int rename_alone(struct union_fs *fs, struct move *move, unsigned flags)
 		if (r == -ENOENT)
 			r = 0;
 	}
+	if (r == 0)
+		r = may_lose(fs, move->from, &move->source);
+	if (r == 0 && move->target.node)
+		r = may_lose(fs, move->to, &move->target);
 	if (r == 0)
 		r = check_move(fs, move, flags);
 	if (r < 0)
@@ -714,7 +737,9 @@ int union_link(struct union_fs *fs, uint64_t ino, uint64_t parent, const char *n
 		union_put(fs, node);
 		return r;
 	}
-	r = union_copy_up(fs, node, UNION_ATTRIBUTES);
+	r = union_refuses(fs, node, NULL, UNION_CHANGES);
+	if (r == 0)
+		r = union_copy_up(fs, node, UNION_ATTRIBUTES);
 	if (r == 0) {
 		union_lock(fs, node);
 		r = link_name(fs, node, dir, name);

@@ -7,6 +7,7 @@
  *	union_make.c    new objects
  *	union_names.c   names that go, move or are joined
  *	union_attr.c    attributes and xattrs
+ *	union_flags.c   inode flags, and what append-only and immutable ones forbid
  *	union_data.c    open files
  *	union_list.c    listings
  *	union_fds.c     descriptors of directories
@@ -51,10 +52,12 @@ struct union_node {
 	bool kept_number; /* 'ino' is one from below: of the lower object, copied up or not */
 	bool busy, indexed;
 	_Atomic bool asleep, recent; /* directory: without descriptors; asked for lately */
-	bool removed;		     /* no name is left */
-	bool lost_capability;	     /* removed as an xattr, and no attributes set since */
-	bool impure_known, impure;   /* directory of the upper: copied-up objects may lie in it */
-	int32_t more_links;	     /* indexed: links of the union beyond those of the inode */
+	bool knows_flags, immutable, append_only; /* union_flags.c */
+	bool removed;				  /* no name is left */
+	_Atomic bool may_be_mapped;		  /* past the server, until the node is forgotten */
+	bool lost_capability;	   /* removed as an xattr, and no attributes set since */
+	bool impure_known, impure; /* directory of the upper: copied-up objects may lie in it */
+	int32_t more_links;	   /* indexed: links of the union beyond those of the inode */
 	union {
 		uint32_t nlink;		 /* merged directory: once counted, else 0 */
 		uint32_t blocks_and_one; /* metacopy: of its content below, once asked, else 0 */
@@ -91,7 +94,7 @@ struct union_fs {
 	_Atomic bool crowded, has_slept; /* one has; ever a directory had to give its back */
 	pthread_mutex_t wake_lock;
 	_Atomic bool has_groups; /* something is in work/index */
-	_Atomic bool has_replaced_numbers;
+	_Atomic bool has_replaced_numbers, has_mapped;
 	pthread_rwlock_t names;
 	struct union_stripe stripes[UNION_STRIPES];
 	pthread_mutex_t table_lock;
@@ -266,6 +269,20 @@ static inline mode_t union_without_set_ids(mode_t mode)
  * Before one is added that the union shows already, they are counted from the lower inode's, and after it anew (FS-709). */
 int union_save_links(struct union_fs *fs, const struct union_spot *spot, int more) must_check;
 int union_save_lower_links(struct union_fs *fs, const struct union_spot *spot, int more) must_check;
+
+/* --- Inode flags (union_flags.c) --- */
+
+enum union_change {
+	UNION_ANYWAY,
+	UNION_ADDS,    /* only an immutable object refuses: data to a file, names to a directory */
+	UNION_CHANGES, /* an append-only one does too */
+};
+/* Names held, node not locked; 'tree' as for union_stat(). 0, -EPERM or why it cannot be told. */
+int union_refuses(struct union_fs *fs, struct union_node *node, const struct tree_node *tree,
+		  enum union_change change) must_check;
+/* Of 'node', which is 'tree' below, to its copy. Node locked. */
+int union_copy_flags(struct union_fs *fs, struct union_node *node, const struct tree_node *tree,
+		     const struct union_spot *to) must_check;
 
 /* --- Data (union_data.c) --- */
 

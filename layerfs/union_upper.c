@@ -298,7 +298,8 @@ int union_mark_impure(struct union_fs *fs, struct union_node *dir)
 
 	if (union_is_impure(fs, dir))
 		return 0;
-	r = union_set_mark(fs, &spot, "impure", "y", 1);
+	/* A directory that only takes names takes none: then numbers from below are not kept in it. */
+	r = union_set_hint(fs, &spot, "impure", "y", 1);
 	if (r == 0)
 		dir->impure = true;
 	return r;

@@ -148,9 +148,9 @@ teardown() {
 		wait $server || true
 		run ! mountpoint -q mnt
 	done
-	mica union -o lowerdir=lower,upperdir=upper,workdir=work mnt
-	pkill -TERM -f "upperdir=upper,workdir=work mnt\$"
-	until ! mountpoint -q mnt; do pgrep -f "upperdir=upper,workdir=work mnt\$" >/dev/null || break; done
+	mica union -o lowerdir=lower,upperdir=upper,workdir=work "$PWD/mnt"
+	pkill -TERM -f "workdir=work $PWD/mnt\$"
+	until ! mountpoint -q mnt; do pgrep -f "workdir=work $PWD/mnt\$" >/dev/null || break; done
 	run ! mountpoint -q mnt
 }
 
