@@ -630,8 +630,12 @@ int union_lookup(struct union_fs *fs, uint64_t parent_ino, const char *name, str
 	struct union_found found = { .node = NULL };
 	int r;
 
-	if (!parent)
-		return -ESTALE;
+	if (!parent && strcmp(name, ".") == 0)
+		r = union_search(fs, parent_ino, &parent);
+	else
+		r = parent ? 0 : -ESTALE;
+	if (r < 0)
+		return r;
 	union_rest(fs);
 	pthread_rwlock_rdlock(&fs->names);
 	r = union_wake(fs, parent);

@@ -11,6 +11,7 @@
  *	union_data.c    open files
  *	union_list.c    listings
  *	union_fds.c     descriptors of directories
+ *	union_search.c  objects by number
  *
  * Locks, in the order in which they are taken:
  *
@@ -139,6 +140,8 @@ struct union_found {
 int union_find(struct union_fs *fs, struct union_node *parent, const char *name,
 	       struct union_found *ret_found) must_check;
 void union_found_release(struct union_fs *fs, struct union_found *found);
+/* The object of that number, in use, wherever it is (union_search.c). -ESTALE: nowhere. */
+int union_search(struct union_fs *fs, uint64_t ino, struct union_node **ret_node) must_check;
 /* Counts the lookup that a reply gives to the kernel. */
 void union_count_lookup(struct union_fs *fs, struct union_node *node);
 

@@ -493,6 +493,38 @@ def _(u):
                 flags(path, 0)
 
 
+@question("a file handle opens what it was made of, also when all forgot it, and after a remount (FS-225)")
+def _(u):
+    os.makedirs(u.lower + "/a/b")
+    put(u.lower + "/a/b/f", b"below")
+    m = u.mount()
+    put(m + "a/new", b"above")
+    os.rename(m + "a/b", m + "a/c")
+    handles = []
+    for name in ("a/new", "a/c/f", "a/c"):
+        handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
+        call(libc.name_to_handle_at(-100, os.fsencode(m + name), handle, ctypes.byref(ctypes.c_int()), 0))
+        handles.append((handle, os.stat(m + name).st_ino))
+
+    def see(handle):
+        top = os.open(u.mnt, os.O_RDONLY)
+        try:
+            fd = call(libc.open_by_handle_at(top, handle, os.O_RDONLY))
+        finally:
+            os.close(top)
+        number = os.fstat(fd).st_ino
+        os.close(fd)
+        return number
+    if os.stat("/proc/self/ns/user").st_ino != 0xEFFFFFFD:
+        return  # not for users
+    u.remount()
+    assert [see(handle) for handle, _ in handles] == [number for _, number in handles]
+    os.unlink(m + "a/new")
+    refused(errno.ESTALE, see, handles[0][0])
+    u.remount()
+    refused(errno.ESTALE, see, handles[0][0])
+
+
 @question("a listing is stable while names go and come (FS-215)")
 def _(u):
     for number in range(500):
