@@ -278,7 +278,7 @@ static bool key_of_entry(const struct seal *seal, const char *name, struct origi
 	const uint8_t *handle = bytes + sizeof(struct origin_head);
 	struct origin_head head;
 	uint32_t words[2];
-	size_t len, element;
+	size_t len, element = 0;
 
 	if (!from_hex(name, bytes, sizeof(bytes), &len) || len < sizeof(head) + sizeof(words))
 		return false;
