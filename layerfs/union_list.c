@@ -23,12 +23,14 @@ struct union_dir {
 	struct arena names;
 	struct entry **entries;
 	size_t count;
+	bool has_kept; /* something in it is copied up */
 };
 
 /* The number that a lookup of the name would give, without one where it can be told. */
-static int number_of_name(struct union_fs *fs, struct union_node *node,
-			  const struct tree_name *name, uint64_t *ret_ino)
+static int number_of_name(struct union_fs *fs, struct union_dir *dir, const struct tree_name *name,
+			  uint64_t *ret_ino)
 {
+	struct union_node *node = dir->node;
 	const size_t upper = fs->upper ? fs->stack.count - 1 : SIZE_MAX;
 	struct union_found found;
 	char text[NAME_MAX + 1];
@@ -41,6 +43,7 @@ static int number_of_name(struct union_fs *fs, struct union_node *node,
 		if (r < 0)
 			return r;
 		*ret_ino = found.node->ino;
+		dir->has_kept |= found.node->kept_number;
 		union_found_release(fs, &found);
 		return 0;
 	}
@@ -76,6 +79,7 @@ static int take_listing(struct union_fs *fs, struct union_dir *dir)
 	arena_init(&dir->names, SIZE_MAX);
 	dir->entries = NULL;
 	dir->count = 0;
+	dir->has_kept = false;
 	r = add(dir, ".", 1, node->ino, DT_DIR);
 	if (r == 0)
 		r = add(dir, "..", 2, node->parent ? node->parent->ino : node->ino, DT_DIR);
@@ -86,13 +90,46 @@ static int take_listing(struct union_fs *fs, struct union_dir *dir)
 		r = tree_next_name(tree_dir, &name, &err);
 		if (r <= 0)
 			break;
-		r = number_of_name(fs, node, &name, &ino);
+		r = number_of_name(fs, dir, &name, &ino);
 		if (r == 0)
 			r = add(dir, name.name.ptr, name.name.len, ino, name.type);
 		else if (r == -ENOENT)
 			r = 0;
 	}
 	return union_errno(r);
+}
+
+static int begin_reading(struct union_fs *fs, struct union_dir *dir)
+{
+	int r;
+
+	union_rest(fs);
+	pthread_rwlock_rdlock(&fs->names);
+	union_lock(fs, dir->node);
+	r = union_wake(fs, dir->node);
+	if (r == 0)
+		r = take_listing(fs, dir);
+	union_unlock(fs, dir->node);
+	pthread_rwlock_unlock(&fs->names);
+	return r;
+}
+
+/* A directory that has no copied-up object any more need not be looked at name by name; overlayfs too takes its mark away when it is
+ * listed. Nobody may copy something up into it meanwhile, so it is listed once more with the names held alone. */
+static int make_pure(struct union_fs *fs, struct union_dir *dir)
+{
+	int r;
+
+	pthread_rwlock_wrlock(&fs->names);
+	union_lock(fs, dir->node);
+	r = union_wake(fs, dir->node);
+	if (r == 0)
+		r = take_listing(fs, dir);
+	if (r == 0 && !dir->has_kept)
+		union_mark_pure(fs, dir->node);
+	union_unlock(fs, dir->node);
+	pthread_rwlock_unlock(&fs->names);
+	return r;
 }
 
 int union_open_dir(struct union_fs *fs, uint64_t ino, struct union_dir **ret_dir)
@@ -127,14 +164,9 @@ int union_entry_at(struct union_fs *fs, struct union_dir *dir, uint64_t position
 	int r = 0;
 
 	if (position == 0 || !dir->entries) {
-		union_rest(fs);
-		pthread_rwlock_rdlock(&fs->names);
-		union_lock(fs, dir->node);
-		r = union_wake(fs, dir->node);
-		if (r == 0)
-			r = take_listing(fs, dir);
-		union_unlock(fs, dir->node);
-		pthread_rwlock_unlock(&fs->names);
+		r = begin_reading(fs, dir);
+		if (r == 0 && dir->node->impure && !dir->has_kept && !dir->node->removed)
+			r = make_pure(fs, dir);
 	}
 	if (r < 0)
 		return r;

@@ -220,6 +220,8 @@ int union_lower_has(struct union_fs *fs, const struct union_node *parent,
 /* Tells that copied-up objects lie in 'dir'. */
 int union_mark_impure(struct union_fs *fs, struct union_node *dir) must_check;
 bool union_is_impure(struct union_fs *fs, struct union_node *dir);
+/* That none do; names held alone. */
+void union_mark_pure(struct union_fs *fs, struct union_node *dir);
 
 /* The kernel's record of the lower object (FS-703) that 'place' is. 0 bytes: it has no handle. */
 enum { UNION_ORIGIN_MAX = 21 + 128 };

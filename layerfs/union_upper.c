@@ -305,6 +305,16 @@ int union_mark_impure(struct union_fs *fs, struct union_node *dir)
 	return r;
 }
 
+void union_mark_pure(struct union_fs *fs, struct union_node *dir)
+{
+	const struct union_spot spot = { union_dir_fd(dir), "", AT_EMPTY_PATH };
+
+	if (!dir->in_upper)
+		return;
+	if (union_remove_mark(fs, &spot, "impure") == 0)
+		dir->impure = false;
+}
+
 bool union_is_impure(struct union_fs *fs, struct union_node *dir)
 {
 	struct union_spot spot = { -1, "", AT_EMPTY_PATH };

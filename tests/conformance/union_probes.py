@@ -199,6 +199,25 @@ def _(u):
     assert get(m + "kept") == b"new" and not os.path.exists(m + "file")
 
 
+@question("the mark of copied-up objects goes with the last of them, and comes again (FS-702)")
+def _(u):
+    for name in "abc":
+        put(u.lower + "/" + name)
+    m = u.mount()
+    os.mkdir(m + "d")
+    put(m + "d/new")
+
+    def is_impure():
+        return any(name.endswith("overlay.impure") for name in os.listxattr(u.upper + "/d"))
+    for name in "abc":
+        assert not is_impure()
+        number = os.stat(m + name).st_ino
+        os.rename(m + name, m + "d/" + name)
+        assert is_impure() and number in [entry.inode() for entry in os.scandir(m + "d")]
+        os.unlink(m + "d/" + name)
+        assert os.listdir(m + "d") == ["new"]
+
+
 @question("attributes change without data, at any size (FS-210)")
 def _(u):
     put(u.lower + "/big", bytes(range(256)) * 65536)
