@@ -15,6 +15,26 @@ def sh(*command, **keywords):
     return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, **keywords)
 
 
+def import_tree(mica, lower, top):
+    """The image 'tree' of TOP/store, of the directory LOWER; in its place what of it an image can hold (no sockets, no fractions
+    of seconds)."""
+    store, shown = top + "/store", top + "/image"
+    for directory, below, names in os.walk(os.fsencode(lower), topdown=False):
+        for name in filter(lambda name: name.startswith(b".wh."), below + names):
+            path = os.path.join(directory, name)
+            if name in below and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+    shutil.rmtree(store, ignore_errors=True)
+    sh(mica, "import", "--root", store, lower, "tree", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    shutil.rmtree(lower)
+    os.makedirs(shown, exist_ok=True)
+    sh(mica, "mount", "--root", store, "--driver", "kernel", "tree", shown, stdout=subprocess.DEVNULL)
+    sh("cp", "-a", shown, lower)
+    sh("umount", shown)
+
+
 def outside():
     """The part that still may write: the scratch directory goes away however the rest ends."""
     scratch = tempfile.mkdtemp(prefix="stress-")
