@@ -204,6 +204,17 @@ dump() {
 	diff <(dump gnu) <(dump ours)
 }
 
+@test "snapshot: what is no capability is left out" {
+	needs_root
+	cd "$BATS_TEST_TMPDIR"
+	mkdir -p lower upper/d
+	echo 1 >upper/d/f
+	setfattr -n security.capability upper/d/f
+	[ -z "$(getcap upper/d/f 2>/dev/null)" ]
+	run -0 mica snapshot lower upper -o layer.tar
+	tar -tf layer.tar d/f
+}
+
 @test "layer apply: an object has what its layer says, not what was there or is handed down" {
 	needs_root
 	cd "$BATS_TEST_TMPDIR"
