@@ -67,7 +67,8 @@ enum { EROFS_ROOT = 0 };
 
 struct erofs_writer;
 
-int erofs_writer_new(struct erofs_writer **ret_writer, struct err *err) must_check;
+/* A tree of very many nodes is kept in unlinked files of 'spill_dirfd', which is duplicated; -1: in memory. */
+int erofs_writer_new(int spill_dirfd, struct erofs_writer **ret_writer, struct err *err) must_check;
 void erofs_writer_free(struct erofs_writer *writer);
 
 /* That some 'nodes' more will come: saves growing step by step. No limit, and no promise. */

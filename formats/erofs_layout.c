@@ -24,6 +24,7 @@
 
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
+#include "formats/base/spill.h"
 #include "formats/erofs_tree.h"
 
 /* Large enough that a write call is cheap beside its copy, small against the budget of memory. It also holds everything
@@ -55,11 +56,24 @@ struct layout {
 	struct out out;
 };
 
+/* Bytes of an array of 'count' numbers and one more. */
+static size_t numbers_size(uint32_t count)
+{
+	return ((size_t)count + 1) * sizeof(uint32_t);
+}
+
+static uint32_t *new_numbers(const struct layout *layout, uint32_t count)
+{
+	return spill_grow(layout->writer->spill_fd, NULL, 0, numbers_size(count));
+}
+
 static void layout_release(struct layout *layout)
 {
-	free(layout->order);
-	free(layout->dirs);
-	free(layout->inodes);
+	const struct erofs_writer *writer = layout->writer;
+
+	spill_free(writer->spill_fd, layout->order, numbers_size(writer->name_count));
+	spill_free(writer->spill_fd, layout->dirs, numbers_size(writer->dir_count));
+	spill_free(writer->spill_fd, layout->inodes, numbers_size(writer->node_count));
 	free(layout->shared);
 	free(layout->out.data);
 }
@@ -92,7 +106,7 @@ static int group_names(struct layout *layout, struct err *err)
 	struct erofs_writer *writer = layout->writer;
 	uint32_t i, sum = 0;
 
-	layout->order = calloc((size_t)writer->name_count + 1, sizeof(uint32_t));
+	layout->order = new_numbers(layout, writer->name_count);
 	if (!layout->order)
 		return err_nomem(err);
 	for (i = 0; i < writer->dir_count; i++)
@@ -138,8 +152,8 @@ static int sort_tree(struct layout *layout, struct err *err)
 
 	if (r < 0)
 		return r;
-	layout->dirs = calloc(writer->dir_count, sizeof(uint32_t));
-	layout->inodes = calloc(writer->node_count, sizeof(uint32_t));
+	layout->dirs = new_numbers(layout, writer->dir_count);
+	layout->inodes = new_numbers(layout, writer->node_count);
 	if (!layout->dirs || !layout->inodes)
 		return err_nomem(err);
 	for (i = 0; i < writer->node_count; i++)

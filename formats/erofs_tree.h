@@ -70,6 +70,7 @@ struct erofs_writer {
 	uint32_t name_mask, pair_mask;
 	uint32_t last_set; /* neighbours in a tree often have equal xattrs */
 	uint64_t seed;
+	int spill_fd; /* a directory for large arrays; -1 */
 	bool warned;
 };
 

@@ -9,7 +9,7 @@
  *	texts    names, targets, values		all bytes, behind each other
  *
  * Everything refers by number, nothing is allocated or freed for one node: a million entries take 72 MB beside their
- * names, and some 28 more while they are written. A name belongs to a record of dirs[], not to the directory's node: giving the node a new record empties the
+ * names, and some 28 more while they are written, in files once they are large (spill.h). A name belongs to a record of dirs[], not to the directory's node: giving the node a new record empties the
  * directory, and unlinking it forgets the subtree, both in constant time. What is no longer reached stays in the arrays and
  * is never written.
  *
@@ -25,10 +25,12 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/base/log.h"
+#include "formats/base/spill.h"
 #include "formats/erofs_tree.h"
 
 /* All 32-bit numbers of the arrays stay below this. */
@@ -37,8 +39,8 @@
 /* --- Arrays and hashes --- */
 
 /* Room for 'more' elements behind 'count'; '*array' is a pointer to elements of 'size'. */
-static int reserve(void *array, uint32_t count, uint32_t *room, uint32_t more, size_t size,
-		   struct err *err)
+static int reserve(struct erofs_writer *writer, void *array, uint32_t count, uint32_t *room,
+		   uint32_t more, size_t size, struct err *err)
 {
 	uint64_t wanted = (uint64_t)count + more, larger;
 	void *items;
@@ -51,7 +53,7 @@ static int reserve(void *array, uint32_t count, uint32_t *room, uint32_t more, s
 	larger = *room + *room / 2 + 64;
 	larger = larger < wanted ? wanted : larger > NUMBERS_MAX ? NUMBERS_MAX : larger;
 	memcpy(&items, array, sizeof(items));
-	items = reallocarray(items, larger, size);
+	items = spill_grow(writer->spill_fd, items, *room * size, (size_t)larger * size);
 	if (!items)
 		return err_nomem(err);
 	memcpy(array, &items, sizeof(items));
@@ -93,7 +95,7 @@ static int add_text(struct erofs_writer *writer, struct str text, unsigned lengt
 	int r;
 
 	assert(text.len < 1U << (8 * length_bytes));
-	r = reserve(&writer->texts, writer->text_count, &writer->text_room,
+	r = reserve(writer, &writer->texts, writer->text_count, &writer->text_room,
 		    (uint32_t)text.len + length_bytes, 1, err);
 	if (r < 0)
 		return r;
@@ -108,12 +110,17 @@ static int add_text(struct erofs_writer *writer, struct str text, unsigned lengt
 	return 0;
 }
 
+static uint64_t bucket_count(const uint32_t *buckets, uint32_t mask)
+{
+	return buckets ? (uint64_t)mask + 1 : 0;
+}
+
 /* Makes a bucket array larger once there are to be as many entries as buckets; '*mask' is count - 1, or 0 without any. The caller
  * chains its entries anew when true is returned. */
-static int grow_buckets(uint32_t **buckets, uint32_t *mask, uint32_t entries, bool *ret_grown,
-			struct err *err)
+static int grow_buckets(struct erofs_writer *writer, uint32_t **buckets, uint32_t *mask,
+			uint32_t entries, bool *ret_grown, struct err *err)
 {
-	uint64_t count = *buckets ? (uint64_t)*mask + 1 : 0;
+	uint64_t old_count = bucket_count(*buckets, *mask), count = old_count;
 	uint32_t *larger;
 
 	*ret_grown = false;
@@ -122,10 +129,10 @@ static int grow_buckets(uint32_t **buckets, uint32_t *mask, uint32_t entries, bo
 	count = count ? count : 64;
 	while (count <= entries)
 		count *= 2;
-	larger = calloc(count, sizeof(*larger));
+	larger = spill_grow(writer->spill_fd, NULL, 0, count * sizeof(*larger));
 	if (!larger)
 		return err_nomem(err);
-	free(*buckets);
+	spill_free(writer->spill_fd, *buckets, old_count * sizeof(*larger));
 	*buckets = larger;
 	*mask = (uint32_t)(count - 1);
 	*ret_grown = true;
@@ -142,7 +149,7 @@ static int grow_name_buckets(struct erofs_writer *writer, uint32_t count, struct
 {
 	bool grown;
 	uint32_t i;
-	int r = grow_buckets(&writer->name_buckets, &writer->name_mask, count, &grown, err);
+	int r = grow_buckets(writer, &writer->name_buckets, &writer->name_mask, count, &grown, err);
 
 	if (r < 0 || !grown)
 		return r;
@@ -198,8 +205,8 @@ static int grow_pair_buckets(struct erofs_writer *writer, struct err *err)
 {
 	bool grown;
 	uint32_t i;
-	int r = grow_buckets(&writer->pair_buckets, &writer->pair_mask, writer->pair_count, &grown,
-			     err);
+	int r = grow_buckets(writer, &writer->pair_buckets, &writer->pair_mask, writer->pair_count,
+			     &grown, err);
 
 	if (r < 0 || !grown)
 		return r;
@@ -238,8 +245,8 @@ static int intern_pair(struct erofs_writer *writer, unsigned space, struct str n
 	if (r == 0)
 		r = add_text(writer, value, 2, &made.value, err);
 	if (r == 0)
-		r = reserve(&writer->pairs, writer->pair_count, &writer->pair_room, 1, sizeof(made),
-			    err);
+		r = reserve(writer, &writer->pairs, writer->pair_count, &writer->pair_room, 1,
+			    sizeof(made), err);
 	if (r < 0)
 		return r;
 	made.next = *bucket;
@@ -314,8 +321,8 @@ static int add_xattrs(struct erofs_writer *writer, const struct erofs_inode *ino
 		return 0;
 	if (inode->xattr_count > LIMIT_XATTRS_BYTES)
 		return err_set(err, ERR_LIMIT, "too many extended attributes");
-	r = reserve(&writer->sets, start, &writer->set_room, (uint32_t)inode->xattr_count + 1,
-		    sizeof(*set), err);
+	r = reserve(writer, &writer->sets, start, &writer->set_room,
+		    (uint32_t)inode->xattr_count + 1, sizeof(*set), err);
 	if (r < 0)
 		return r;
 	set = writer->sets + start;
@@ -418,7 +425,7 @@ static int add_extents(struct erofs_writer *writer, const struct erofs_inode *in
 			writer->runs[writer->run_count - 1].length += extent->length;
 			continue;
 		}
-		r = reserve(&writer->runs, writer->run_count, &writer->run_room, 1,
+		r = reserve(writer, &writer->runs, writer->run_count, &writer->run_room, 1,
 			    sizeof(struct run), err);
 		if (r < 0)
 			return r;
@@ -511,8 +518,8 @@ static bool is_dir(const struct erofs_writer *writer, erofs_node node)
 static int add_dir(struct erofs_writer *writer, struct node *node, erofs_node number,
 		   uint32_t parent, struct err *err)
 {
-	int r = reserve(&writer->dirs, writer->dir_count, &writer->dir_room, 1, sizeof(struct dir),
-			err);
+	int r = reserve(writer, &writer->dirs, writer->dir_count, &writer->dir_room, 1,
+			sizeof(struct dir), err);
 
 	if (r < 0)
 		return r;
@@ -521,7 +528,7 @@ static int add_dir(struct erofs_writer *writer, struct node *node, erofs_node nu
 	return 0;
 }
 
-int erofs_writer_new(struct erofs_writer **ret_writer, struct err *err)
+int erofs_writer_new(int spill_dirfd, struct erofs_writer **ret_writer, struct err *err)
 {
 	const struct erofs_inode root = { .mode = S_IFDIR | 0755 };
 	auto_erofs_writer struct erofs_writer *writer = calloc(1, sizeof(*writer));
@@ -530,11 +537,12 @@ int erofs_writer_new(struct erofs_writer **ret_writer, struct err *err)
 
 	if (!writer)
 		return err_nomem(err);
+	writer->spill_fd = spill_dirfd < 0 ? -1 : fcntl(spill_dirfd, F_DUPFD_CLOEXEC, 3);
 	if (getrandom(&writer->seed, sizeof(writer->seed), 0) != sizeof(writer->seed))
 		writer->seed = io_monotonic_ns();
 	r = fill_node(writer, &root, &node, err);
 	if (r == 0)
-		r = reserve(&writer->nodes, 0, &writer->node_room, 1, sizeof(node), err);
+		r = reserve(writer, &writer->nodes, 0, &writer->node_room, 1, sizeof(node), err);
 	if (r == 0)
 		r = add_dir(writer, &node, EROFS_ROOT, 0, err);
 	if (r < 0)
@@ -544,30 +552,39 @@ int erofs_writer_new(struct erofs_writer **ret_writer, struct err *err)
 	return 0;
 }
 
+static void drop(const struct erofs_writer *writer, void *array, uint64_t room, size_t size)
+{
+	spill_free(writer->spill_fd, array, room * size);
+}
+
 void erofs_writer_free(struct erofs_writer *writer)
 {
 	if (!writer)
 		return;
-	free(writer->nodes);
-	free(writer->names);
-	free(writer->dirs);
-	free(writer->runs);
-	free(writer->pairs);
-	free(writer->sets);
-	free(writer->texts);
-	free(writer->name_buckets);
-	free(writer->pair_buckets);
+	drop(writer, writer->nodes, writer->node_room, sizeof(*writer->nodes));
+	drop(writer, writer->names, writer->name_room, sizeof(*writer->names));
+	drop(writer, writer->dirs, writer->dir_room, sizeof(*writer->dirs));
+	drop(writer, writer->runs, writer->run_room, sizeof(*writer->runs));
+	drop(writer, writer->pairs, writer->pair_room, sizeof(*writer->pairs));
+	drop(writer, writer->sets, writer->set_room, sizeof(*writer->sets));
+	drop(writer, writer->texts, writer->text_room, 1);
+	drop(writer, writer->name_buckets, bucket_count(writer->name_buckets, writer->name_mask),
+	     sizeof(uint32_t));
+	drop(writer, writer->pair_buckets, bucket_count(writer->pair_buckets, writer->pair_mask),
+	     sizeof(uint32_t));
+	if (writer->spill_fd >= 0)
+		close(writer->spill_fd);
 	free(writer);
 }
 
 int erofs_expect(struct erofs_writer *writer, uint64_t nodes, struct err *err)
 {
 	uint32_t more = nodes < NUMBERS_MAX / 4 ? (uint32_t)nodes : NUMBERS_MAX / 4;
-	int r = reserve(&writer->nodes, writer->node_count, &writer->node_room, more,
+	int r = reserve(writer, &writer->nodes, writer->node_count, &writer->node_room, more,
 			sizeof(struct node), err);
 
 	if (r == 0)
-		r = reserve(&writer->names, writer->name_count, &writer->name_room, more,
+		r = reserve(writer, &writer->names, writer->name_count, &writer->name_room, more,
 			    sizeof(struct name), err);
 	return r < 0 ? r : grow_name_buckets(writer, writer->name_count + more, err);
 }
@@ -617,7 +634,8 @@ static int add_name(struct erofs_writer *writer, erofs_node parent, struct str n
 	uint32_t *bucket;
 	int r;
 
-	r = reserve(&writer->names, writer->name_count, &writer->name_room, 1, sizeof(made), err);
+	r = reserve(writer, &writer->names, writer->name_count, &writer->name_room, 1, sizeof(made),
+		    err);
 	if (r == 0)
 		r = grow_name_buckets(writer, writer->name_count, err);
 	if (r == 0)
@@ -643,7 +661,8 @@ int erofs_add(struct erofs_writer *writer, erofs_node parent, struct str name,
 	if (r == 0)
 		r = make_node(writer, inode, &node, err);
 	if (r == 0)
-		r = reserve(&writer->nodes, number, &writer->node_room, 1, sizeof(node), err);
+		r = reserve(writer, &writer->nodes, number, &writer->node_room, 1, sizeof(node),
+			    err);
 	if (r == 0 && S_ISDIR(node.mode))
 		r = add_dir(writer, &node, number, writer->nodes[parent].data, err);
 	if (r == 0)

@@ -345,7 +345,8 @@ static int merge_chain(struct store *store, const struct digest *diff_ids,
 		r = io_temp_open(&temp, store_dirfd(store), store_image_name(&chains[count], path),
 				 0644, err);
 	if (r == 0) {
-		r = merge_indexes(parts.inputs, parts.count, &chains[count], temp.fd, err);
+		r = merge_indexes(parts.inputs, parts.count, &chains[count], temp.fd,
+				  store_dirfd(store), err);
 		if (r == 0)
 			r = io_temp_publish(&temp, false, err);
 		else

@@ -249,7 +249,7 @@ static int start(struct ingest *ingest, const struct layer_options *options, boo
 	if (r == 0)
 		r = hasher_new(DIGEST_SHA256, &ingest->hasher, err);
 	if (r == 0)
-		r = layer_tree_new(&ingest->tree, err);
+		r = layer_tree_new(store_dirfd(ingest->store), &ingest->tree, err);
 	if (r == 0 && make_blob && options->compression != COMPRESSION_NONE) {
 		r = store_temp_blob(ingest->store, &ingest->blob, err);
 		if (r < 0)
@@ -362,7 +362,7 @@ static int index_only(struct source *source, int copy_fd, int index_fd,
 	ingest->copy_fd = copy_fd;
 	ingest->stage = (struct layer_stage)LAYER_STAGE_NONE;
 	ingest->blob.fd = -1;
-	r = layer_tree_new(&ingest->tree, err);
+	r = layer_tree_new(-1, &ingest->tree, err);
 	if (r == 0 && !diff_id)
 		r = hasher_new(DIGEST_SHA256, &ingest->hasher, err);
 	if (r == 0)

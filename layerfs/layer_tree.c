@@ -190,7 +190,7 @@ static int set_marks(struct layer_tree *tree, const struct dir *dir, struct err 
 
 /* --- Life ------------------------------------------------------------------------------------------------------------ */
 
-int layer_tree_new(struct layer_tree **ret_tree, struct err *err)
+int layer_tree_new(int spill_dirfd, struct layer_tree **ret_tree, struct err *err)
 {
 	auto_layer_tree struct layer_tree *tree = calloc(1, sizeof(*tree));
 	int r;
@@ -206,7 +206,7 @@ int layer_tree_new(struct layer_tree **ret_tree, struct err *err)
 	tree->whiteouts = map_new();
 	if (!tree->dir_of_node || !tree->whiteouts)
 		return err_nomem(err);
-	r = erofs_writer_new(&tree->writer, err);
+	r = erofs_writer_new(spill_dirfd, &tree->writer, err);
 	if (r == 0)
 		r = note_dir(tree, EROFS_ROOT, &implicit_inode, true, err);
 	if (r < 0)

@@ -16,7 +16,8 @@
 
 struct layer_tree;
 
-int layer_tree_new(struct layer_tree **ret_tree, struct err *err) must_check;
+/* 'spill_dirfd' as in erofs_writer_new(). */
+int layer_tree_new(int spill_dirfd, struct layer_tree **ret_tree, struct err *err) must_check;
 void layer_tree_free(struct layer_tree *tree);
 
 /* Takes over one entry; 'extents' say where the data of a regular file lies. '*ret_node' is EROFS_NO_NODE when the entry made

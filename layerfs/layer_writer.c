@@ -907,7 +907,7 @@ static int start(struct layer_writer *writer, struct err *err)
 	if (r == 0)
 		r = hasher_new(DIGEST_SHA256, &writer->tar_hasher, err);
 	if (r == 0)
-		r = layer_tree_new(&writer->tree, err);
+		r = layer_tree_new(store_dirfd(writer->store), &writer->tree, err);
 	if (r == 0)
 		r = layer_stage_open(writer->store, &writer->stage, err);
 	return r < 0 ? r : open_blob(writer, err);

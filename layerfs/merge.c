@@ -487,7 +487,7 @@ static int join_devices(const struct merge_input *inputs, size_t count,
 }
 
 int merge_indexes(const struct merge_input *inputs, size_t count, const struct digest *chain_id,
-		  int fd, struct err *err)
+		  int fd, int spill_dirfd, struct err *err)
 {
 	auto_erofs_writer struct erofs_writer *writer = NULL;
 	auto_free struct erofs_device *devices = NULL;
@@ -499,7 +499,7 @@ int merge_indexes(const struct merge_input *inputs, size_t count, const struct d
 	if (r == 0)
 		r = erofs_uuid(chain_id, uuid, err);
 	if (r == 0)
-		r = erofs_writer_new(&writer, err);
+		r = erofs_writer_new(spill_dirfd, &writer, err);
 	for (i = 0; r == 0 && i < count; i++) {
 		assert(!inputs[i].merged || i == 0);
 		r = apply(writer, &inputs[i], device_base, i == 0, err);

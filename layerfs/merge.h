@@ -14,10 +14,10 @@ struct merge_input {
 	bool merged; /* a merged index (no marks, several devices) as the lowest input */
 };
 
-/* Writes the merged image to 'fd'. 'chain_id' gives the uuid. ELOOP: implicit directories through looping
+/* Writes the merged image to 'fd'. 'chain_id' gives the uuid. 'spill_dirfd' as in erofs_writer_new(). ELOOP: implicit directories through looping
  * symlinks; ERR_FORMAT: a damaged input. */
 int merge_indexes(const struct merge_input *inputs, size_t count, const struct digest *chain_id,
-		  int fd, struct err *err) must_check;
+		  int fd, int spill_dirfd, struct err *err) must_check;
 
 /* Marks of a layer index (FS-603), for who writes one: add these to a directory's own xattrs, this inode under the name
  * that is hidden. A directory with whiteouts carries 'mark_origin', one without a tar entry of its own 'mark_implicit' and

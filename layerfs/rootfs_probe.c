@@ -83,7 +83,7 @@ static int write_index(int fd, struct index **ret_index, struct err *err)
 	auto_erofs_writer struct erofs_writer *writer = NULL;
 	auto_close int owned = fd;
 	erofs_node node;
-	int r = erofs_writer_new(&writer, err);
+	int r = erofs_writer_new(-1, &writer, err);
 
 	if (r == 0)
 		r = erofs_add(writer, EROFS_ROOT, STR(LOWER_FILE), &file, &node, err);

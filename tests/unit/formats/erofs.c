@@ -215,7 +215,7 @@ static struct erofs_writer *fill_writer(const struct model *model, bool shuffle)
 	struct erofs_writer *writer;
 	unsigned i;
 
-	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_writer_new(-1, &writer, &err));
 	assert_ok(erofs_set(writer, EROFS_ROOT, &model->objects[0]->inode, &err));
 	for (i = 1; i < model->object_count; i++)
 		nodes[i] = EROFS_NO_NODE;
@@ -709,7 +709,7 @@ static void test_odd_directory(void **state)
 	assert_int_equal(run("tests/tools/gendir --seed 3 --entries 1500 %s 2>%s/notes", path, dir),
 			 0);
 	copy->tar = open("/var/tmp", O_TMPFILE | O_RDWR, 0600);
-	assert_ok(erofs_writer_new(&copy->writer, &err));
+	assert_ok(erofs_writer_new(-1, &copy->writer, &err));
 	copy_tree(copy, path, EROFS_ROOT, STR(""));
 	device.size_bytes = copy->tar_bytes;
 	assert_ok(erofs_write(copy->writer, index, &device, 1, uuid, NULL, &err));
@@ -752,7 +752,7 @@ static void test_extremes(void **state)
 	char name[32];
 
 	(void)state;
-	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_writer_new(-1, &writer, &err));
 	assert_ok(erofs_add(writer, EROFS_ROOT, STR("many"), &dir, &many, &err));
 	for (i = NAMES; i-- > 0;) {
 		snprintf(name, sizeof(name), "%u", i);
@@ -890,7 +890,7 @@ static void refuse(const struct erofs_inode *inode, int code, const char *text)
 {
 	auto_erofs_writer struct erofs_writer *writer = NULL;
 
-	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_writer_new(-1, &writer, &err));
 	assert_int_equal(erofs_add(writer, EROFS_ROOT, STR("x"), inode, NULL, &err), -code);
 	assert_string_equal(err.text, text);
 	assert_int_equal(erofs_find(writer, EROFS_ROOT, STR("x")), EROFS_NO_NODE);
@@ -944,7 +944,7 @@ static void test_refused_names(void **state)
 	size_t i;
 
 	(void)state;
-	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_writer_new(-1, &writer, &err));
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		assert_int_equal(erofs_add(writer, EROFS_ROOT, str_from(bad[i]), &dir, NULL, &err),
 				 -ERR_FORMAT);
@@ -970,7 +970,7 @@ static void test_refused_data(void **state)
 	auto_close int fd = memfd_create("index", MFD_CLOEXEC);
 
 	(void)state;
-	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_writer_new(-1, &writer, &err));
 	assert_ok(erofs_add(writer, EROFS_ROOT, STR("a"), &file, NULL, &err));
 	assert_int_equal(erofs_write(writer, fd, tars, 2, uuid, NULL, &err), -ERR_FORMAT);
 	assert_string_equal(err.text, "a file lies behind the end of its tar");

@@ -57,7 +57,7 @@ static size_t make_image(uint8_t *bytes, unsigned files)
 	unsigned i;
 
 	memset(target, 't', sizeof(target));
-	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_writer_new(-1, &writer, &err));
 	assert_ok(erofs_add(writer, EROFS_ROOT, STR("sub"), &dir, &sub, &err));
 	for (i = 0; i < files; i++) {
 		snprintf(name, sizeof(name), "file-%u", i);

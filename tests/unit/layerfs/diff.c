@@ -340,7 +340,7 @@ static struct index *merge(const struct index *base, const struct index *layer)
 	struct index *merged;
 	size_t count = 0;
 
-	ok(merge_indexes(inputs, 2, &chain_id, fd, &err));
+	ok(merge_indexes(inputs, 2, &chain_id, fd, -1, &err));
 	if (index_tar_count(base))
 		tars[count++] = (int)sys(dup(index_tar_fd(base, 1)));
 	if (index_tar_count(layer))

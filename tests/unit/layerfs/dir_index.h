@@ -176,7 +176,7 @@ static struct index *dir_index(const char *path, const char *scratch, bool layer
 	made.tar_fd = open(scratch, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (index_fd < 0 || made.tar_fd < 0 || dirfd < 0)
 		abort();
-	dir_index_ok(erofs_writer_new(&made.writer, &err));
+	dir_index_ok(erofs_writer_new(-1, &made.writer, &err));
 	dir_index_add(&made, dirfd, ".", EROFS_ROOT);
 	device_count = made.tar_bytes > 0;
 	dir_index_ok(ftruncate(made.tar_fd, (off_t)made.tar_bytes));

@@ -60,7 +60,7 @@ static void write_layer(unsigned n)
 	for (at = 0; at < TAR_BYTES; at++)
 		tar[at] = tar_byte(n, at);
 	assert_ok(io_replace_file(dir, "tar", tar, TAR_BYTES, 0644, false, &err));
-	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_writer_new(-1, &writer, &err));
 	assert_ok(erofs_add(writer, EROFS_ROOT, STR("empty"), &inode, NULL, &err));
 	inode.extents = own;
 	inode.extent_count = 2;

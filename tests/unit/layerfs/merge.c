@@ -110,7 +110,7 @@ static struct erofs_image *make_layer(const char *text, unsigned number)
 	auto_erofs_writer struct erofs_writer *writer = NULL;
 	struct str rest = str_from(text), entry, path, value;
 
-	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_writer_new(-1, &writer, &err));
 	while (rest.len) {
 		str_cut(rest, ' ', &entry, &rest);
 		if (!entry.len)
@@ -169,7 +169,7 @@ static struct erofs_image *merge_only(struct erofs_image *const *images, size_t 
 
 	for (i = 0; i < count; i++)
 		inputs[i] = (struct merge_input){ images[i], merged && i == 0 };
-	assert_ok(merge_indexes(inputs, count, &chain, fd, &err));
+	assert_ok(merge_indexes(inputs, count, &chain, fd, -1, &err));
 	assert_ok(erofs_open(fd, &image, &err));
 	return image;
 }
@@ -295,7 +295,7 @@ static void test_loop(void **state)
 	auto_close int fd = memfd_create("merged", MFD_CLOEXEC);
 
 	(void)state;
-	assert_int_equal(merge_indexes(inputs, 2, &chain, fd, &err), -ELOOP);
+	assert_int_equal(merge_indexes(inputs, 2, &chain, fd, -1, &err), -ELOOP);
 	assert_string_equal(err.text, "cannot apply layer 2 of 2: too many symbolic links at 'a'");
 	erofs_close(images[0]);
 	erofs_close(images[1]);
@@ -594,7 +594,7 @@ static void test_damaged(void **state)
 		struct merge_input inputs[2] = { { a, false }, { b, false } };
 		auto_close int fd = memfd_create("merged", MFD_CLOEXEC);
 
-		refused += merge_indexes(inputs, 2, &chain, fd, &err) < 0;
+		refused += merge_indexes(inputs, 2, &chain, fd, -1, &err) < 0;
 	}
 	assert_true(refused > 100);
 	erofs_close(good[0]);
@@ -609,7 +609,7 @@ static struct erofs_image *many_files(unsigned layer, unsigned dirs, unsigned fi
 	struct erofs_inode dir = { .mode = S_IFDIR | 0755, .mtime = 1 };
 	unsigned i, k;
 
-	assert_ok(erofs_writer_new(&writer, &err));
+	assert_ok(erofs_writer_new(-1, &writer, &err));
 	for (i = 0; i < dirs; i++) {
 		char name[32];
 		erofs_node node;
@@ -640,7 +640,7 @@ static void test_one_layer(void **state)
 	int fd = memfd_create("merged", MFD_CLOEXEC);
 
 	(void)state;
-	assert_ok(merge_indexes(&input, 1, &diff_id, fd, &err));
+	assert_ok(merge_indexes(&input, 1, &diff_id, fd, -1, &err));
 	assert_ok(erofs_open(fd, &merged, &err));
 	assert_same_bytes(layer, merged);
 }

@@ -126,7 +126,7 @@ static int make_layer(const char *prefix, struct erofs_image **ret_image, struct
 	auto_erofs_writer struct erofs_writer *writer = NULL;
 	auto_close int fd = memfd_create("layer", MFD_CLOEXEC);
 	const uint8_t uuid[EROFS_UUID_BYTES] = { 1 };
-	int r = erofs_writer_new(&writer, err);
+	int r = erofs_writer_new(-1, &writer, err);
 
 	if (r == 0)
 		r = fill(writer, prefix, err);
@@ -150,7 +150,7 @@ static int work(struct err *err)
 	if (r == 0) {
 		const struct merge_input inputs[] = { { a, false }, { b, false } };
 
-		r = merge_indexes(inputs, 2, &chain, fd, err);
+		r = merge_indexes(inputs, 2, &chain, fd, -1, err);
 	}
 	if (r == 0)
 		r = erofs_open(take_fd(&fd), &merged, err);
