@@ -227,6 +227,7 @@ static int node_of_made(struct union_fs *fs, struct union_node *dir, const char 
 		r = union_find(fs, dir, name, &found);
 		if (r < 0)
 			return r;
+		found.node->knows_flags = true; /* none */
 		*ret_node = take(found.node);
 		union_found_release(fs, &found);
 		return 0;
