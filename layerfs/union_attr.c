@@ -432,6 +432,22 @@ int union_setattr(struct union_fs *fs, uint64_t ino, const struct stat *wanted, 
 	return r;
 }
 
+void union_read_capability(int fd, struct union_capability *ret_capability)
+{
+	ret_capability->size = fgetxattr(fd, "security.capability", ret_capability->value,
+					 sizeof(ret_capability->value));
+}
+
+int union_restore_capability(int fd, const struct union_capability *capability)
+{
+	if (capability->size <= 0)
+		return 0;
+	return fsetxattr(fd, "security.capability", capability->value, (size_t)capability->size,
+			 0) < 0
+		       ? -errno
+		       : 0;
+}
+
 static int save_links(struct union_fs *fs, const struct union_spot *spot, char base, int more)
 {
 	char text[32];

@@ -359,18 +359,22 @@ static int drop_metacopy(struct union_fs *fs, int fd, const struct stat *before)
 }
 
 /* A metacopy that could not be filled gives back what it took of a full disk (FS-411). */
-static void empty_again(int fd, const struct stat *before)
+static void empty_again(int fd, const struct stat *before,
+			const struct union_capability *capability)
 {
 	const struct timespec times[2] = { before->st_atim, before->st_mtim };
 
-	if (ftruncate(fd, 0) == 0 && ftruncate(fd, before->st_size) == 0)
+	if (ftruncate(fd, 0) == 0 && ftruncate(fd, before->st_size) == 0) {
+		(void)!union_restore_capability(fd, capability);
 		(void)futimens(fd, times);
+	}
 }
 
 int union_fill(struct union_fs *fs, struct union_node *node)
 {
 	auto_view struct union_view view = { .tree = NULL };
 	struct union_spot spot;
+	struct union_capability capability;
 	auto_close int fd = -1;
 	struct stat before;
 	int r = 0;
@@ -387,11 +391,14 @@ int union_fill(struct union_fs *fs, struct union_node *node)
 	union_leave(fs, node);
 	if (r < 0)
 		return r;
+	union_read_capability(fd, &capability);
 	r = tree_copy(fs->tree, view.tree, fd);
+	if (r == 0)
+		r = union_restore_capability(fd, &capability);
 	if (r == 0)
 		r = drop_metacopy(fs, fd, &before);
 	else
-		empty_again(fd, &before);
+		empty_again(fd, &before, &capability);
 	union_lock(fs, node);
 	if (r == 0)
 		node->metacopy = false;

@@ -312,15 +312,20 @@ static int drop_set_ids(int fd, enum union_kill kill)
 	return mode != st.st_mode && fchmod(fd, mode & 07777) < 0 ? -errno : 0;
 }
 
-/* The file system below takes a capability with every write: here it stays. */
-static int write_mapped(int fd, const void *data, size_t len, uint64_t offset)
+/* The file system below takes a capability with every write: here it stays. One at a time, for between the two calls another
+ * would not see that there is one. */
+static int write_mapped(struct union_fs *fs, struct union_node *node, int fd, const void *data,
+			size_t len, uint64_t offset)
 {
-	char value[64];
-	ssize_t size = fgetxattr(fd, "security.capability", value, sizeof(value));
-	int r = io_pwrite(fd, data, len, offset);
+	struct union_capability capability;
+	int r;
 
-	if (r == 0 && size > 0 && fsetxattr(fd, "security.capability", value, (size_t)size, 0) < 0)
-		r = -errno;
+	union_lock(fs, node);
+	union_read_capability(fd, &capability);
+	r = io_pwrite(fd, data, len, offset);
+	if (r == 0)
+		r = union_restore_capability(fd, &capability);
+	union_unlock(fs, node);
 	return r;
 }
 
@@ -332,7 +337,7 @@ ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void
 	if (r == 0 && kill)
 		r = drop_set_ids(fd, UNION_KILL_IDS);
 	if (r == 0)
-		r = writeback && !kill ? write_mapped(fd, data, len, offset)
+		r = writeback && !kill ? write_mapped(fs, handle->node, fd, data, len, offset)
 				       : io_pwrite(fd, data, len, offset);
 	return r < 0 ? r : (ssize_t)len;
 }

@@ -270,6 +270,13 @@ static inline mode_t union_without_set_ids(mode_t mode)
 {
 	return mode & ~(mode_t)(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
 }
+/* What every write takes, kept over one that nobody asked for: of a mapping, or of content that is copied up. */
+struct union_capability {
+	char value[64];
+	ssize_t size;
+};
+void union_read_capability(int fd, struct union_capability *ret_capability);
+int union_restore_capability(int fd, const struct union_capability *capability) must_check;
 /* Keeps how many links the union shows of an indexed object beyond its own: right as long as names come and go in the upper.
  * Before one is added that the union shows already, they are counted from the lower inode's, and after it anew (FS-709). */
 int union_save_links(struct union_fs *fs, const struct union_spot *spot, int more) must_check;
