@@ -9,3 +9,9 @@ load ../cli/common
 	run -0 "$BATS_TEST_DIRNAME/../stress/crash" --build "$(dirname "$MICA")" --seconds 7
 	[[ $output == *" 0 failures, "* ]]
 }
+
+@test "union: what the player found stays mended (FS-1254)" {
+	needs_root
+	run -0 "$BATS_TEST_DIRNAME/../stress/run" --build "$(dirname "$MICA")" --finds-only
+	[[ $output == *" 0 failures, "* ]]
+}
