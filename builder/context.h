@@ -31,9 +31,10 @@ void context_set_ignore_name(struct context *context, const char *name);
 struct selection;
 
 /* What 'step' (COPY or ADD) takes: from 'context', or from 'tree' when it copies from a stage or image. Nothing is read but
- * metadata. ENOENT names the missing source and why (UX-42). */
+ * metadata. What is known of very many files lies in unlinked files of 'spill_dirfd', which outlives it; -1: in memory.
+ * ENOENT names the missing source and why (UX-42). */
 int selection_new(struct context *context, struct tree *tree, const struct step *step,
-		  struct selection **ret_selection, struct err *err) must_check;
+		  int spill_dirfd, struct selection **ret_selection, struct err *err) must_check;
 void selection_free(struct selection *selection);
 uint64_t selection_file_count(const struct selection *selection);
 

@@ -69,6 +69,7 @@ int placement_new(struct store *store, struct tree *below, struct selection *sel
 	placement->rules = *rules;
 	placement->spool.fd = -1;
 	arena_init(&placement->arena, PLACEMENT_BYTES_MAX);
+	arena_spill(&placement->arena, store_dirfd(store));
 	placement->root = entry_new(placement, NULL, str_of("", 0));
 	placement->groups = arena_array(&placement->arena, groups, sizeof(struct link_group));
 	if (!placement->root || !placement->groups)

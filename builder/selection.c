@@ -696,18 +696,22 @@ static int group_links(struct selection *selection, struct err *err)
 
 /* --- Life --- */
 
-static int selection_start(struct selection *selection, const struct step *step, struct err *err)
+static int selection_start(struct selection *selection, const struct step *step, int spill_dirfd,
+			   struct err *err)
 {
 	auto_free struct str *patterns = NULL;
 	size_t i;
 
 	arena_init(&selection->arena, NODES_BYTES_MAX);
+	arena_spill(&selection->arena, spill_dirfd);
 	selection->worker_count = crew_size(selection->pool);
 	selection->worker_arenas = calloc(selection->worker_count, sizeof(struct arena));
 	if (!selection->worker_arenas)
 		return err_nomem(err);
-	for (i = 0; i < selection->worker_count; i++)
+	for (i = 0; i < selection->worker_count; i++) {
 		arena_init(&selection->worker_arenas[i], NODES_BYTES_MAX);
+		arena_spill(&selection->worker_arenas[i], spill_dirfd);
+	}
 	if (step->exclude_count == 0)
 		return 0;
 	patterns = calloc(step->exclude_count, sizeof(*patterns));
@@ -749,7 +753,7 @@ static int select_sources(struct selection *selection, const struct step *step, 
 }
 
 int selection_new(struct context *context, struct tree *tree, const struct step *step,
-		  struct selection **ret_selection, struct err *err)
+		  int spill_dirfd, struct selection **ret_selection, struct err *err)
 {
 	struct selection *selection = calloc(1, sizeof(*selection));
 	int r;
@@ -762,7 +766,7 @@ int selection_new(struct context *context, struct tree *tree, const struct step 
 	selection->step = step;
 	selection->pool = context ? context_pool(context) : NULL;
 	selection->scan_ns = io_realtime_ns();
-	r = selection_start(selection, step, err);
+	r = selection_start(selection, step, spill_dirfd, err);
 	if (r == 0)
 		r = select_sources(selection, step, err);
 	if (r == 0)

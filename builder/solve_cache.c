@@ -140,7 +140,8 @@ static int select_from_context(struct solve *solve, struct node *node, struct er
 		return 0;
 	if (!solve->options->context)
 		return err_set(err, ENOENT, "%s: there is no build context", node->step->name);
-	return selection_new(solve->options->context, NULL, node->step, &node->selection, err);
+	return selection_new(solve->options->context, NULL, node->step,
+			     store_dirfd(solve->options->store), &node->selection, err);
 }
 
 static bool only_heredocs(const struct step *step)
@@ -185,7 +186,8 @@ static int bind_content(struct solve *solve, struct node *node, struct err *err)
 
 		if (mount->kind != MOUNT_BIND || mount->from || !solve->options->context)
 			continue;
-		r = selection_new(solve->options->context, NULL, &copy, &selection, err);
+		r = selection_new(solve->options->context, NULL, &copy,
+				  store_dirfd(solve->options->store), &selection, err);
 		if (r == 0)
 			r = selection_digest(selection, digest, err);
 		buf_append(&digests, digest, sizeof(digest));

@@ -160,7 +160,9 @@ static int run_copy(struct solve *solve, struct node *node, struct err *err)
 		if (r == 0)
 			r = tree_new(&from_stack, &from, err);
 		if (r == 0 && !node->selection)
-			r = selection_new(NULL, from, node->step, &node->selection, err);
+			r = selection_new(NULL, from, node->step,
+					  store_dirfd(solve->options->store), &node->selection,
+					  err);
 	}
 	if (r == 0)
 		r = step_copy(solve->options->store, tree, node->step, node->selection,

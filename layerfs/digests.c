@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "formats/base/io.h"
+#include "formats/base/spill.h"
 
 enum { VERSION = 1 };
 static const char magic[8] = { 'm', 'i', 'c', 'a', 'd', 'i', 'g', '1' };
@@ -33,14 +34,16 @@ _Static_assert(sizeof(struct row) == 40, "row of digests");
 struct digests_writer {
 	struct row *rows; /* offsets in the machine's order until written */
 	size_t count, room;
+	int spill_dirfd;
 };
 
-int digests_writer_new(struct digests_writer **ret_writer, struct err *err)
+int digests_writer_new(int spill_dirfd, struct digests_writer **ret_writer, struct err *err)
 {
 	struct digests_writer *writer = calloc(1, sizeof(*writer));
 
 	if (!writer)
 		return err_nomem(err);
+	writer->spill_dirfd = spill_dirfd;
 	*ret_writer = writer;
 	return 0;
 }
@@ -48,7 +51,7 @@ int digests_writer_new(struct digests_writer **ret_writer, struct err *err)
 void digests_writer_free(struct digests_writer *writer)
 {
 	if (writer)
-		free(writer->rows);
+		spill_free(writer->spill_dirfd, writer->rows, writer->room * sizeof(struct row));
 	free(writer);
 }
 
@@ -59,7 +62,8 @@ int digests_add(struct digests_writer *writer, uint64_t tar_offset,
 
 	if (writer->count == writer->room) {
 		size_t room = writer->room + writer->room / 2 + 64;
-		struct row *rows = reallocarray(writer->rows, room, sizeof(*rows));
+		struct row *rows = spill_grow(writer->spill_dirfd, writer->rows,
+					      writer->room * sizeof(*rows), room * sizeof(*rows));
 
 		if (!rows)
 			return err_nomem(err);

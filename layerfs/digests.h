@@ -16,9 +16,11 @@
 #include "formats/base/err.h"
 #include "formats/digest.h"
 
-/* Collects rows in any order, 40 bytes each, then writes them sorted. One thread. */
+/* Collects rows in any order, 40 bytes each, then writes them sorted. Very many lie in unlinked files of 'spill_dirfd', which
+ * outlives it; -1: in memory. One thread. */
 struct digests_writer;
-int digests_writer_new(struct digests_writer **ret_writer, struct err *err) must_check;
+int digests_writer_new(int spill_dirfd, struct digests_writer **ret_writer,
+		       struct err *err) must_check;
 void digests_writer_free(struct digests_writer *writer);
 int digests_add(struct digests_writer *writer, uint64_t tar_offset,
 		const uint8_t sha256[SHA256_BYTES], struct err *err) must_check;

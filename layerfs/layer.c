@@ -78,7 +78,7 @@ static int write_digests(const struct layer_stage *stage,
 	auto_digests_writer struct digests_writer *writer = NULL;
 	struct layer_file_digest digest;
 	auto_close int fd = -1;
-	int r = digests_writer_new(&writer, err);
+	int r = digests_writer_new(store_dirfd(stage->store), &writer, err);
 
 	while (r == 0 && next(argument, &digest))
 		r = digests_add(writer, digest.tar_offset, digest.sha256, err);

@@ -33,6 +33,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "formats/base/arena.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "layerfs/layer_private.h"
@@ -123,6 +124,7 @@ struct layer_writer {
 
 	/* Records; appended by the producer, walked by the sequencer. */
 	struct record_block *first, *last;
+	struct arena record_memory;
 	struct record_block *seen_block;
 	size_t seen; /* in 'seen_block' */
 	void (*see)(void *argument, uint64_t entry_number, const uint8_t sha256[SHA256_BYTES]);
@@ -729,7 +731,7 @@ static struct record *add_record(struct layer_writer *writer, struct err *err)
 	struct record_block *block = writer->last;
 
 	if (!block || block->count == RECORDS_PER_BLOCK) {
-		block = calloc(1, sizeof(*block));
+		block = arena_alloc(&writer->record_memory, sizeof(*block));
 		if (!block) {
 			err_nomem(err);
 			return NULL;
@@ -884,6 +886,8 @@ int layer_writer_new(struct store *store, const struct layer_options *options,
 	writer->options = *options;
 	writer->stage = (struct layer_stage)LAYER_STAGE_NONE;
 	writer->blob.fd = -1;
+	arena_init(&writer->record_memory, SIZE_MAX);
+	arena_spill(&writer->record_memory, store_dirfd(store));
 	pthread_mutex_init(&writer->lock, NULL);
 	pthread_cond_init(&writer->changed, NULL);
 	pool_batch_init(&writer->jobs);
@@ -964,9 +968,7 @@ static bool next_record(void *argument, struct layer_file_digest *ret_digest)
 		struct record_block *block = writer->first;
 
 		while (block && walk->at == block->count) {
-			writer->first = block->next;
-			free(block);
-			block = writer->first;
+			block = writer->first = block->next;
 			walk->at = 0;
 		}
 		if (!block) {
@@ -1122,12 +1124,7 @@ void layer_writer_free(struct layer_writer *writer)
 		buf_release(&writer->batches[i].paths);
 	for (i = 0; i < PIECES; i++)
 		free(writer->pieces[i].data);
-	while (writer->first) {
-		struct record_block *next = writer->first->next;
-
-		free(writer->first);
-		writer->first = next;
-	}
+	arena_release(&writer->record_memory);
 	pool_batch_release(&writer->jobs);
 	pthread_mutex_destroy(&writer->lock);
 	pthread_cond_destroy(&writer->changed);

@@ -7,9 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/base/spill.h"
+
 struct arena_block {
 	struct arena_block *next;
 	size_t used, size;
+	bool spilled;
 	alignas(max_align_t) char data[];
 };
 
@@ -28,10 +31,39 @@ void arena_release(struct arena *arena)
 	while (block) {
 		struct arena_block *next = block->next;
 
-		free(block);
+		if (block->spilled)
+			spill_free(arena->spill_dirfd, block, sizeof(*block) + block->size);
+		else
+			free(block);
 		block = next;
 	}
 	arena_init(arena, arena->max);
+}
+
+void arena_spill(struct arena *arena, int dirfd)
+{
+	arena->spills = dirfd >= 0;
+	arena->spill_dirfd = dirfd;
+}
+
+/* Blocks in files grow with the arena, so that there are few of them. */
+static struct arena_block *new_block(const struct arena *arena, size_t wanted)
+{
+	bool spilled = arena->spills && arena->used >= SPILL_BYTES;
+	size_t room = wanted > BLOCK_SIZE ? wanted : BLOCK_SIZE;
+	struct arena_block *block;
+
+	if (spilled && room < arena->used / 2)
+		room = arena->used / 2;
+	if (spilled && room < SPILL_BYTES)
+		room = SPILL_BYTES;
+	block = spilled ? spill_grow(arena->spill_dirfd, NULL, 0, sizeof(*block) + room)
+			: calloc(1, sizeof(*block) + room);
+	if (!block)
+		return NULL;
+	block->size = room;
+	block->spilled = spilled;
+	return block;
 }
 
 void *arena_alloc(struct arena *arena, size_t size)
@@ -46,12 +78,9 @@ void *arena_alloc(struct arena *arena, size_t size)
 	if (rounded > arena->max || arena->used > arena->max - rounded)
 		return NULL;
 	if (!block || block->size - block->used < rounded) {
-		size_t room = rounded > BLOCK_SIZE ? rounded : BLOCK_SIZE;
-
-		block = calloc(1, sizeof(*block) + room);
+		block = new_block(arena, rounded);
 		if (!block)
 			return NULL;
-		block->size = room;
 		block->next = arena->blocks;
 		arena->blocks = block;
 	}

@@ -5,6 +5,7 @@
 #ifndef BASE_ARENA_H
 #define BASE_ARENA_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "formats/base/auto.h"
@@ -16,6 +17,8 @@ struct arena_block;
 struct arena {
 	struct arena_block *blocks;
 	size_t used, max;
+	bool spills;
+	int spill_dirfd;
 };
 
 #define ARENA_INIT(max_bytes)      \
@@ -24,6 +27,8 @@ struct arena {
 	}
 
 void arena_init(struct arena *arena, size_t max_bytes);
+/* What it holds beyond the first megabytes lies in unlinked files of 'dirfd' (spill.h), which outlives it; -1: in memory. */
+void arena_spill(struct arena *arena, int dirfd);
 void arena_release(struct arena *arena);
 
 /* NULL when memory or the cap is used up. */

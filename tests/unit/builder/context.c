@@ -251,7 +251,7 @@ static void test_words(void **state)
 			assert_ok(ignore_parse(str_from(row->ignore), ".dockerignore", &ignore,
 					       &err));
 		context = open_context(NULL, "words", ignore);
-		r = selection_new(context, NULL, &step, &selection, &err);
+		r = selection_new(context, NULL, &step, -1, &selection, &err);
 		if (row->code) {
 			if (r != -row->code)
 				fail_msg("'%s' gives %d: %s", row->words[0], r, err.text);
@@ -304,7 +304,7 @@ static void test_parents(void **state)
 		auto_buf struct buf text = BUF_INIT(64 << 10);
 
 		step.parents = true;
-		assert_ok(selection_new(context, NULL, &step, &selection, &err));
+		assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 		describe(selection, &text);
 		assert_string_equal(text.data, vectors[i].expected);
 	}
@@ -321,7 +321,7 @@ static void digest_with(struct store *store, const char *context_name, const cha
 	auto_context struct context *context = open_context(store, context_name, NULL);
 	auto_selection struct selection *selection = NULL;
 
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	if (shape)
 		assert_ok(selection_shape(selection, ret_digest, &err));
 	else
@@ -493,7 +493,7 @@ static struct counts build_once(struct store *store, const char *const *words, i
 		uint8_t digest[SHA256_BYTES];
 		size_t i;
 
-		assert_ok(selection_new(context, NULL, &step, &selection, &err));
+		assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 		for (i = 0; i < selection->item_count; i++)
 			count_nodes(selection->items[i].node, &counts);
 		assert_ok(selection_digest(selection, digest, &err));
@@ -584,7 +584,7 @@ static void test_stat_cache_parts(void **state)
 
 			step.excludes = &filters[i];
 			step.exclude_count = 1;
-			assert_ok(selection_new(context, NULL, &step, &selection, &err));
+			assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 			count_nodes(selection->items[0].node, &counts);
 			assert_ok(selection_digest(selection, digest, &err));
 			selection->scan_ns += 3000000000;
@@ -631,7 +631,7 @@ static void test_canary(void **state)
 		struct step step = step_of(&source, 1);
 		auto_context struct context *context = open_context(NULL, "hostile", NULL);
 		auto_selection struct selection *selection = NULL;
-		int r = selection_new(context, NULL, &step, &selection, &err);
+		int r = selection_new(context, NULL, &step, -1, &selection, &err);
 
 		if (r == 0)
 			assert_int_equal(selection_file_count(selection), 0);
@@ -645,7 +645,7 @@ static void test_canary(void **state)
 		auto_context struct context *context = open_context(NULL, "hostile", NULL);
 		auto_selection struct selection *selection = NULL;
 
-		assert_ok(selection_new(context, NULL, &step, &selection, &err));
+		assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 		assert_int_equal(selection->items[0].node->child_count, 7);
 	}
 	close(canary);
@@ -675,7 +675,7 @@ static void test_odd_files(void **state)
 		make(dir, name);
 	}
 	/* RCP-312, RCP-375: a fifo is kept and not opened, a socket is an empty file. */
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	assert_int_equal(selection_file_count(selection), 6);
 	assert_ok(selection_digest(selection, digest, &err));
 	assert_true(S_ISFIFO(selection->items[0].node->children[2].mode));
@@ -698,14 +698,14 @@ static void test_marks_are_refused(void **state)
 	(void)state;
 	close(fresh("marks", tree));
 	context = open_context(NULL, "marks", NULL);
-	assert_int_equal(selection_new(context, NULL, &step, &selection, &err), -EINVAL);
+	assert_int_equal(selection_new(context, NULL, &step, -1, &selection, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "'/d/s/.wh.x'"));
 	source.path = "d/s/.wh.x";
-	assert_int_equal(selection_new(context, NULL, &step, &selection, &err), -EINVAL);
+	assert_int_equal(selection_new(context, NULL, &step, -1, &selection, &err), -EINVAL);
 	source.path = "d";
 	step.excludes = &exclude;
 	step.exclude_count = 1;
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	selection_free(selection);
 }
 
@@ -734,7 +734,7 @@ static void test_long_paths(void **state)
 	make(at, "leaf=content");
 	close(at);
 	context = open_context(NULL, "long", NULL);
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	assert_int_equal(selection_file_count(selection), 1);
 	assert_ok(selection_digest(selection, digest, &err));
 	close(fd);
@@ -759,12 +759,12 @@ static void test_unreadable(void **state)
 	assert_int_equal(fchmodat(fd, "d/secret", 0, 0), 0);
 	assert_int_equal(fchmodat(fd, "d/z", 0, 0), 0);
 	context = open_context(NULL, "unreadable", NULL);
-	assert_int_equal(selection_new(context, NULL, &step, &selection, &err), -EACCES);
+	assert_int_equal(selection_new(context, NULL, &step, -1, &selection, &err), -EACCES);
 	assert_non_null(strstr(err.text, "'/d/secret'"));
 	context_close(context);
 	assert_ok(ignore_parse(STR("d/secret\nd/z\n!d/secret/x"), ".dockerignore", &ignore, &err));
 	context = open_context(NULL, "unreadable", ignore);
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	assert_ok(selection_digest(selection, digest, &err));
 	selection_free(selection);
 	assert_int_equal(fchmodat(fd, "d/secret", 0700, 0), 0);
@@ -786,23 +786,23 @@ static void test_heredoc(void **state)
 	(void)state;
 	close(fresh("heredoc", tree));
 	context = open_context(NULL, "heredoc", NULL);
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	assert_ok(selection_digest(selection, digest, &err));
 	assert_string_equal(selection->items[0].name, "motd");
 	assert_int_equal(selection->items[0].node->mode, S_IFREG | 0644);
 	selection_free(selection);
 	sources[0].heredoc_content = STR("hello\r");
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	assert_ok(selection_digest(selection, other, &err));
 	assert_memory_not_equal(digest, other, SHA256_BYTES);
 	selection_free(selection);
 	heredoc.name = STR("a/b");
-	assert_int_equal(selection_new(context, NULL, &step, &selection, &err), -EINVAL);
+	assert_int_equal(selection_new(context, NULL, &step, -1, &selection, &err), -EINVAL);
 	assert_string_equal(err.text, "heredoc delimiter 'a/b' is no file name");
 	/* A heredoc alone needs no context. */
 	heredoc.name = STR("EOF");
 	step.source_count = 1;
-	assert_ok(selection_new(NULL, NULL, &step, &selection, &err));
+	assert_ok(selection_new(NULL, NULL, &step, -1, &selection, &err));
 	selection_free(selection);
 }
 

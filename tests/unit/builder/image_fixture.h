@@ -256,7 +256,7 @@ static int run_with(struct image *image, const char *context_name, const struct 
 		snprintf(path, sizeof(path), "%s/%s", root, context_name);
 		assert_ok(context_open(store, path, NULL, &context, &err));
 	}
-	r = selection_new(context, source.tree, &step, &selection, &err);
+	r = selection_new(context, source.tree, &step, -1, &selection, &err);
 	if (r == 0)
 		r = step_copy(store, below.tree, &step, selection, options, &result, &writer, &err);
 	if (r == 0 && ret_digest)

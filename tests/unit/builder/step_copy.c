@@ -447,11 +447,11 @@ static void test_digests_of_copy(void **state)
 	snprintf(path, sizeof(path), "%s/context", root);
 	assert_ok(context_open(store, path, NULL, &context, &err));
 	view_open(&empty, &below);
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	assert_ok(selection_digest(selection, hashed, &err));
 	selection_free(selection);
 
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	assert_ok(step_copy(store, below.tree, &step, selection, &layer_options, &result, &writer,
 			    &err));
 	layer_writer_free(writer);
@@ -464,7 +464,7 @@ static void test_digests_of_copy(void **state)
 	selection_free(selection);
 
 	make(fd, "d/a=1");
-	assert_ok(selection_new(context, NULL, &step, &selection, &err));
+	assert_ok(selection_new(context, NULL, &step, -1, &selection, &err));
 	assert_ok(selection_digest(selection, hashed, &err));
 	make(fd, "d/a=2");
 	assert_int_equal(step_copy(store, below.tree, &step, selection, &layer_options, &result,

@@ -77,7 +77,7 @@ static void write_layer(unsigned n)
 	assert_ok(erofs_uuid(&layers[n], uuid, &err));
 	index = openat(dir, "index.erofs", O_RDWR | O_CREAT, 0644);
 	assert_ok(erofs_write(writer, index, &device, 1, uuid, NULL, &err));
-	assert_ok(digests_writer_new(&digests, &err));
+	assert_ok(digests_writer_new(-1, &digests, &err));
 	sha256[1] = 2;
 	assert_ok(digests_add(digests, all.device_offset, sha256, &err));
 	sha256[1] = 1;
@@ -311,7 +311,7 @@ static void test_digests(void **state)
 	const char *file;
 
 	(void)state;
-	assert_ok(digests_writer_new(&writer, &err));
+	assert_ok(digests_writer_new(-1, &writer, &err));
 	for (i = 0; i < ROWS; i++) {
 		offset = i * 2741 % ROWS * 512;
 		memcpy(sha256, &offset, sizeof(offset));

@@ -157,7 +157,7 @@ static int work(struct err *err)
 	if (r == 0)
 		r = erofs_check(merged, err);
 	if (r == 0)
-		r = digests_writer_new(&writer, err);
+		r = digests_writer_new(-1, &writer, err);
 	if (r == 0)
 		r = digests_add(writer, 512, sha256, err);
 	if (r == 0)
