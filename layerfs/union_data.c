@@ -21,7 +21,7 @@
 
 struct union_handle {
 	struct union_node *node;
-	bool passes;
+	bool is_cached; /* decided by union_pass(); counted in the file */
 };
 
 /* --- Opening --- */
@@ -36,7 +36,6 @@ static int add_open(struct union_node *node)
 		node->file->read_fd = node->file->write_fd = node->file->backing = -1;
 	}
 	node->file->opens++;
-	node->file->cached_opens++;
 	return 0;
 }
 
@@ -192,7 +191,6 @@ int union_open_file(struct union_fs *fs, uint64_t ino, int flags, struct union_h
 		r = open_locked(fs, node, flags);
 		if (r < 0 && node->file && S_ISREG(node->type)) {
 			node->file->opens--;
-			node->file->cached_opens--;
 			close_file(fs, node);
 		}
 		union_leave(fs, node);
@@ -212,7 +210,7 @@ void union_release(struct union_fs *fs, struct union_handle *handle)
 
 	union_lock(fs, node);
 	node->file->opens--;
-	node->file->cached_opens -= !handle->passes;
+	node->file->cached_opens -= handle->is_cached;
 	close_file(fs, node);
 	union_unlock(fs, node);
 	union_put(fs, node);
@@ -345,9 +343,9 @@ ssize_t union_write(struct union_fs *fs, struct union_handle *handle, const void
 int union_fallocate(struct union_fs *fs, struct union_handle *handle, int mode, uint64_t offset,
 		    uint64_t len, enum union_kill kill)
 {
-	int fd, r = handle->node->append_only && mode & ~FALLOC_FL_KEEP_SIZE
-			    ? -EPERM
-			    : writable_fd(fs, handle->node, &fd);
+	const struct union_node *node = handle->node;
+	bool refused = node->immutable || (node->append_only && mode & ~FALLOC_FL_KEEP_SIZE);
+	int fd, r = refused ? -EPERM : writable_fd(fs, handle->node, &fd);
 
 	if (r < 0)
 		return r;
@@ -424,7 +422,7 @@ ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_
 	enum { CHUNK = 1 << 20 };
 	off_t in = (off_t)from_offset, out = (off_t)to_offset;
 	auto_free char *chunk = NULL;
-	int to_fd, from_fd, r = writable_fd(fs, to->node, &to_fd);
+	int to_fd, from_fd, r = to->node->immutable ? -EPERM : writable_fd(fs, to->node, &to_fd);
 	ssize_t count = -1;
 
 	if (r == 0)
@@ -544,29 +542,27 @@ bool union_may_be_mapped(struct union_fs *fs, uint64_t ino)
 	return may;
 }
 
+/* Decided for one open after the other, though several may be under way: who comes first says how all go, until the last of them is
+ * released. The kernel refuses an open that goes the other way. */
 int union_pass(struct union_fs *fs, struct union_handle *handle, bool keeps_ids, bool maps)
 {
 	struct union_node *node = handle->node;
 	struct union_file *file;
-	int fd, backing = -1;
+	int fd, backing;
 
 	if (!fs->open_backing)
 		return -1;
 	union_lock(fs, node);
 	file = node->file;
 	fd = content_fd(node);
-	/* All opens but this one pass. */
-	if (fd >= 0 && file->cached_opens == 1 &&
-	    (file->backing >= 0 || (file->opens == 1 && !has_set_ids(fd)))) {
-		if (file->backing < 0)
-			file->backing = fs->open_backing(fs->backing_argument, fd, keeps_ids);
-		backing = file->backing;
-	}
-	if (backing >= 0) {
-		file->cached_opens = 0;
-		handle->passes = true;
-		if (maps)
-			fs->has_mapped = node->may_be_mapped = true;
+	if (file->backing < 0 && file->cached_opens == 0 && fd >= 0 && !has_set_ids(fd))
+		file->backing = fs->open_backing(fs->backing_argument, fd, keeps_ids);
+	backing = file->backing;
+	if (backing < 0) {
+		handle->is_cached = true;
+		file->cached_opens++;
+	} else if (maps) {
+		fs->has_mapped = node->may_be_mapped = true;
 	}
 	union_unlock(fs, node);
 	return backing;

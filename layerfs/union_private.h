@@ -37,7 +37,7 @@ enum { UNION_STRIPES = 64, UNION_PATH_MAX = 32 + NAME_MAX };
 
 /* Open state of a regular file, there while it has handles. */
 struct union_file {
-	uint32_t opens, cached_opens;	 /* all; those whose data passes the server */
+	uint32_t opens, cached_opens;	 /* all; those whose data goes through the server */
 	int read_fd, write_fd;		 /* of the upper; -1 */
 	int backing;			 /* -1 */
 	struct tree_node *_Atomic lower; /* where the data is below; NULL: not asked for yet */

@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 
 MICA = sys.argv[1]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -351,6 +352,39 @@ def _(u):
     assert os.stat(m + "f").st_mtime > 5
 
 
+@question("opens of one file at the same time all succeed (FS-403)")
+def _(u):
+    put(u.upper + "/f", b"A" * 4096)
+    m = u.mount()
+    together, refusals = threading.Barrier(4), []
+
+    def open_often():
+        try:
+            for _ in range(4000):
+                together.wait()
+                os.close(os.open(m + "f", os.O_RDWR))
+                together.wait()
+        except OSError as error:
+            refusals.append(error)
+            together.abort()
+        except threading.BrokenBarrierError:
+            pass
+    threads = [threading.Thread(target=open_often) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(4000):
+            fd = os.open(m + "f", os.O_RDWR)  # goes past the server, so the others have to
+            together.wait()
+            together.wait()
+            os.close(fd)
+    except threading.BrokenBarrierError:
+        pass
+    for thread in threads:
+        thread.join()
+    assert not refusals, refusals
+
+
 @question("no mark is seen, none can be made (FS-201, FS-205)")
 def _(u):
     os.mkdir(u.lower + "/d")
@@ -501,7 +535,13 @@ def _(u):
             os.unlink(m + name)
         shutil.rmtree(m + "d")
         put(m + "new")
+        put(m + "source")
+        before, source = os.open(m + "new", os.O_RDWR), os.open(m + "source", os.O_RDONLY)
         flags(m + "new", IMMUTABLE)
+        refused(errno.EPERM, os.copy_file_range, source, before, 3)
+        refused(errno.EPERM, lambda: call(libc.fallocate(before, 0, ctypes.c_long(0), ctypes.c_long(9999))))
+        os.close(before)
+        os.close(source)
         refused(errno.EPERM, os.open, u.remount() + "new", os.O_RDWR)
         os.unlink(u.upper + "/new")  # the mark alone says so: who removes a snapshot can
         assert u.digest() == below
