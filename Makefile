@@ -60,6 +60,7 @@ help:
 	@echo 'make demo       install what is missing, build an example image, run and mount it'
 	@echo 'make test       everything; T=layerfs/tar runs a part'
 	@echo 'make bench      measurements against rivals and floors; make fuzz: long fuzzing'
+	@echo 'make stress     random operations on unions beside other file systems; make crash: servers killed; make scale'
 	@echo 'make lint       formatting, static analysis; make layers headers: dependency direction'
 	@echo 'make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'SAN=address,undefined builds with sanitizers; V=1 shows commands'
