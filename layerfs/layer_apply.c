@@ -23,6 +23,7 @@
 #include "formats/base/limits.h"
 #include "formats/base/log.h"
 #include "formats/base/map.h"
+#include "formats/base/xattr_at.h"
 #include "layerfs/merge.h"
 #include "layerfs/place.h"
 
@@ -53,16 +54,15 @@ static int damaged(struct err *err, int r)
 
 /* --- Attributes --- */
 
-static int set_xattr(struct apply *apply, const char *path, const char *name, struct str value,
-		     struct err *err)
+static int set_xattr(struct apply *apply, const struct object *object, const char *name,
+		     struct str value, struct err *err)
 {
-	bool refused;
+	int r = xattr_at_set(object->dirfd, object->name, name, value.ptr, value.len, 0);
 
-	if (lsetxattr(path, name, value.ptr, value.len, 0) == 0)
+	if (r == 0)
 		return 0;
-	refused = errno == EOPNOTSUPP || (!apply->is_root && errno == EPERM);
-	if (!refused)
-		return err_sys(err, errno, "cannot set xattr '%s'", name);
+	if (r != -EOPNOTSUPP && (apply->is_root || r != -EPERM))
+		return err_sys(err, -r, "cannot set xattr '%s'", name);
 	if (!apply->warned_xattr)
 		log_warn("'/%s': xattr '%s' cannot be set here and is left out",
 			 apply->path.data ? apply->path.data : "", name);
@@ -73,19 +73,17 @@ static int set_xattr(struct apply *apply, const char *path, const char *name, st
 static int set_xattrs(struct apply *apply, const struct object *object, struct err *err)
 {
 	auto_buf struct buf name = BUF_INIT(512);
-	char path[PROC_PATH_MAX];
 	struct str value;
 	size_t position;
 	int r;
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", object->dirfd, object->name);
 	for (position = 0;; position++) {
 		r = erofs_xattr_at(apply->image, object->inode.nid, position, &name, &value);
 		if (r <= 0)
 			return r < 0 ? damaged(err, r) : 0;
 		r = place_is_private(buf_str(&name))
 			    ? 0
-			    : set_xattr(apply, path, name.data, value, err);
+			    : set_xattr(apply, object, name.data, value, err);
 		if (r < 0)
 			return r;
 	}
@@ -95,27 +93,27 @@ static int set_xattrs(struct apply *apply, const struct object *object, struct e
 static int clear_xattrs(const struct object *object, struct err *err)
 {
 	auto_free char *names = NULL;
-	char path[PROC_PATH_MAX];
-	ssize_t len, position;
+	ssize_t len = xattr_at_list(object->dirfd, object->name, NULL, 0), position;
+	int r;
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", object->dirfd, object->name);
-	len = llistxattr(path, NULL, 0);
-	if (len <= 0)
-		return len == 0 || errno == EOPNOTSUPP ? 0
-						       : err_sys(err, errno, "cannot list xattrs");
+	if (len == 0 || len == -EOPNOTSUPP)
+		return 0;
+	if (len < 0)
+		return err_sys(err, (int)-len, "cannot list xattrs");
 	names = malloc(XATTR_LIST_MAX);
 	if (!names)
 		return err_nomem(err);
-	len = llistxattr(path, names, XATTR_LIST_MAX);
+	len = xattr_at_list(object->dirfd, object->name, names, XATTR_LIST_MAX);
 	if (len < 0)
-		return err_sys(err, errno, "cannot list xattrs");
+		return err_sys(err, (int)-len, "cannot list xattrs");
 	for (position = 0; position < len; position += (ssize_t)strlen(names + position) + 1) {
 		const char *name = names + position;
 
 		if (place_is_private(str_from(name)) || strcmp(name, "security.selinux") == 0)
 			continue;
-		if (lremovexattr(path, name) < 0 && errno != ENODATA && errno != EPERM)
-			return err_sys(err, errno, "cannot remove xattr '%s'", name);
+		r = xattr_at_remove(object->dirfd, object->name, name);
+		if (r < 0 && r != -ENODATA && r != -EPERM)
+			return err_sys(err, -r, "cannot remove xattr '%s'", name);
 	}
 	return 0;
 }
