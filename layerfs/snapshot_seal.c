@@ -20,6 +20,7 @@
 #include "formats/base/limits.h"
 #include "formats/base/map.h"
 #include "layerfs/index.h"
+#include "layerfs/origin.h"
 #include "layerfs/rootfs_driver.h"
 #include "layerfs/tree_node.h"
 
@@ -187,13 +188,7 @@ int snapshot_drop_stubs(int upper_fd, const struct stack *lower, const char *con
 /* The entries of work/index are named by the origin of their inode: the kernel's handle of the lower object that was copied
  * up, in hexadecimal (FS-703). So they tell what an inode stands for wherever its names were moved to, and serve as the name
  * to link from even when the upper has none left. */
-enum { HANDLE_MAX = 128, INODE32_HANDLE = 0x01, INODE64_HANDLE = 0x81 };
-
-/* In front of the handle. */
-struct origin_head {
-	uint8_t version, magic, len, flags, type;
-	uint8_t uuid[EROFS_UUID_BYTES];
-};
+enum { HANDLE_MAX = 128 };
 
 /* What names an object of any element, in a map. An index is mounted by two drivers and several kernels, so there it is the
  * inode number; a directory element is only ever asked on the file system that made the handle. */
@@ -253,7 +248,7 @@ static bool find_index(const struct stack *stack, const struct origin_head *head
 			return true;
 		found = true;
 	}
-	return found && head->type == INODE64_HANDLE && memcmp(head->uuid, none, sizeof(none)) == 0;
+	return found && head->type == ORIGIN_INODE64 && memcmp(head->uuid, none, sizeof(none)) == 0;
 }
 
 static bool from_hex(const char *text, uint8_t *bytes, size_t size, size_t *ret_len)
@@ -283,14 +278,14 @@ static bool key_of_entry(const struct seal *seal, const char *name, struct origi
 	if (!from_hex(name, bytes, sizeof(bytes), &len) || len < sizeof(head) + sizeof(words))
 		return false;
 	memcpy(&head, bytes, sizeof(head));
-	if (head.version != 0 || head.magic != 0xfb)
+	if (head.version != 0 || head.magic != ORIGIN_MAGIC)
 		return false;
 	memcpy(words, handle, sizeof(words));
 	if (!find_index(seal->lower, &head, &element))
 		key_of_handle(head.type, handle, len - sizeof(head), key);
-	else if (head.type == INODE64_HANDLE)
+	else if (head.type == ORIGIN_INODE64)
 		key_of_nid(element, (uint64_t)words[0] << 32 | words[1], key);
-	else if (head.type == INODE32_HANDLE)
+	else if (head.type == ORIGIN_INODE32)
 		key_of_nid(element, words[0], key);
 	else
 		return false;

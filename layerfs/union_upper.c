@@ -22,6 +22,7 @@
 
 #include "formats/base/io.h"
 #include "formats/base/xattr_at.h"
+#include "layerfs/origin.h"
 #include "layerfs/union_private.h"
 
 /* --- Spots --- */
@@ -332,15 +333,6 @@ bool union_is_impure(struct union_fs *fs, struct union_node *dir)
 
 /* --- Origins --- */
 
-/* In front of a handle (FS-703). */
-struct origin_head {
-	uint8_t version, magic, len, flags, type;
-	uint8_t uuid[EROFS_UUID_BYTES];
-};
-_Static_assert(sizeof(struct origin_head) == 21, "FS-703");
-
-enum { ORIGIN_MAGIC = 0xfb, HANDLE_INO32 = 0x01, HANDLE_INO64 = 0x81 };
-
 /* linux/fs.h: FS_IOC_GETFSUUID, Linux 6.9. Older kernels give a null id, as overlayfs does for file systems without one. */
 struct fs_uuid {
 	uint8_t len, uuid[16];
@@ -395,7 +387,7 @@ int union_origin(const struct union_fs *fs, const struct place *place,
 	*ret_len = 0;
 	memcpy(head.uuid, fs->uuids[place->element - fs->stack.elements], sizeof(head.uuid));
 	if (place->element->index) {
-		head.type = HANDLE_INO64;
+		head.type = ORIGIN_INODE64;
 		len = index_handle(place, origin + sizeof(head));
 	} else {
 		handle->handle_bytes = 128;
@@ -424,13 +416,13 @@ static bool number_of_origin(struct union_fs *fs, const uint8_t *origin, size_t 
 	memcpy(words, origin + sizeof(head), sizeof(words));
 	if (head.version || head.magic != ORIGIN_MAGIC)
 		return false;
-	if (fs->has_index && head.type == HANDLE_INO64) {
+	if (fs->has_index && head.type == ORIGIN_INODE64) {
 		*ret_ino = (uint64_t)words[0] << 32 | words[1];
 		return memcmp(head.uuid, erofs_image_uuid(index_image(fs->stack.elements[0].index)),
 			      sizeof(head.uuid)) == 0;
 	}
 	*ret_ino = words[0];
-	return fs->one_device && head.type == HANDLE_INO32 && len == sizeof(head) + sizeof(words);
+	return fs->one_device && head.type == ORIGIN_INODE32 && len == sizeof(head) + sizeof(words);
 }
 
 bool union_kept_number(struct union_fs *fs, const struct place *place, uint64_t *ret_ino)
