@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* build: private to the verb 'build': its flags, and one build from its flags to its end.
+ *
+ *	cmd_build.c	the way of a build, and how it ends
+ *	build_flags.c	the table of options; their texts to values
+ *	build_inputs.c	context, recipe, ignore file, base images
+ *	build_output.c	what comes out: image, push, files with ids
+ */
+#ifndef BUILDER_CLI_BUILD_H
+#define BUILDER_CLI_BUILD_H
+
+#include "builder/cli/cli.h"
+#include "builder/cli/progress.h"
+#include "builder/context.h"
+#include "builder/plan.h"
+#include "builder/record.h"
+#include "builder/solve.h"
+#include "formats/base/buf.h"
+#include "formats/ignore.h"
+#include "formats/oci.h"
+
+struct build_flags {
+	const char *file, *target, *platform, *progress, *iidfile, *metadata_file, *driver,
+		*network;
+	const char *source_date_epoch, *ignorefile, *compression, *pull, *hostname, *digestfile;
+	struct text_list tags, build_args, labels, secrets, add_hosts, allow;
+	uint64_t jobs;
+	bool no_cache, quiet, push, check, load, tls_verify;
+};
+
+extern const struct option build_option_table[];
+
+/* One build from its flags to its end. */
+struct build {
+	const struct build_flags *flags;
+	struct store *store;
+	struct event_hub *hub;
+	struct progress *progress;
+	struct record *record;
+
+	int context_fd; /* the directory */
+	const char *context_path;
+	const char *recipe_name; /* as shown */
+	struct buf recipe_text;
+	struct recipe recipe;
+	struct ignore *ignore;
+	struct context *context;
+	struct plan *plan;
+	struct platform platform;
+	int64_t source_date_epoch;
+	uint64_t jobs;
+	struct layer_options layer;
+	enum rootfs_driver driver;
+	char **names; /* familiar, of --tag */
+	size_t name_count;
+	struct text_list build_args; /* with the variables of the environment filled in */
+	struct run_secret *secrets;
+	unsigned finding_count;
+	struct buf findings;
+	bool excerpt_shown;
+};
+
+/* --- build_flags.c --- */
+
+/* Checks every flag before anything is done. ERR_USAGE. */
+int build_parse_flags(struct build *build, struct err *err) must_check;
+void build_release_flags(struct build *build);
+
+/* --- build_inputs.c --- */
+
+int build_open_context(struct build *build, struct err *err) must_check;
+/* On failure '*ret_lines' is what to show below the message. */
+int build_load_recipe(struct build *build, struct line_range *ret_lines,
+		      struct err *err) must_check;
+/* --ignorefile, NAME.dockerignore beside the recipe, .dockerignore, .containerignore (RCP-351). */
+int build_load_ignore(struct build *build, struct err *err) must_check;
+/* Callbacks of plan and solve; 'argument' is the build. */
+int build_resolve_base(void *argument, const char *name, const struct platform *platform,
+		       struct line_range lines, struct image_config *ret_config,
+		       struct digest *ret_manifest, struct err *err) must_check;
+int build_provide_base(void *argument, const struct step *base, unsigned row,
+		       struct err *err) must_check;
+
+/* --- build_output.c --- */
+
+int build_export_image(struct build *build, struct descriptor *ret_manifest,
+		       struct digest *ret_config, struct err *err) must_check;
+int build_push_image(struct build *build, struct err *err) must_check;
+/* The files that tell the ids, and the id on standard output. */
+int build_report(struct build *build, const struct descriptor *manifest,
+		 const struct digest *config, struct err *err) must_check;
+
+#endif

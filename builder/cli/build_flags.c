@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The options of mica build and their texts to values. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "builder/cli/build.h"
+#include "formats/reference.h"
+
+/* clang-format off */
+const struct option build_option_table[] = {
+	{ "file", 'f', OPTION_TEXT, offsetof(struct build_flags, file), "PATH", "recipe; '-' reads it from standard input (default: Dockerfile or Containerfile in the context)" },
+	{ "tag", 't', OPTION_LIST, offsetof(struct build_flags, tags), "NAME[:TAG]", "name of the image; may be repeated" },
+	{ "build-arg", 0, OPTION_LIST, offsetof(struct build_flags, build_args), "NAME[=VALUE]", "value of an ARG; without a value that of the variable of this name" },
+	{ "target", 0, OPTION_TEXT, offsetof(struct build_flags, target), "STAGE", "stage to build (default: the last)" },
+	{ "platform", 0, OPTION_TEXT, offsetof(struct build_flags, platform), "OS/ARCH", "platform of the image (default: this machine's)" },
+	{ "label", 0, OPTION_LIST, offsetof(struct build_flags, labels), "KEY=VALUE", "label of the image; may be repeated" },
+	{ "no-cache", 0, OPTION_FLAG, offsetof(struct build_flags, no_cache), NULL, "run every step again" },
+	{ "pull", 0, OPTION_OPTIONAL, offsetof(struct build_flags, pull), "always|missing|never", "when to ask the registry for a base image (default: missing)" },
+	{ "push", 0, OPTION_FLAG, offsetof(struct build_flags, push), NULL, "push the image to the registries of its names" },
+	{ "secret", 0, OPTION_LIST, offsetof(struct build_flags, secrets), "id=ID[,src=PATH|,env=NAME]", "secret for RUN --mount=type=secret" },
+	{ "add-host", 0, OPTION_LIST, offsetof(struct build_flags, add_hosts), "HOST:IP", "line for /etc/hosts of RUN" },
+	{ "network", 0, OPTION_TEXT, offsetof(struct build_flags, network), "host|none", "network of RUN (default: host)" },
+	{ "hostname", 0, OPTION_TEXT, offsetof(struct build_flags, hostname), "NAME", "host name inside RUN" },
+	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host", "let RUN --security=insecure and --network=host do what they ask" },
+	{ "jobs", 'j', OPTION_NUMBER, offsetof(struct build_flags, jobs), "N", "steps that run at the same time (default: CPUs; MICA_JOBS)" },
+	{ "compression", 0, OPTION_TEXT, offsetof(struct build_flags, compression), "zstd|gzip|uncompressed", "of new layers (default: zstd)" },
+	{ "source-date-epoch", 0, OPTION_TEXT, offsetof(struct build_flags, source_date_epoch), "SECONDS", "latest time in layers and image (SOURCE_DATE_EPOCH)" },
+	{ "driver", 0, OPTION_TEXT, offsetof(struct build_flags, driver), "auto|kernel|fuse", "how root filesystems are mounted (MICA_DRIVER)" },
+	{ "rootfs", 0, OPTION_TEXT, offsetof(struct build_flags, driver), NULL, NULL },
+	{ "ignorefile", 0, OPTION_TEXT, offsetof(struct build_flags, ignorefile), "PATH", "instead of .dockerignore" },
+	{ "progress", 0, OPTION_TEXT, offsetof(struct build_flags, progress), "MODE", "auto, tty, plain, rawjson, quiet or none (MICA_PROGRESS)" },
+	{ "quiet", 'q', OPTION_FLAG, offsetof(struct build_flags, quiet), NULL, "print nothing but the image id" },
+	{ "iidfile", 0, OPTION_TEXT, offsetof(struct build_flags, iidfile), "PATH", "write the image id to a file" },
+	{ "metadata-file", 0, OPTION_TEXT, offsetof(struct build_flags, metadata_file), "PATH", "write digests and names to a file as JSON" },
+	{ "digestfile", 0, OPTION_TEXT, offsetof(struct build_flags, digestfile), "PATH", "write the manifest digest to a file" },
+	{ "check", 0, OPTION_FLAG, offsetof(struct build_flags, check), NULL, "only check the recipe; exit status 1 when there is something to say" },
+	{ "tls-verify", 0, OPTION_FLAG, offsetof(struct build_flags, tls_verify), NULL, NULL },
+	{ "load", 0, OPTION_FLAG, offsetof(struct build_flags, load), NULL, NULL },
+	{ .name = NULL },
+};
+/* clang-format on */
+
+static int parse_driver(const char *text, enum rootfs_driver *ret_driver, struct err *err)
+{
+	if (!text)
+		text = getenv("MICA_DRIVER");
+	if (!text || strcmp(text, "auto") == 0)
+		*ret_driver = ROOTFS_AUTO;
+	else if (strcmp(text, "kernel") == 0)
+		*ret_driver = ROOTFS_KERNEL;
+	else if (strcmp(text, "fuse") == 0)
+		*ret_driver = ROOTFS_FUSE;
+	else
+		return err_set(err, ERR_USAGE, "unknown driver '%s': auto, kernel or fuse", text);
+	return 0;
+}
+
+static int parse_compression(const char *text, enum compression *ret_compression, struct err *err)
+{
+	if (!text || strcmp(text, "zstd") == 0)
+		*ret_compression = COMPRESSION_ZSTD;
+	else if (strcmp(text, "gzip") == 0)
+		*ret_compression = COMPRESSION_GZIP;
+	else if (strcmp(text, "uncompressed") == 0)
+		*ret_compression = COMPRESSION_NONE;
+	else
+		return err_set(err, ERR_USAGE,
+			       "unknown compression '%s': zstd, gzip or uncompressed", text);
+	return 0;
+}
+
+static int parse_epoch(struct build *build, struct err *err)
+{
+	const char *text = build->flags->source_date_epoch;
+	uint64_t seconds;
+	size_t i;
+
+	for (i = 0; !text && i < build->build_args.count; i++)
+		if (strncmp(build->build_args.items[i], "SOURCE_DATE_EPOCH=", 18) == 0)
+			text = build->build_args.items[i] + 18;
+	if (!text)
+		text = getenv("SOURCE_DATE_EPOCH");
+	build->source_date_epoch = INT64_MAX;
+	if (!text || !*text)
+		return 0;
+	if (str_to_u64(str_from(text), INT64_MAX / 1000000000, &seconds) < 0)
+		return err_set(err, ERR_USAGE, "bad SOURCE_DATE_EPOCH '%s': seconds since 1970",
+			       text);
+	build->source_date_epoch = (int64_t)seconds;
+	return 0;
+}
+
+static int parse_names(struct build *build, struct err *err)
+{
+	size_t i;
+
+	build->names = calloc(build->flags->tags.count + 1, sizeof(*build->names));
+	if (!build->names)
+		return err_nomem(err);
+	for (i = 0; i < build->flags->tags.count; i++) {
+		auto_reference struct reference reference = { 0 };
+		char text[REFERENCE_TEXT_MAX];
+		int r = reference_parse(str_from(build->flags->tags.items[i]), &reference, err);
+
+		if (r == 0 && digest_is_set(&reference.digest))
+			r = err_set(err, ERR_USAGE, "a tag cannot hold a digest: '%s'",
+				    build->flags->tags.items[i]);
+		if (r < 0)
+			return r;
+		build->names[build->name_count] = strdup(reference_familiar(&reference, text));
+		if (!build->names[build->name_count++])
+			return err_nomem(err);
+	}
+	return 0;
+}
+
+/* "--build-arg NAME" takes the caller's variable; unset there means not given (RCP-503). */
+static int fill_build_args(struct build *build, struct err *err)
+{
+	const struct text_list *given = &build->flags->build_args;
+	size_t i;
+
+	build->build_args.items = calloc(given->count + 1, sizeof(*build->build_args.items));
+	if (!build->build_args.items)
+		return err_nomem(err);
+	for (i = 0; i < given->count; i++) {
+		char *text = NULL;
+
+		if (strchr(given->items[i], '=')) {
+			text = strdup(given->items[i]);
+		} else if (getenv(given->items[i])) {
+			if (asprintf(&text, "%s=%s", given->items[i], getenv(given->items[i])) < 0)
+				text = NULL;
+		} else {
+			continue;
+		}
+		if (!text)
+			return err_nomem(err);
+		build->build_args.items[build->build_args.count++] = text;
+	}
+	return 0;
+}
+
+static int parse_secret(const char *text, struct run_secret *ret_secret, struct err *err)
+{
+	struct str rest = str_from(text), field, key, value;
+	bool more = true;
+
+	*ret_secret = (struct run_secret){ 0 };
+	while (more) {
+		more = str_cut(rest, ',', &field, &rest);
+		if (!str_cut(field, '=', &key, &value))
+			return err_set(err, ERR_USAGE,
+				       "bad --secret '%s': id=ID[,src=PATH|,env=NAME]", text);
+		if (str_is(key, "id"))
+			ret_secret->id = str_dup(value);
+		else if (str_is(key, "src") || str_is(key, "source"))
+			ret_secret->file = str_dup(value);
+		else if (str_is(key, "env"))
+			ret_secret->env = str_dup(value);
+		else if (!str_is(key, "type"))
+			return err_set(err, ERR_USAGE, "unknown key '%.*s' in --secret '%s'",
+				       (int)key.len, key.ptr, text);
+	}
+	if (!ret_secret->id)
+		return err_set(err, ERR_USAGE, "--secret '%s' has no id", text);
+	if (!ret_secret->file && !ret_secret->env) {
+		if (getenv(ret_secret->id))
+			ret_secret->env = strdup(ret_secret->id);
+		else
+			ret_secret->file = strdup(ret_secret->id);
+	}
+	return 0;
+}
+
+static int parse_secrets(struct build *build, struct err *err)
+{
+	const struct text_list *given = &build->flags->secrets;
+	size_t i;
+	int r = 0;
+
+	build->secrets = calloc(given->count + 1, sizeof(*build->secrets));
+	if (!build->secrets)
+		return err_nomem(err);
+	for (i = 0; i < given->count && r == 0; i++)
+		r = parse_secret(given->items[i], &build->secrets[i], err);
+	return r;
+}
+
+static int parse_jobs(struct build *build, struct err *err)
+{
+	const char *text = getenv("MICA_JOBS");
+
+	build->jobs = build->flags->jobs;
+	if (build->jobs || !text || !*text || strcmp(text, "auto") == 0)
+		return 0;
+	if (str_to_u64(str_from(text), UINT32_MAX, &build->jobs) < 0)
+		return err_set(err, ERR_USAGE, "bad MICA_JOBS '%s': a number or auto", text);
+	return 0;
+}
+
+int build_parse_flags(struct build *build, struct err *err)
+{
+	const char *platform = build->flags->platform;
+	const char *network = build->flags->network;
+	int r = parse_driver(build->flags->driver, &build->driver, err);
+
+	if (r == 0)
+		r = parse_compression(build->flags->compression, &build->layer.compression, err);
+	if (r == 0)
+		r = parse_jobs(build, err);
+	if (r == 0)
+		r = fill_build_args(build, err);
+	if (r == 0)
+		r = parse_epoch(build, err);
+	if (r == 0)
+		r = parse_names(build, err);
+	if (r == 0)
+		r = parse_secrets(build, err);
+	if (r == 0 && network && strcmp(network, "host") != 0 && strcmp(network, "none") != 0 &&
+	    strcmp(network, "default") != 0)
+		r = err_set(err, ERR_USAGE, "unknown network '%s': host or none", network);
+	if (!platform)
+		platform = getenv("DOCKER_DEFAULT_PLATFORM");
+	platform_host(&build->platform);
+	if (r == 0 && platform && *platform)
+		r = platform_parse(str_from(platform), &build->platform, err);
+	build->layer.source_date_epoch = build->source_date_epoch;
+	return r;
+}
+
+void build_release_flags(struct build *build)
+{
+	size_t i;
+
+	for (i = 0; i < build->name_count; i++)
+		free(build->names[i]);
+	free(build->names);
+	for (i = 0; i < build->build_args.count; i++)
+		free((void *)build->build_args.items[i]);
+	free(build->build_args.items);
+	for (i = 0; build->secrets && i < build->flags->secrets.count; i++) {
+		free((void *)build->secrets[i].id);
+		free((void *)build->secrets[i].file);
+		free((void *)build->secrets[i].env);
+	}
+	free(build->secrets);
+}

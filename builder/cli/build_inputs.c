@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a build is made from: context, recipe, ignore file, base images. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "builder/cli/build.h"
+#include "builder/image.h"
+#include "builder/remote.h"
+#include "formats/base/io.h"
+#include "formats/base/limits.h"
+
+/* --- Recipe and ignore file --- */
+
+int build_open_context(struct build *build, struct err *err)
+{
+	build->context_fd = open(build->context_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (build->context_fd >= 0)
+		return 0;
+	err_sys(err, errno, "cannot open build context '%s'", build->context_path);
+	if (err->code == ENOENT || err->code == ENOTDIR)
+		err_hint(err, "the last argument is the directory to build from: mica build .");
+	return -err->code;
+}
+
+static int read_recipe_file(struct build *build, struct err *err)
+{
+	static const char *const defaults[] = { "Dockerfile", "dockerfile", "Containerfile" };
+	const char *file = build->flags->file;
+	size_t i;
+	int r;
+
+	if (file && strcmp(file, "-") == 0) {
+		build->recipe_name = "Dockerfile";
+		return io_read_fd(STDIN_FILENO, "standard input", &build->recipe_text, err);
+	}
+	if (file) {
+		build->recipe_name = file;
+		r = io_read_file(AT_FDCWD, file, &build->recipe_text, err);
+		if (r == -ENOENT)
+			err_hint(err, "-f is relative to the current directory");
+		return r;
+	}
+	for (i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
+		build->recipe_name = defaults[i];
+		r = io_read_file(build->context_fd, defaults[i], &build->recipe_text, err);
+		if (r != -ENOENT)
+			return r;
+	}
+	return err_hint((err_set(err, ENOENT, "no Dockerfile or Containerfile in '%s'",
+				 build->context_path),
+			 err),
+			"name the recipe with -f");
+}
+
+int build_load_recipe(struct build *build, struct line_range *ret_lines, struct err *err)
+{
+	int r = read_recipe_file(build, err);
+
+	if (r < 0)
+		return r;
+	return recipe_parse(buf_str(&build->recipe_text), build->recipe_name, &build->recipe,
+			    ret_lines, err);
+}
+
+/* --ignorefile, NAME.dockerignore beside the recipe, .dockerignore, .containerignore (RCP-351). */
+static int read_ignore_file(struct build *build, struct buf *text, char *name, size_t room,
+			    struct err *err)
+{
+	static const char *const defaults[] = { ".dockerignore", ".containerignore" };
+	bool from_stdin = build->flags->file && strcmp(build->flags->file, "-") == 0;
+	size_t i;
+	int r;
+
+	if (build->flags->ignorefile) {
+		snprintf(name, room, "%s", build->flags->ignorefile);
+		return io_read_file(AT_FDCWD, name, text, err);
+	}
+	if (!from_stdin) {
+		snprintf(name, room, "%s.dockerignore", build->recipe_name);
+		r = io_read_file(build->flags->file ? AT_FDCWD : build->context_fd, name, text,
+				 err);
+		if (r != -ENOENT)
+			return r;
+	}
+	for (i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
+		snprintf(name, room, "%s", defaults[i]);
+		r = io_read_file(build->context_fd, name, text, err);
+		if (r != -ENOENT)
+			return r;
+	}
+	return -ENOENT;
+}
+
+int build_load_ignore(struct build *build, struct err *err)
+{
+	auto_buf struct buf text = BUF_INIT(LIMIT_IGNORE_BYTES);
+	unsigned row = event_step(build->hub, "[internal] load .dockerignore", NULL, -1,
+				  (struct line_range){ 0 });
+	char name[512], status[64];
+	int r;
+
+	event_started(build->hub, row);
+	r = read_ignore_file(build, &text, name, sizeof(name), err);
+	if (r == 0)
+		r = ignore_parse(buf_str(&text), name, &build->ignore, err);
+	else if (r == -ENOENT && !build->flags->ignorefile)
+		r = 0;
+	snprintf(status, sizeof(status), "transferring context: %zuB", text.len);
+	event_status(build->hub, row, status, 0, 0, true);
+	event_done(build->hub, row, r < 0 ? STEP_FAILED : STEP_DONE, r < 0 ? err->text : NULL);
+	return r;
+}
+
+/* --- Base images --- */
+
+static int pull_base(struct build *build, const char *name, unsigned row,
+		     struct digest *ret_manifest, struct err *err)
+{
+	struct arena arena = ARENA_INIT(MIB);
+	struct remote_options remote = { .transfer = { .platform = build->platform } };
+	struct descriptor manifest;
+	int r;
+
+	(void)row;
+	remote.transfer.registry.http.canceled = cli_canceled;
+	r = remote_pull(build->store, &remote, name, &arena, &manifest, err);
+	if (r == 0)
+		*ret_manifest = manifest.digest;
+	arena_release(&arena);
+	return r;
+}
+
+static int find_base(struct build *build, const char *name, unsigned row,
+		     struct digest *ret_manifest, struct err *err)
+{
+	const char *pull = build->flags->pull;
+	bool always = pull &&
+		      (*pull == '\0' || strcmp(pull, "always") == 0 || strcmp(pull, "true") == 0);
+	char familiar[REFERENCE_TEXT_MAX];
+	int r = always ? -ENOENT : image_find(build->store, name, familiar, ret_manifest, err);
+
+	if (r != -ENOENT)
+		return r;
+	if (pull && strcmp(pull, "never") == 0)
+		return err_hint(err, "leave out --pull=never, or import it: mica import");
+	return pull_base(build, name, row, ret_manifest, err);
+}
+
+int build_resolve_base(void *argument, const char *name, const struct platform *platform,
+		       struct line_range lines, struct image_config *ret_config,
+		       struct digest *ret_manifest, struct err *err)
+{
+	struct build *build = argument;
+	struct image image = { .name = "" };
+	char row_name[REFERENCE_TEXT_MAX + 64];
+	auto_reference struct reference reference = { 0 };
+	char full[REFERENCE_TEXT_MAX];
+	unsigned row;
+	int r;
+
+	if (reference_parse(str_from(name), &reference, err) == 0)
+		reference_full(&reference, full);
+	else
+		snprintf(full, sizeof(full), "%s", name);
+	snprintf(row_name, sizeof(row_name), "[internal] load metadata for %s", full);
+	row = event_step(build->hub, row_name, NULL, -1, lines);
+	event_started(build->hub, row);
+	r = find_base(build, name, row, ret_manifest, err);
+	if (r == 0)
+		r = image_open_digest(build->store, ret_manifest, platform, &image, err);
+	if (r == 0) {
+		*ret_config = image.config;
+		*ret_manifest = image.manifest_digest;
+		manifest_release(&image.manifest);
+	}
+	event_done(build->hub, row, r < 0 ? STEP_FAILED : STEP_DONE, r < 0 ? err->text : NULL);
+	return r < 0 ? err_wrap(err, "base image '%s'", name) : 0;
+}
+
+int build_provide_base(void *argument, const struct step *base, unsigned row, struct err *err)
+{
+	struct build *build = argument;
+	auto_image struct image image = { .name = "" };
+	int r = image_open_digest(build->store, &base->base_manifest, &build->platform, &image,
+				  err);
+
+	(void)row;
+	return r < 0 ? r : image_provide_layers(build->store, &image, err);
+}
