@@ -131,8 +131,10 @@ static void add_mount(struct key_fields *fields, const struct run_mount *mount)
 
 static void add_run(struct key_fields *fields, const struct step *step)
 {
+	char platform[PLATFORM_TEXT_MAX];
 	size_t i;
 
+	key_text(fields, FIELD_PLATFORM, platform_text(&step->platform, platform));
 	key_list(fields, FIELD_ARGV, step->argv, list_length(step->argv));
 	key_bytes(fields, FIELD_SCRIPT, step->script.ptr, step->script.len);
 	key_list(fields, FIELD_ENV, step->key_env, list_length(step->key_env));
@@ -184,16 +186,13 @@ static void add_copy(struct key_fields *fields, const struct step *step)
 	key_list(fields, FIELD_EXCLUDE, step->excludes, step->exclude_count);
 }
 
-int key_operation(const struct step *step, const struct platform *platform, struct key *ret_key,
-		  struct err *err)
+int key_operation(const struct step *step, struct key *ret_key, struct err *err)
 {
 	static const char *const kinds[] = { "base", "run", "copy", "workdir" };
 	struct key_fields fields;
-	char text[PLATFORM_TEXT_MAX];
 	size_t i;
 
 	key_begin(&fields, kinds[step->kind]);
-	key_text(&fields, FIELD_PLATFORM, platform_text(platform, text));
 	switch (step->kind) {
 	case STEP_BASE:
 		key_number(&fields, FIELD_LAYER, step->base_layer_count);

@@ -37,8 +37,8 @@ void key_list(struct key_fields *fields, unsigned id, const char *const *list, s
 int key_finish(struct key_fields *fields, struct key *ret_key,
 	       struct err *err) must_check; /* releases */
 
-int key_operation(const struct step *step, const struct platform *platform, struct key *ret_key,
-		  struct err *err) must_check;
+/* The platform counts for RUN alone: what others do is the same on all of them, and runs once for all (RCP-643). */
+int key_operation(const struct step *step, struct key *ret_key, struct err *err) must_check;
 
 /* 'inputs': parent first, then from, then the mounts' (only those that exist, in order). 'content' may be NULL. */
 int key_definition(const struct key *operation, const struct key *inputs, size_t input_count,

@@ -87,6 +87,7 @@ static int start_from_scratch(struct stage *stage)
 	if (r < 0)
 		return r;
 	stage->last->stage = stage->number;
+	stage->last->platform = stage->platform;
 	stage->last->lines = stage->from->lines;
 	stage->last->instruction = stage->from;
 	stage->last->name = "FROM scratch";

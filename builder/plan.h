@@ -56,7 +56,8 @@ struct step {
 	unsigned number;     /* in the plan, topological order */
 	struct step *parent; /* root filesystem it works on; NULL for BASE */
 	unsigned stage;
-	const char *name; /* row name of UX-20: "[build 2/5] RUN make" */
+	struct platform platform; /* of its stage; of BASE: what the image says it is */
+	const char *name;	  /* row name of UX-20: "[build 2/5] RUN make" */
 	struct line_range lines;
 	const struct instruction *instruction;
 
@@ -124,6 +125,7 @@ struct plan_options {
 	const char *hostname;
 	struct platform platform; /* normalised, never empty */
 	bool platform_given;
+	bool several_platforms; /* of a build of several: row names tell them apart, "[linux/arm64 2/5] ..." */
 	/* Config of a base image for FROM, COPY --from=IMAGE; pulls what is needed. Diff ids are in ret_config. */
 	int (*resolve)(void *argument, const char *image, const struct platform *platform,
 		       struct line_range lines, struct image_config *ret_config,

@@ -41,15 +41,17 @@ static unsigned digits(unsigned number)
 static const char *row_name(struct stage *stage, const char *text)
 {
 	bool several = stage->planner->stage_count > 1;
-	char name[STAGE_TEXT_MAX];
+	bool platforms = stage->planner->options->several_platforms;
+	char name[STAGE_TEXT_MAX], platform[PLATFORM_TEXT_MAX];
 
 	if (!stage->step_total)
 		return arena_strdup(stage->planner->arena, str_from(text));
 	stage->step_index++;
-	return arena_printf(stage->planner->arena, "[%s%s%*u/%u] %s%s",
-			    several ? stage_text(stage, name) : "", several ? " " : "",
-			    (int)digits(stage->step_total), stage->step_index, stage->step_total,
-			    stage->in_trigger ? "ONBUILD " : "", text);
+	return arena_printf(stage->planner->arena, "[%s%s%s%s%*u/%u] %s%s",
+			    platforms ? platform_text(&stage->platform, platform) : "",
+			    platforms ? " " : "", several ? stage_text(stage, name) : "",
+			    several ? " " : "", (int)digits(stage->step_total), stage->step_index,
+			    stage->step_total, stage->in_trigger ? "ONBUILD " : "", text);
 }
 
 int plan_add_step(struct stage *stage, const struct step *draft, const char *text,
@@ -61,6 +63,8 @@ int plan_add_step(struct stage *stage, const struct step *draft, const char *tex
 		return r;
 	(*ret_step)->parent = stage->last;
 	(*ret_step)->stage = stage->number;
+	if (!(*ret_step)->platform.os[0])
+		(*ret_step)->platform = stage->platform;
 	(*ret_step)->lines = stage->planner->lines;
 	(*ret_step)->instruction = stage->current;
 	(*ret_step)->name = row_name(stage, text);
@@ -77,6 +81,7 @@ int plan_fill_base(struct planner *planner, const struct base_image *image, stru
 	draft->kind = STEP_BASE;
 	draft->image = image->name;
 	draft->base_manifest = image->manifest;
+	draft->platform = image->config.platform.os[0] ? image->config.platform : image->platform;
 	draft->base_layer_count = count;
 	draft->base_layers = arena_array(planner->arena, count, sizeof(*draft->base_layers));
 	if (!draft->base_layers)
@@ -109,6 +114,7 @@ static int image_root(struct stage *stage, const char *name, struct step **ret_s
 	struct planner *planner = stage->planner;
 	struct step draft = { .kind = STEP_BASE,
 			      .stage = stage->number,
+			      .platform = planner->options->platform,
 			      .lines = planner->lines,
 			      .instruction = stage->current,
 			      .name = "FROM scratch" };

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -168,6 +169,10 @@ int remote_pull(struct store *store, const struct remote_options *options, const
 		r = check_all(store, ret_manifest, 0, err);
 		if (r < 0)
 			return err_wrap(err, "cannot pull '%s'", name);
+	}
+	if (options->by_digest) {
+		free(take(reference.tag));
+		reference.digest = ret_manifest->digest;
 	}
 	return store_tag(store, store_name(&reference, familiar), ret_manifest, err);
 }

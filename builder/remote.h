@@ -14,6 +14,7 @@
 struct remote_options {
 	struct transfer_options transfer;
 	bool quiet;
+	bool by_digest; /* pull: the name is NAME@DIGEST, whatever tag was asked for, which stays where it is */
 };
 
 /* Pulls 'name' and tags it. '*ret_manifest' strings live in 'arena'. */

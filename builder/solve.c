@@ -198,7 +198,7 @@ static void finish_twins(struct solve *solve, struct node *node)
 	size_t i;
 
 	for (i = 0; node->has_twins && i < solve->node_count; i++) {
-		struct node *twin = &solve->nodes[i];
+		struct node *twin = &solve->all[i];
 
 		if (twin->twin != node || twin->phase == NODE_DONE)
 			continue;
@@ -405,7 +405,7 @@ static void *work_thread(void *argument)
 static int add_input(struct solve *solve, struct node *node, const struct step *input,
 		     struct err *err)
 {
-	struct node *other = &solve->nodes[input->number];
+	struct node *other = node_of(solve, input);
 	struct node **inputs, **dependents;
 
 	inputs = realloc(node->inputs, (node->input_count + 1) * sizeof(*inputs));
@@ -423,19 +423,80 @@ static int add_input(struct solve *solve, struct node *node, const struct step *
 	return 0;
 }
 
-static int init_node(struct solve *solve, struct step *step, struct err *err)
+struct node *node_of(const struct solve *solve, const struct step *step)
 {
-	struct node *node = &solve->nodes[step->number];
+	return solve->by_number[step->number];
+}
+
+static void identify_input(const struct solve *solve, struct key_fields *fields,
+			   const struct step *input)
+{
+	key_number(fields, 0, input ? (uint64_t)(node_of(solve, input) - solve->all) + 1 : 0);
+}
+
+/* What makes two steps of different plans the same step: the operation, the same inputs, and what the operation key leaves
+ * out because content stands for it or because it never matters to the result. */
+static int identify(const struct solve *solve, const struct step *step, const struct key *operation,
+		    struct key *ret_identity, struct err *err)
+{
+	struct key_fields fields;
+	size_t i;
+
+	key_begin(&fields, "same");
+	key_bytes(&fields, 0, operation->bytes, SHA256_BYTES);
+	identify_input(solve, &fields, step->parent);
+	identify_input(solve, &fields, step->from);
+	key_text(&fields, 0, step->from_context);
+	for (i = 0; i < step->source_count; i++)
+		key_text(&fields, 0, step->sources[i].path);
+	for (i = 0; i < step->mount_count; i++) {
+		identify_input(solve, &fields, step->mounts[i].from);
+		key_text(&fields, 0, step->mounts[i].from_context);
+		key_text(&fields, 0, step->mounts[i].source);
+		key_text(&fields, 0, step->mounts[i].id);
+		key_number(&fields, 0, step->mounts[i].sharing);
+	}
+	return key_finish(&fields, ret_identity, err);
+}
+
+/* An earlier plan's node for the same step, or a new one. Equal steps of one plan stay two rows, which share their execution
+ * as twins. */
+static int take_node(struct solve *solve, size_t plan, struct step *step, struct map *identities,
+		     bool *ret_new, struct err *err)
+{
+	struct key operation, identity;
+	struct node *node;
+	int r = key_operation(step, &operation, err);
+
+	if (r == 0)
+		r = identify(solve, step, &operation, &identity, err);
+	if (r < 0)
+		return r;
+	node = map_get(identities, str_of(identity.bytes, SHA256_BYTES));
+	*ret_new = !node || node->plan == plan;
+	if (*ret_new) {
+		bool known = node != NULL;
+
+		node = &solve->all[solve->node_count++];
+		*node = (struct node){
+			.step = step, .plan = plan, .solve = solve, .operation = operation
+		};
+		if (!known && map_put(identities, str_of(identity.bytes, SHA256_BYTES), node) < 0)
+			return err_nomem(err);
+	}
+	solve->by_number[step->number] = node;
+	return 0;
+}
+
+static int init_node(struct solve *solve, struct node *node, struct err *err)
+{
+	const struct step *step = node->step;
 	char display[DIGEST_TEXT_MAX];
 	size_t i;
-	int r;
+	int r = 0;
 
-	node->step = step;
-	node->solve = solve;
-	node->lower = (struct stack){ 0 };
-	r = key_operation(step, &solve->options->platform, &node->operation, err);
-	if (r == 0 && step->parent) {
-		node->parent = &solve->nodes[step->parent->number];
+	if (step->parent) {
+		node->parent = node_of(solve, step->parent);
 		r = add_input(solve, node, step->parent, err);
 	}
 	if (r == 0 && step->from)
@@ -459,20 +520,43 @@ static int init_node(struct solve *solve, struct step *step, struct err *err)
 	return 0;
 }
 
+static int init_nodes(struct solve *solve, struct err *err)
+{
+	auto_map struct map *identities = map_new();
+	unsigned number = 0;
+	size_t p, i;
+	int r = identities ? 0 : err_nomem(err);
+
+	for (p = 0; p < solve->plan_count; p++) {
+		const struct plan *plan = solve->plans[p];
+
+		for (i = 0; i < plan->step_count && r == 0; i++) {
+			bool new_node;
+
+			plan->steps[i]->number = number++;
+			r = take_node(solve, p, plan->steps[i], identities, &new_node, err);
+			if (r == 0 && new_node)
+				r = init_node(solve, node_of(solve, plan->steps[i]), err);
+		}
+	}
+	return r;
+}
+
 static int init(struct solve *solve, struct err *err)
 {
-	size_t i;
-	int r = 0;
+	size_t steps = 1, i;
+	int r;
 
-	solve->node_count = solve->plan->step_count;
-	solve->nodes = calloc(solve->node_count + 1, sizeof(*solve->nodes));
+	for (i = 0; i < solve->plan_count; i++)
+		steps += solve->plans[i]->step_count;
+	solve->all = calloc(steps, sizeof(*solve->all));
+	solve->by_number = calloc(steps, sizeof(struct node *));
 	solve->by_definition = map_new();
 	solve->jobs = solve->options->jobs ? solve->options->jobs : pool_cpu_count();
 	solve->workers = calloc(solve->jobs, sizeof(*solve->workers));
-	if (!solve->nodes || !solve->by_definition || !solve->workers)
+	if (!solve->all || !solve->by_number || !solve->by_definition || !solve->workers)
 		return err_nomem(err);
-	for (i = 0; i < solve->node_count && r == 0; i++)
-		r = init_node(solve, solve->plan->steps[i], err);
+	r = init_nodes(solve, err);
 	if (r == 0)
 		r = pool_new(SNAPSHOT_THREADS, &solve->snapshots, err);
 	return r;
@@ -482,8 +566,8 @@ static void release_nodes(struct solve *solve)
 {
 	size_t i;
 
-	for (i = 0; solve->nodes && i < solve->node_count; i++) {
-		struct node *node = &solve->nodes[i];
+	for (i = 0; i < solve->node_count; i++) {
+		struct node *node = &solve->all[i];
 
 		layer_writer_free(node->writer);
 		stack_release(&node->lower);
@@ -493,7 +577,8 @@ static void release_nodes(struct solve *solve)
 		free(node->inputs);
 		free(node->dependents);
 	}
-	free(solve->nodes);
+	free(solve->all);
+	free(solve->by_number);
 }
 
 static void close_rows(struct solve *solve)
@@ -501,7 +586,7 @@ static void close_rows(struct solve *solve)
 	size_t i;
 
 	for (i = 0; i < solve->node_count; i++) {
-		const struct node *node = &solve->nodes[i];
+		const struct node *node = &solve->all[i];
 
 		if (!node->step || node->phase == NODE_DONE || node->step == solve->result->failed)
 			continue;
@@ -521,37 +606,34 @@ static int64_t entry_time(const struct solve *solve, int64_t created_ns)
 	return epoch == INT64_MAX ? created_ns : epoch * 1000000000;
 }
 
-static int64_t first_step_time(const struct solve *solve)
+static int64_t first_step_time(const struct solve *solve, const struct plan_stage *target)
 {
-	const struct plan_stage *target = solve->plan->target;
 	size_t i;
 
 	for (i = 0; i < target->history_step_count; i++)
 		if (target->history_steps[i])
-			return node_result(&solve->nodes[target->history_steps[i]->number])
-				->created_ns;
+			return node_result(node_of(solve, target->history_steps[i]))->created_ns;
 	return 0;
 }
 
 /* Times of the history: a step's own, metadata entries that of the step before them, so that a build from cache gives the
  * same config again (RCP-443). */
-static int date_history(struct solve *solve, struct err *err)
+static int date_history(const struct solve *solve, struct plan_stage *target, struct err *err)
 {
-	struct plan_stage *target = solve->plan->target;
 	struct image_config *config = &target->config;
 	int64_t now_ns = 0, newest_ns = INT64_MIN;
 	char text[TIME_TEXT_MAX];
 	size_t i;
 
 	if (!config->created || time_parse(str_from(config->created), &now_ns) < 0)
-		now_ns = first_step_time(solve);
+		now_ns = first_step_time(solve, target);
 	for (i = 0; i < target->history_step_count; i++) {
 		struct history_entry *entry = &config->history[target->base_history_count + i];
 		const struct step *step = target->history_steps[i];
 		int64_t time_ns;
 
 		if (step) {
-			const struct node *node = node_result(&solve->nodes[step->number]);
+			const struct node *node = node_result(node_of(solve, step));
 
 			now_ns = node->created_ns;
 			entry->empty_layer = !node->has_layer;
@@ -569,40 +651,41 @@ static int date_history(struct solve *solve, struct err *err)
 	return config->created ? 0 : err_nomem(err);
 }
 
-static int collect(struct solve *solve, struct err *err)
+static int collect(struct solve *solve, struct plan_stage *target, struct err *err)
 {
-	struct node *target = &solve->nodes[solve->plan->target->last->number];
 	auto_free struct node **chain = NULL;
-	size_t count, i;
-	int r = node_chain(target, &chain, &count, err);
+	auto_free struct digest *layers = NULL;
+	size_t count, layer_count, i;
+	int r = node_chain(node_of(solve, target->last), &chain, &count, err);
 
 	if (r == 0)
-		r = node_layers(solve, chain, count, true, &solve->result->diff_ids,
-				&solve->result->diff_id_count, err);
-	for (i = 0; r == 0 && i < solve->result->diff_id_count; i++)
-		if (image_config_add_layer(&solve->plan->target->config,
-					   &solve->result->diff_ids[i]) < 0)
+		r = node_layers(solve, chain, count, true, &layers, &layer_count, err);
+	for (i = 0; r == 0 && i < layer_count; i++)
+		if (image_config_add_layer(&target->config, &layers[i]) < 0)
 			r = err_nomem(err);
-	return r < 0 ? r : date_history(solve, err);
+	return r < 0 ? r : date_history(solve, target, err);
 }
 
 static void start(struct solve *solve)
 {
 	size_t i;
 
-	need(solve, &solve->nodes[solve->plan->target->last->number]);
+	for (i = 0; i < solve->plan_count; i++)
+		need(solve, node_of(solve, solve->plans[i]->target->last));
 	for (i = 0; i < solve->node_count; i++)
-		if (solve->nodes[i].unkeyed_inputs == 0)
-			enqueue(solve, &solve->to_key, &solve->nodes[i]);
+		if (solve->all[i].unkeyed_inputs == 0)
+			enqueue(solve, &solve->to_key, &solve->all[i]);
 }
 
-int solve_run(struct plan *plan, const struct solve_options *options,
+int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_options *options,
 	      struct solve_result *ret_result, struct err *err)
 {
-	struct solve solve = {
-		.options = options, .plan = plan, .result = ret_result, .run = options->run
-	};
-	unsigned i;
+	struct solve solve = { .options = options,
+			       .plans = plans,
+			       .plan_count = plan_count,
+			       .result = ret_result,
+			       .run = options->run };
+	size_t i;
 	int r;
 
 	*ret_result = (struct solve_result){ .exit_status = 0 };
@@ -627,8 +710,8 @@ int solve_run(struct plan *plan, const struct solve_options *options,
 			r = -err->code;
 		}
 	}
-	if (r == 0)
-		r = collect(&solve, err);
+	for (i = 0; i < plan_count && r == 0; i++)
+		r = collect(&solve, plans[i]->target, err);
 	if (solve.run.sandbox != options->run.sandbox)
 		sandbox_free(solve.run.sandbox);
 	pool_free(solve.snapshots);
@@ -644,6 +727,5 @@ int solve_run(struct plan *plan, const struct solve_options *options,
 
 void solve_result_release(struct solve_result *result)
 {
-	free(result->diff_ids);
 	*result = (struct solve_result){ .exit_status = 0 };
 }

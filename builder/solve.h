@@ -19,7 +19,6 @@ struct solve_options {
 	struct context *context; /* NULL: no step takes anything from it */
 	struct run_options run;
 	struct layer_options layer;
-	struct platform platform;
 	const char *build_id;
 	unsigned jobs; /* steps that run at the same time; 0: as many as CPUs */
 	bool no_cache; /* nothing is looked up; results are recorded all the same */
@@ -31,18 +30,19 @@ struct solve_options {
 };
 
 struct solve_result {
-	struct digest *diff_ids; /* of the target stage, bottom first, malloc'ed */
-	size_t diff_id_count;
 	unsigned executed, cached;
 	int exit_status; /* of a failed RUN: mica's own exit status (UX-13); else 0 */
 	const struct step *failed;
 	unsigned failed_row;
 };
 
-/* Runs what the target needs and waits for its layers. On success 'created' times and layers of the target's config are set;
- * 'source_date_epoch' of the layer options, where given, replaces the times (RCP-443, RCP-562). '*ret_result' is valid on
- * failure too and always released by the caller. ERR_STEP: a RUN failed; ERR_CANCELED. */
-int solve_run(struct plan *plan, const struct solve_options *options,
+/* Runs what the targets need and waits for their layers. On success 'created' times and layers of the targets' configs are
+ * set; 'source_date_epoch' of the layer options, where given, replaces the times (RCP-443, RCP-562). '*ret_result' is valid on
+ * failure too and always released by the caller. ERR_STEP: a RUN failed; ERR_CANCELED.
+ *
+ * Plans of several platforms become one graph: a step that is the same in two of them is one node, so a stage of the build
+ * platform runs once (RCP-643). Their steps are numbered anew, through all plans. */
+int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_options *options,
 	      struct solve_result *ret_result, struct err *err) must_check;
 void solve_result_release(struct solve_result *result);
 

@@ -20,7 +20,8 @@
 enum phase { NODE_NEW, NODE_KEYING, NODE_MISSED, NODE_RUNNING, NODE_DONE };
 
 struct node {
-	struct step *step;
+	struct step *step; /* of the first plan that has it */
+	size_t plan;
 	struct node *parent;
 	struct node **inputs; /* parent, from, mounts' from */
 	size_t input_count;
@@ -63,10 +64,12 @@ struct queue {
 
 struct solve {
 	const struct solve_options *options;
-	struct plan *plan;
+	struct plan *const *plans;
+	size_t plan_count;
 	struct solve_result *result;
-	struct node *nodes;
+	struct node *all; /* distinct nodes, in topological order */
 	size_t node_count;
+	struct node **by_number; /* of a step; see node_of() */
 	struct map *by_definition;
 
 	pthread_mutex_t lock;
@@ -85,6 +88,8 @@ struct solve {
 	pthread_mutex_t sandbox_lock;
 };
 
+/* The node of a step of any of the plans. */
+struct node *node_of(const struct solve *solve, const struct step *step);
 /* The node that executes for this one: itself, or its twin. */
 struct node *node_result(struct node *node);
 bool node_is_empty_layer(const struct digest *diff_id);

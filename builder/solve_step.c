@@ -156,7 +156,7 @@ static int run_copy(struct solve *solve, struct node *node, struct err *err)
 	if (r == 0)
 		r = tree_new(&below, &tree, err);
 	if (r == 0 && node->step->from) {
-		r = node_stack(solve, &solve->nodes[node->step->from->number], &from_stack, err);
+		r = node_stack(solve, node_of(solve, node->step->from), &from_stack, err);
 		if (r == 0)
 			r = tree_new(&from_stack, &from, err);
 		if (r == 0 && !node->selection)

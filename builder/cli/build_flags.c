@@ -11,10 +11,8 @@ const struct option build_option_table[] = {
 	{ "file", 'f', OPTION_TEXT, offsetof(struct build_flags, file), "PATH", "recipe; '-' reads it from standard input (default: Dockerfile or Containerfile in the context)" },
 	{ "tag", 't', OPTION_LIST, offsetof(struct build_flags, tags), "NAME[:TAG]", "name of the image; may be repeated" },
 	{ "build-arg", 0, OPTION_LIST, offsetof(struct build_flags, build_args), "NAME[=VALUE]", "value of an ARG; without a value that of the variable of this name" },
-	{ "build-arg-file", 0, OPTION_LIST, offsetof(struct build_flags, build_arg_files), "PATH", "build arguments, one a line" },
-	{ "http-proxy", 0, OPTION_FLAG, offsetof(struct build_flags, http_proxy), NULL, "give RUN the proxy variables of the environment" },
 	{ "target", 0, OPTION_TEXT, offsetof(struct build_flags, target), "STAGE", "stage to build (default: the last)" },
-	{ "platform", 0, OPTION_TEXT, offsetof(struct build_flags, platform), "OS/ARCH", "platform of the image (default: this machine's)" },
+	{ "platform", 0, OPTION_TEXT, offsetof(struct build_flags, platform), "OS/ARCH[,...]", "platforms of the image (default: this machine's)" },
 	{ "label", 0, OPTION_LIST, offsetof(struct build_flags, labels), "KEY=VALUE", "label of the image; may be repeated" },
 	{ "no-cache", 0, OPTION_FLAG, offsetof(struct build_flags, no_cache), NULL, "run every step again" },
 	{ "pull", 0, OPTION_OPTIONAL, offsetof(struct build_flags, pull), "always|missing|never", "when to ask the registry for a base image (default: missing)" },
@@ -116,6 +114,33 @@ static int parse_names(struct build *build, struct err *err)
 	return 0;
 }
 
+/* "--build-arg NAME" takes the caller's variable; unset there means not given (RCP-503). */
+static int fill_build_args(struct build *build, struct err *err)
+{
+	const struct text_list *given = &build->flags->build_args;
+	size_t i;
+
+	build->build_args.items = calloc(given->count + 1, sizeof(*build->build_args.items));
+	if (!build->build_args.items)
+		return err_nomem(err);
+	for (i = 0; i < given->count; i++) {
+		char *text = NULL;
+
+		if (strchr(given->items[i], '=')) {
+			text = strdup(given->items[i]);
+		} else if (getenv(given->items[i])) {
+			if (asprintf(&text, "%s=%s", given->items[i], getenv(given->items[i])) < 0)
+				text = NULL;
+		} else {
+			continue;
+		}
+		if (!text)
+			return err_nomem(err);
+		build->build_args.items[build->build_args.count++] = text;
+	}
+	return 0;
+}
+
 static int parse_secret(const char *text, struct run_secret *ret_secret, struct err *err)
 {
 	struct str rest = str_from(text), field, key, value;
@@ -174,9 +199,50 @@ static int parse_jobs(struct build *build, struct err *err)
 	return 0;
 }
 
+/* "linux/amd64,linux/arm64"; each once. */
+static int parse_platforms(struct build *build, struct err *err)
+{
+	const char *given = build->flags->platform;
+	struct str rest, item;
+	size_t i, count = 1;
+	bool more = true;
+
+	if (!given)
+		given = getenv("DOCKER_DEFAULT_PLATFORM");
+	if (!given)
+		given = "";
+	for (i = 0; given[i]; i++)
+		count += given[i] == ',';
+	build->platforms = calloc(count, sizeof(*build->platforms));
+	if (!build->platforms)
+		return err_nomem(err);
+	for (rest = str_from(given); more && rest.len;) {
+		struct platform *platform = &build->platforms[build->platform_count];
+		int r;
+
+		more = str_cut(rest, ',', &item, &rest);
+		r = platform_parse(str_trim(item), platform, err);
+		if (r < 0)
+			return r;
+		for (i = 0; i < build->platform_count; i++)
+			if (memcmp(&build->platforms[i], platform, sizeof(*platform)) == 0)
+				break;
+		build->platform_count += i == build->platform_count;
+	}
+	if (build->platform_count == 0) {
+		platform_host(&build->platforms[0]);
+		build->platform_count = 1;
+	}
+	build->platform = build->platforms[0];
+	if (build->platform_count > 1)
+		return err_set(err, ERR_UNSUPPORTED,
+			       "an image of several platforms cannot be "
+			       "written");
+	return 0;
+}
+
 int build_parse_flags(struct build *build, struct err *err)
 {
-	const char *platform = build->flags->platform;
 	const char *network = build->flags->network;
 	int r = parse_driver(build->flags->driver, &build->driver, err);
 
@@ -185,7 +251,7 @@ int build_parse_flags(struct build *build, struct err *err)
 	if (r == 0)
 		r = parse_jobs(build, err);
 	if (r == 0)
-		r = build_collect_args(build->flags, &build->build_args, err);
+		r = fill_build_args(build, err);
 	if (r == 0)
 		r = parse_epoch(build, err);
 	if (r == 0)
@@ -195,11 +261,8 @@ int build_parse_flags(struct build *build, struct err *err)
 	if (r == 0 && network && strcmp(network, "host") != 0 && strcmp(network, "none") != 0 &&
 	    strcmp(network, "default") != 0)
 		r = err_set(err, ERR_USAGE, "unknown network '%s': host or none", network);
-	if (!platform)
-		platform = getenv("DOCKER_DEFAULT_PLATFORM");
-	platform_host(&build->platform);
-	if (r == 0 && platform && *platform)
-		r = platform_parse(str_from(platform), &build->platform, err);
+	if (r == 0)
+		r = parse_platforms(build, err);
 	build->layer.source_date_epoch = build->source_date_epoch;
 	return r;
 }
@@ -211,6 +274,7 @@ void build_release_flags(struct build *build)
 	for (i = 0; i < build->name_count; i++)
 		free(build->names[i]);
 	free(build->names);
+	free(build->platforms);
 	for (i = 0; i < build->build_args.count; i++)
 		free((void *)build->build_args.items[i]);
 	free(build->build_args.items);

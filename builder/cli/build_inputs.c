@@ -9,6 +9,8 @@
 #include "builder/remote.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
+#include "formats/base/log.h"
+#include "layerfs/state.h"
 
 /* --- Recipe and ignore file --- */
 
@@ -114,15 +116,15 @@ int build_load_ignore(struct build *build, struct err *err)
 
 /* --- Base images --- */
 
-static int pull_base(struct build *build, const char *name, unsigned row,
-		     struct digest *ret_manifest, struct err *err)
+static int pull_base(struct build *build, const char *name, const struct platform *platform,
+		     bool by_digest, struct digest *ret_manifest, struct err *err)
 {
 	struct arena arena = ARENA_INIT(MIB);
-	struct remote_options remote = { .transfer = { .platform = build->platform } };
+	struct remote_options remote = { .transfer = { .platform = *platform },
+					 .by_digest = by_digest };
 	struct descriptor manifest;
 	int r;
 
-	(void)row;
 	remote.transfer.registry.http.canceled = cli_canceled;
 	r = remote_pull(build->store, &remote, name, &arena, &manifest, err);
 	if (r == 0)
@@ -131,7 +133,7 @@ static int pull_base(struct build *build, const char *name, unsigned row,
 	return r;
 }
 
-static int find_base(struct build *build, const char *name, unsigned row,
+static int find_base(struct build *build, const char *name, const struct platform *platform,
 		     struct digest *ret_manifest, struct err *err)
 {
 	const char *pull = build->flags->pull;
@@ -144,7 +146,47 @@ static int find_base(struct build *build, const char *name, unsigned row,
 		return r;
 	if (pull && strcmp(pull, "never") == 0)
 		return err_hint(err, "leave out --pull=never, or import it: mica import");
-	return pull_base(build, name, row, ret_manifest, err);
+	return pull_base(build, name, platform, false, ret_manifest, err);
+}
+
+static bool runs_on(const struct image *image, const struct platform *platform)
+{
+	const struct platform *offered = &image->config.platform;
+
+	return !offered->os[0] || platform_rank(platform, offered) >= 0;
+}
+
+/* The name stands for an image of another platform: that of 'platform' is kept beside it, so that builds for several do not
+ * push each other's bases out of the store. What was found is used when there is none. */
+static int open_other_platform(struct build *build, const char *name,
+			       const struct platform *platform, struct image *image,
+			       struct err *err)
+{
+	auto_buf struct buf key = BUF_INIT(2 * REFERENCE_TEXT_MAX),
+			    value = BUF_INIT(DIGEST_TEXT_MAX);
+	const char *pull = build->flags->pull;
+	char text[PLATFORM_TEXT_MAX], digest_name[DIGEST_TEXT_MAX];
+	struct image other = { .name = "" };
+	struct digest manifest;
+	struct err ignored;
+
+	buf_printf(&key, "%s %s", name, platform_text(platform, text));
+	if (state_value_get(store_state(build->store), "base", buf_str(&key), &value, &ignored) ==
+		    0 &&
+	    digest_parse(buf_str(&value), &manifest, &ignored) == 0 &&
+	    image_open_digest(build->store, &manifest, platform, &other, &ignored) == 0) {
+		image_release(image);
+		*image = other;
+		return 0;
+	}
+	if ((pull && strcmp(pull, "never") == 0) ||
+	    pull_base(build, name, platform, true, &manifest, &ignored) < 0)
+		return 0;
+	image_release(image);
+	if (state_value_put(store_state(build->store), "base", buf_str(&key),
+			    str_from(digest_text(&manifest, digest_name)), &ignored) < 0)
+		log_debug("cannot remember a base image: %s", ignored.text);
+	return image_open_digest(build->store, &manifest, platform, image, err);
 }
 
 int build_resolve_base(void *argument, const char *name, const struct platform *platform,
@@ -166,9 +208,11 @@ int build_resolve_base(void *argument, const char *name, const struct platform *
 	snprintf(row_name, sizeof(row_name), "[internal] load metadata for %s", full);
 	row = event_step(build->hub, row_name, NULL, -1, lines);
 	event_started(build->hub, row);
-	r = find_base(build, name, row, ret_manifest, err);
+	r = find_base(build, name, platform, ret_manifest, err);
 	if (r == 0)
 		r = image_open_digest(build->store, ret_manifest, platform, &image, err);
+	if (r == 0 && !runs_on(&image, platform))
+		r = open_other_platform(build, name, platform, &image, err);
 	if (r == 0) {
 		*ret_config = image.config;
 		*ret_manifest = image.manifest_digest;
@@ -182,8 +226,7 @@ int build_provide_base(void *argument, const struct step *base, unsigned row, st
 {
 	struct build *build = argument;
 	auto_image struct image image = { .name = "" };
-	int r = image_open_digest(build->store, &base->base_manifest, &build->platform, &image,
-				  err);
+	int r = image_open_digest(build->store, &base->base_manifest, &base->platform, &image, err);
 
 	(void)row;
 	return r < 0 ? r : image_provide_layers(build->store, &image, err);

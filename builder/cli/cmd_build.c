@@ -2,9 +2,11 @@
 /* mica build: recipe and context in, image out. The verb reads the files, asks plan and solve to do the work, and turns the
  * result into a tagged image; rows of its own work are events like any other. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "builder/binfmt.h"
 #include "builder/cli/build.h"
 #include "formats/base/limits.h"
 #include "formats/base/log.h"
@@ -15,14 +17,21 @@
 static void warn(void *argument, const char *rule, struct line_range lines, const char *text)
 {
 	struct build *build = argument;
+	size_t before = build->findings.len;
+	struct str found;
 
-	build->finding_count++;
 	if (lines.first)
 		buf_printf(&build->findings, " - %s%s%s (line %u)\n", rule ? rule : "",
 			   rule ? ": " : "", text, lines.first);
 	else
 		buf_printf(&build->findings, " - %s%s%s\n", rule ? rule : "", rule ? ": " : "",
 			   text);
+	/* A later platform says the same again. */
+	found = str_from_index(buf_str(&build->findings), before);
+	if (build->plan && memmem(build->findings.data, before, found.ptr, found.len))
+		buf_truncate(&build->findings, before);
+	else
+		build->finding_count++;
 }
 
 static void show_findings(struct build *build)
@@ -61,14 +70,16 @@ static void show_excerpt(struct build *build, struct line_range lines)
 
 /* --- The build --- */
 
-static int make_plan(struct build *build, struct line_range *ret_lines, struct err *err)
+static int make_plan(struct build *build, const struct platform *platform, struct plan **ret_plan,
+		     struct line_range *ret_lines, struct err *err)
 {
 	struct plan_options plan_options = {
 		.target = build->flags->target,
 		.build_args = build->build_args.items,
 		.labels = build->flags->labels.items,
 		.hostname = build->flags->hostname,
-		.platform = build->platform,
+		.platform = *platform,
+		.several_platforms = build->platform_count > 1,
 		.platform_given = build->flags->platform != NULL,
 		.resolve = build_resolve_base,
 		.argument = build,
@@ -77,7 +88,24 @@ static int make_plan(struct build *build, struct line_range *ret_lines, struct e
 		.check_only = build->flags->check,
 	};
 
-	return plan_new(&build->recipe, &plan_options, &build->plan, ret_lines, err);
+	return plan_new(&build->recipe, &plan_options, ret_plan, ret_lines, err);
+}
+
+/* One plan for each platform. */
+static int make_plans(struct build *build, struct line_range *ret_lines, struct err *err)
+{
+	size_t i;
+	int r = 0;
+
+	build->plans = calloc(build->platform_count, sizeof(*build->plans));
+	if (!build->plans)
+		return err_nomem(err);
+	for (i = 0; i < build->platform_count && r == 0; i++) {
+		r = make_plan(build, &build->platforms[i], &build->plans[i], ret_lines, err);
+		if (r == 0 && i == 0)
+			build->plan = build->plans[0];
+	}
+	return r;
 }
 
 static bool is_allowed(const struct build *build, const char *entitlement)
@@ -91,13 +119,14 @@ static bool is_allowed(const struct build *build, const char *entitlement)
 }
 
 /* What a recipe may not take for itself is refused before anything runs (RCP-276, SEC-B04). */
-static int check_entitlements(struct build *build, struct line_range *ret_lines, struct err *err)
+static int check_entitlements(const struct build *build, const struct plan *plan,
+			      struct line_range *ret_lines, struct err *err)
 {
 	bool no_network = build->flags->network && strcmp(build->flags->network, "none") == 0;
 	size_t i, j;
 
-	for (i = 0; i < build->plan->step_count; i++) {
-		const struct step *step = build->plan->steps[i];
+	for (i = 0; i < plan->step_count; i++) {
+		const struct step *step = plan->steps[i];
 
 		*ret_lines = step->lines;
 		if (step->insecure && !is_allowed(build, "security.insecure"))
@@ -116,6 +145,48 @@ static int check_entitlements(struct build *build, struct line_range *ret_lines,
 	return 0;
 }
 
+/* Whose programs a RUN executes: what its base image is, whatever was asked for. */
+static const struct platform *platform_of_programs(const struct step *step)
+{
+	const struct step *base = step;
+
+	while (base->parent)
+		base = base->parent;
+	return base->image ? &base->platform : &step->platform;
+}
+
+/* A RUN that this host cannot execute is told before anything runs (RCP-505). */
+static int check_emulation(const struct plan *plan, struct line_range *ret_lines, struct err *err)
+{
+	size_t i;
+	int r = 0;
+
+	for (i = 0; i < plan->step_count && r == 0; i++) {
+		const struct step *step = plan->steps[i];
+
+		if (step->kind != STEP_RUN)
+			continue;
+		*ret_lines = step->lines;
+		r = binfmt_check(BINFMT_DIR, platform_of_programs(step), err);
+	}
+	if (r == 0)
+		*ret_lines = (struct line_range){ 0 };
+	return r;
+}
+
+static int check_plans(const struct build *build, struct line_range *ret_lines, struct err *err)
+{
+	size_t i;
+	int r = 0;
+
+	for (i = 0; i < build->platform_count && r == 0; i++) {
+		r = check_entitlements(build, build->plans[i], ret_lines, err);
+		if (r == 0)
+			r = check_emulation(build->plans[i], ret_lines, err);
+	}
+	return r;
+}
+
 static bool uses_context(const struct plan *plan)
 {
 	size_t i, j;
@@ -132,15 +203,16 @@ static bool uses_context(const struct plan *plan)
 	return false;
 }
 
-static void apply_network(struct build *build)
+static void apply_network(const struct build *build)
 {
-	size_t i;
+	size_t i, j;
 
 	if (!build->flags->network || strcmp(build->flags->network, "none") != 0)
 		return;
-	for (i = 0; i < build->plan->step_count; i++)
-		if (!build->plan->steps[i]->network_host)
-			build->plan->steps[i]->network_none = true;
+	for (i = 0; i < build->platform_count; i++)
+		for (j = 0; j < build->plans[i]->step_count; j++)
+			if (!build->plans[i]->steps[j]->network_host)
+				build->plans[i]->steps[j]->network_none = true;
 }
 
 static int solve(struct build *build, struct command_context *context, struct line_range *ret_lines,
@@ -151,7 +223,6 @@ static int solve(struct build *build, struct command_context *context, struct li
 		.store = build->store,
 		.hub = build->hub,
 		.layer = build->layer,
-		.platform = build->platform,
 		.build_id = record_id(build->record),
 		.jobs = (unsigned)build->jobs,
 		.no_cache = build->flags->no_cache,
@@ -170,15 +241,19 @@ static int solve(struct build *build, struct command_context *context, struct li
 			.canceled = cli_canceled,
 		},
 	};
+	bool with_context = false;
+	size_t i;
 	int r = 0;
 
-	if (uses_context(build->plan)) {
+	for (i = 0; i < build->platform_count; i++)
+		with_context |= uses_context(build->plans[i]);
+	if (with_context) {
 		r = context_open(build->store, build->context_path, build->ignore, &build->context,
 				 err);
 		solve_options.context = build->context;
 	}
 	if (r == 0)
-		r = solve_run(build->plan, &solve_options, &result, err);
+		r = solve_run(build->plans, build->platform_count, &solve_options, &result, err);
 	if (r < 0 && r != -ERR_CANCELED && result.failed) {
 		const char *log;
 
@@ -218,9 +293,9 @@ static int run_build(struct build *build, struct command_context *context,
 	if (r == 0)
 		r = build_load_ignore(build, err);
 	if (r == 0)
-		r = make_plan(build, ret_lines, err);
+		r = make_plans(build, ret_lines, err);
 	if (r == 0)
-		r = check_entitlements(build, ret_lines, err);
+		r = check_plans(build, ret_lines, err);
 	if (r == 0)
 		apply_network(build);
 	if (r == 0)
@@ -240,7 +315,7 @@ static int check_recipe(struct build *build, struct err *err)
 	int r = build_load_recipe(build, &lines, err);
 
 	if (r == 0)
-		r = make_plan(build, &lines, err);
+		r = make_plans(build, &lines, err);
 	if (r < 0) {
 		show_excerpt(build, lines);
 		/* A recipe that cannot be built is a finding (UX-60). */
@@ -259,10 +334,14 @@ static int check_recipe(struct build *build, struct err *err)
 
 static void release(struct build *build)
 {
+	size_t i;
+
 	progress_free(build->progress);
 	record_free(build->record);
 	context_close(build->context);
-	plan_free(build->plan);
+	for (i = 0; build->plans && i < build->platform_count; i++)
+		plan_free(build->plans[i]);
+	free(build->plans);
 	recipe_release(&build->recipe);
 	ignore_free(build->ignore);
 	event_hub_free(build->hub);
