@@ -3,6 +3,7 @@
  *
  *	cmd_build.c	the way of a build, and how it ends
  *	build_flags.c	the table of options; their texts to values
+ *	build_args.c	build arguments from all their sources
  *	build_inputs.c	context, recipe, ignore file, base images
  *	build_output.c	what comes out: image, push, files with ids
  */
@@ -23,9 +24,9 @@ struct build_flags {
 	const char *file, *target, *platform, *progress, *iidfile, *metadata_file, *driver,
 		*network;
 	const char *source_date_epoch, *ignorefile, *compression, *pull, *hostname, *digestfile;
-	struct text_list tags, build_args, labels, secrets, add_hosts, allow;
+	struct text_list tags, build_args, build_arg_files, labels, secrets, add_hosts, allow;
 	uint64_t jobs;
-	bool no_cache, quiet, push, check, load, tls_verify;
+	bool no_cache, quiet, push, check, load, tls_verify, http_proxy;
 };
 
 extern const struct option build_option_table[];
@@ -68,6 +69,12 @@ struct build {
 /* Checks every flag before anything is done. ERR_USAGE. */
 int build_parse_flags(struct build *build, struct err *err) must_check;
 void build_release_flags(struct build *build);
+
+/* --- build_args.c --- */
+
+/* "NAME=VALUE", ended by NULL; each text and the list are freed by the caller. */
+int build_collect_args(const struct build_flags *flags, struct text_list *ret_args,
+		       struct err *err) must_check;
 
 /* --- build_inputs.c --- */
 

@@ -11,6 +11,8 @@ const struct option build_option_table[] = {
 	{ "file", 'f', OPTION_TEXT, offsetof(struct build_flags, file), "PATH", "recipe; '-' reads it from standard input (default: Dockerfile or Containerfile in the context)" },
 	{ "tag", 't', OPTION_LIST, offsetof(struct build_flags, tags), "NAME[:TAG]", "name of the image; may be repeated" },
 	{ "build-arg", 0, OPTION_LIST, offsetof(struct build_flags, build_args), "NAME[=VALUE]", "value of an ARG; without a value that of the variable of this name" },
+	{ "build-arg-file", 0, OPTION_LIST, offsetof(struct build_flags, build_arg_files), "PATH", "build arguments, one a line" },
+	{ "http-proxy", 0, OPTION_FLAG, offsetof(struct build_flags, http_proxy), NULL, "give RUN the proxy variables of the environment" },
 	{ "target", 0, OPTION_TEXT, offsetof(struct build_flags, target), "STAGE", "stage to build (default: the last)" },
 	{ "platform", 0, OPTION_TEXT, offsetof(struct build_flags, platform), "OS/ARCH[,...]", "platforms of the image (default: this machine's)" },
 	{ "label", 0, OPTION_LIST, offsetof(struct build_flags, labels), "KEY=VALUE", "label of the image; may be repeated" },
@@ -110,33 +112,6 @@ static int parse_names(struct build *build, struct err *err)
 		build->names[build->name_count] = strdup(reference_familiar(&reference, text));
 		if (!build->names[build->name_count++])
 			return err_nomem(err);
-	}
-	return 0;
-}
-
-/* "--build-arg NAME" takes the caller's variable; unset there means not given (RCP-503). */
-static int fill_build_args(struct build *build, struct err *err)
-{
-	const struct text_list *given = &build->flags->build_args;
-	size_t i;
-
-	build->build_args.items = calloc(given->count + 1, sizeof(*build->build_args.items));
-	if (!build->build_args.items)
-		return err_nomem(err);
-	for (i = 0; i < given->count; i++) {
-		char *text = NULL;
-
-		if (strchr(given->items[i], '=')) {
-			text = strdup(given->items[i]);
-		} else if (getenv(given->items[i])) {
-			if (asprintf(&text, "%s=%s", given->items[i], getenv(given->items[i])) < 0)
-				text = NULL;
-		} else {
-			continue;
-		}
-		if (!text)
-			return err_nomem(err);
-		build->build_args.items[build->build_args.count++] = text;
 	}
 	return 0;
 }
@@ -251,7 +226,7 @@ int build_parse_flags(struct build *build, struct err *err)
 	if (r == 0)
 		r = parse_jobs(build, err);
 	if (r == 0)
-		r = fill_build_args(build, err);
+		r = build_collect_args(build->flags, &build->build_args, err);
 	if (r == 0)
 		r = parse_epoch(build, err);
 	if (r == 0)

@@ -279,3 +279,45 @@ teardown() {
 	run -0 mica build -t heredoc "$ctx"
 	[ "$(mica cat heredoc /one /two /three)" = $'one\ntwo\nthree' ]
 }
+
+@test "build arguments from a file; --build-arg goes first (RCP-503)" {
+	context
+	dockerfile <<-'EOT'
+		FROM base
+		ARG A
+		ARG B
+		ARG C
+		RUN echo "$A-$B-$C" >/out
+	EOT
+	printf '# comment\n\nA=1\n  B=two words\r\nC\n' >"$ctx/args"
+	C=env mica build -q -t args --build-arg-file "$ctx/args" --build-arg A=given "$ctx"
+	[ "$(mica cat args /out)" = "given-two words-env" ]
+	printf 'A=1\n=x\n' >"$ctx/args"
+	run ! --separate-stderr mica build --build-arg-file "$ctx/args" "$ctx"
+	[[ $stderr == *"args:2: a build argument needs a name"* ]]
+}
+
+@test "proxies: given to RUN in both cases, nowhere else, no cause of a miss (RCP-208)" {
+	context
+	dockerfile <<-'EOT'
+		FROM base
+		RUN echo "$HTTP_PROXY $http_proxy $no_proxy" >/out
+	EOT
+	mkdir "$ctx/docker"
+	echo '{"proxies":{"default":{"httpProxy":"http://canary-a:1","noProxy":"local"}}}' >"$ctx/docker/config.json"
+	DOCKER_CONFIG="$ctx/docker" mica build -q -t proxied "$ctx"
+	[ "$(mica cat proxied /out)" = "http://canary-a:1 http://canary-a:1 local" ]
+	{ mica inspect --config proxied; mica history --no-trunc proxied; } >"$ctx/image"
+	run ! grep canary-a "$ctx/image"
+	# The environment only when asked, and behind what is configured; another proxy is no other step.
+	HTTP_PROXY=http://canary-b:1 run --separate-stderr mica build --http-proxy -t other "$ctx"
+	[[ $stderr == *CACHED* ]]
+	HTTP_PROXY=http://canary-b:1 mica build -q --no-cache --http-proxy -t other "$ctx"
+	[ "$(mica cat other /out)" = "http://canary-b:1 http://canary-b:1 " ]
+	HTTP_PROXY=http://canary-b:1 mica build -q --no-cache -t other "$ctx"
+	[ "$(mica cat other /out)" = "  " ]
+	HTTP_PROXY=http://canary-b:1 DOCKER_CONFIG="$ctx/docker" mica build -q --no-cache --http-proxy -t other "$ctx"
+	[ "$(mica cat other /out)" = "http://canary-a:1 http://canary-a:1 local" ]
+	http_proxy=http://canary-c:1 mica build -q --no-cache --build-arg http_proxy=given -t other "$ctx"
+	[ "$(mica cat other /out)" = "given given " ]
+}
