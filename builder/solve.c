@@ -577,6 +577,7 @@ static void release_nodes(struct solve *solve)
 		free(node->inputs);
 		free(node->dependents);
 	}
+	solve_release_bases(solve);
 	free(solve->all);
 	free(solve->by_number);
 }
@@ -689,6 +690,7 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 	int r;
 
 	*ret_result = (struct solve_result){ .exit_status = 0 };
+	io_raise_descriptor_limit();
 	solve.run.canceled = run_is_canceled;
 	solve.run.canceled_self = &solve;
 	pthread_mutex_init(&solve.lock, NULL);

@@ -17,6 +17,9 @@
 #include "formats/base/pool.h"
 #include "layerfs/state.h"
 
+/* As many as there are chains of steps at work, more or less. */
+enum { SOLVE_BASES = 4 };
+
 enum phase { NODE_NEW, NODE_KEYING, NODE_MISSED, NODE_RUNNING, NODE_DONE };
 
 struct node {
@@ -82,6 +85,14 @@ struct solve {
 	bool failed;
 	struct err err; /* the first failure */
 
+	/* Merged indexes that the next root filesystems are likely to stand on, by the node at their top. Opening one costs a
+	 * descriptor for every layer below. */
+	struct solve_base {
+		const struct node *top;
+		struct index *index;
+	} bases[SOLVE_BASES];
+	unsigned next_base;
+
 	struct pool *snapshots;
 	struct pool_batch batch;
 	struct run_options run; /* with the sandbox, which starts with the first RUN */
@@ -113,6 +124,8 @@ int node_layers(struct solve *solve, struct node **chain, size_t count, bool wit
 /* The root filesystem after 'node'. */
 int node_stack(struct solve *solve, struct node *node, struct stack *ret_stack,
 	       struct err *err) must_check;
+
+void solve_release_bases(struct solve *solve);
 
 /* --- solve_cache.c --- */
 

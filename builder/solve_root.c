@@ -126,14 +126,82 @@ static size_t merged_prefix(const struct solve *solve, struct node **chain, size
 	return prefix;
 }
 
+/* A reference to the merged index that ends at 'top', or NULL. With the lock held. */
+static struct index *known_base(struct solve *solve, const struct node *top)
+{
+	size_t i;
+
+	for (i = 0; i < SOLVE_BASES; i++)
+		if (solve->bases[i].index && solve->bases[i].top == top)
+			return index_ref(solve->bases[i].index);
+	return NULL;
+}
+
+/* In the place of one that ends further down the same chain, if there is one: nothing on top of it will be asked for it again,
+ * except branches, which are merged for themselves. */
+static struct solve_base *base_place(struct solve *solve, struct node **chain, size_t count)
+{
+	size_t i, j;
+
+	for (i = 0; i < SOLVE_BASES; i++)
+		for (j = 0; j < count && solve->bases[i].index; j++)
+			if (solve->bases[i].top == node_result(chain[j]))
+				return &solve->bases[i];
+	return &solve->bases[solve->next_base++ % SOLVE_BASES];
+}
+
+static void remember_base(struct solve *solve, struct node **chain, size_t count,
+			  struct index *index)
+{
+	const struct node *top = count ? node_result(chain[count - 1]) : NULL;
+	struct solve_base *base = base_place(solve, chain, count);
+
+	index_unref(base->index);
+	*base = (struct solve_base){ .top = top, .index = index_ref(index) };
+}
+
+void solve_release_bases(struct solve *solve)
+{
+	size_t i;
+
+	for (i = 0; i < SOLVE_BASES; i++)
+		index_unref(solve->bases[i].index);
+}
+
+/* What the first 'count' nodes of a chain make up, as one index. */
+static int open_base(struct solve *solve, struct node **chain, size_t count,
+		     struct index **ret_index, struct err *err)
+{
+	const struct node *top = count ? node_result(chain[count - 1]) : NULL;
+	auto_free struct digest *layers = NULL;
+	size_t layer_count, i;
+	int r;
+
+	pthread_mutex_lock(&solve->lock);
+	*ret_index = known_base(solve, top);
+	pthread_mutex_unlock(&solve->lock);
+	if (*ret_index)
+		return 0;
+	r = node_layers(solve, chain, count, false, &layers, &layer_count, err);
+	if (r == 0)
+		r = index_open_chain(solve->options->store, layers, layer_count, ret_index, err);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&solve->lock);
+	remember_base(solve, chain, count, *ret_index);
+	for (i = 0; i < count; i++)
+		node_result(chain[i])->merged = true;
+	pthread_mutex_unlock(&solve->lock);
+	return 0;
+}
+
 /* The stack of the root filesystem after 'node'. */
 int node_stack(struct solve *solve, struct node *node, struct stack *ret_stack, struct err *err)
 {
 	auto_free struct node **chain = NULL;
-	auto_free struct digest *layers = NULL;
 	auto_index struct index *base = NULL;
 	auto_stack struct stack stack = { 0 };
-	size_t count, prefix, layer_count, i;
+	size_t count, prefix, i;
 	int r = node_chain(node, &chain, &count, err);
 
 	if (r < 0)
@@ -141,15 +209,9 @@ int node_stack(struct solve *solve, struct node *node, struct stack *ret_stack, 
 	pthread_mutex_lock(&solve->lock);
 	prefix = merged_prefix(solve, chain, count);
 	pthread_mutex_unlock(&solve->lock);
-	r = node_layers(solve, chain, prefix, false, &layers, &layer_count, err);
-	if (r == 0)
-		r = index_open_chain(solve->options->store, layers, layer_count, &base, err);
+	r = open_base(solve, chain, prefix, &base, err);
 	if (r == 0)
 		r = stack_push_index(&stack, base, false, err);
-	pthread_mutex_lock(&solve->lock);
-	for (i = 0; i < prefix && r == 0; i++)
-		node_result(chain[i])->merged = true;
-	pthread_mutex_unlock(&solve->lock);
 	for (i = prefix; i < count && r == 0; i++) {
 		struct node *above = node_result(chain[i]);
 

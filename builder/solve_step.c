@@ -46,6 +46,8 @@ void node_snapshot(void *argument)
 
 		r = snapshot_layer(solve->options->store, node->upper.upper_fd, node->marks,
 				   &node->lower, &options, &layer, &node->writer, &err);
+		/* Its descriptors are many, those of all steps more than a process may have. */
+		stack_release(&node->lower);
 		if (r == 0) {
 			node->diff_id = layer.diff_id;
 			publish_settled(solve, node);
@@ -105,6 +107,7 @@ static int run_run(struct solve *solve, struct node *node, struct err *err)
 	node->has_upper = true;
 	r = step_run(&solve->run, node->step, &node->lower, &node->upper, node->row, &node->marks,
 		     &exit, err);
+	store_step_rest(&node->upper);
 	if (r == -ERR_STEP) {
 		pthread_mutex_lock(&solve->lock);
 		if (!solve->failed)

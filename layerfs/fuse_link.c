@@ -17,11 +17,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "formats/base/io.h"
 #include "formats/base/pool.h"
 
 _Static_assert(sizeof(struct fuse_in_header) == 40, "FS-312");
@@ -332,17 +332,12 @@ static int open_session(struct fuse_link *link, const struct fuse_lowlevel_ops *
  * kernel remembers cost a descriptor each. */
 static void prepare_process(void)
 {
-	struct rlimit limit;
-
 	(void)signal(SIGPIPE, SIG_IGN);
 	/* What one thread frees the others are to use again: with an arena each, memory grew with every walk. */
 	(void)mallopt(M_ARENA_MAX, 1);
 	(void)mallopt(M_MMAP_THRESHOLD, 4 * FUSE_LINK_REPLY_MAX);
 	(void)mallopt(M_TRIM_THRESHOLD, 8 * FUSE_LINK_REPLY_MAX);
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		limit.rlim_cur = limit.rlim_max;
-		(void)setrlimit(RLIMIT_NOFILE, &limit);
-	}
+	io_raise_descriptor_limit();
 }
 
 static int loop(const struct fuse_link *link, struct fuse_session *session)

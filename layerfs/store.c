@@ -580,9 +580,9 @@ static int open_path(int dirfd, const char *name, int *ret_fd, struct err *err)
 
 int store_step_new(struct store *store, struct store_step *ret_step, struct err *err)
 {
-	struct store_step step = { .upper_fd = -1, .work_fd = -1, .dir_fd = -1 };
+	struct store_step step = { .upper_fd = -1, .work_fd = -1 };
 	char path[sizeof("steps/") + sizeof(step.id)];
-	int r = store_join(store, err);
+	int dir_fd = -1, r = store_join(store, err);
 
 	if (r < 0)
 		return r;
@@ -590,16 +590,17 @@ int store_step_new(struct store *store, struct store_step *ret_step, struct err 
 	snprintf(path, sizeof(path), "steps/%s", step.id);
 	if (mkdirat(store->root, path, 0700) < 0)
 		return err_sys(err, errno, "cannot create '%s'", path);
-	r = open_path(store->root, path, &step.dir_fd, err);
+	r = open_path(store->root, path, &dir_fd, err);
 	/* The upper's own mode shows as the mode of the root directory: 0755 whatever the umask says. */
-	if (r == 0 &&
-	    (mkdirat(step.dir_fd, "upper", 0755) < 0 ||
-	     fchmodat(step.dir_fd, "upper", 0755, 0) < 0 || mkdirat(step.dir_fd, "work", 0700) < 0))
+	if (r == 0 && (mkdirat(dir_fd, "upper", 0755) < 0 ||
+		       fchmodat(dir_fd, "upper", 0755, 0) < 0 || mkdirat(dir_fd, "work", 0700) < 0))
 		r = err_sys(err, errno, "cannot create '%s/upper'", path);
 	if (r == 0)
-		r = open_path(step.dir_fd, "upper", &step.upper_fd, err);
+		r = open_path(dir_fd, "upper", &step.upper_fd, err);
 	if (r == 0)
-		r = open_path(step.dir_fd, "work", &step.work_fd, err);
+		r = open_path(dir_fd, "work", &step.work_fd, err);
+	if (dir_fd >= 0)
+		close(dir_fd);
 	if (r < 0) {
 		store_step_release(store, &step);
 		return r;
@@ -608,10 +609,16 @@ int store_step_new(struct store *store, struct store_step *ret_step, struct err 
 	return 0;
 }
 
+void store_step_rest(struct store_step *step)
+{
+	if (step->work_fd >= 0)
+		close(take_fd(&step->work_fd));
+}
+
 void store_step_release(struct store *store, struct store_step *step)
 {
 	char path[sizeof("steps/") + sizeof(step->id)];
-	int *fds[] = { &step->upper_fd, &step->work_fd, &step->dir_fd };
+	int *fds[] = { &step->upper_fd, &step->work_fd };
 	struct err ignored;
 	size_t i;
 

@@ -105,9 +105,11 @@ int store_sync(struct store *store, struct err *err) must_check;
 /* --- Steps --- */
 struct store_step {
 	char id[33];
-	int upper_fd, work_fd, dir_fd; /* O_PATH|O_DIRECTORY */
+	int upper_fd, work_fd; /* O_PATH|O_DIRECTORY */
 };
 int store_step_new(struct store *store, struct store_step *ret_step, struct err *err) must_check;
+/* Nothing mounts it any more: the work directory is closed. */
+void store_step_rest(struct store_step *step);
 void store_step_release(struct store *store, struct store_step *step); /* closes and removes it */
 
 DEFINE_AUTO(store, store_close);

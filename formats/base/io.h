@@ -81,6 +81,10 @@ int io_replace_file(int dirfd, const char *target, const void *data, size_t len,
 /* 'hex_digits' random lower-case hex digits and a NUL. */
 void io_random_hex(char *text, size_t hex_digits);
 
+/* Lets this process have as many descriptors open as it ever may: the soft limit is meant for programs that use select().
+ * What is executed inherits it and must set its own. */
+void io_raise_descriptor_limit(void);
+
 /* Seconds and nanoseconds of CLOCK_MONOTONIC as nanoseconds, for durations. */
 uint64_t io_monotonic_ns(void);
 /* CLOCK_REALTIME, nanoseconds since the epoch. */

@@ -321,3 +321,17 @@ teardown() {
 	http_proxy=http://canary-c:1 mica build -q --no-cache --build-arg http_proxy=given -t other "$ctx"
 	[ "$(mica cat other /out)" = "given given " ]
 }
+
+@test "a recipe of 150 steps, with 600 descriptors" {
+	context
+	{
+		echo FROM base
+		for i in $(seq 150); do echo "RUN echo $i >/f$i"; done
+	} >"$ctx/Dockerfile"
+	(
+		ulimit -n 600
+		mica build -q -t long "$ctx"
+	)
+	[ "$(mica ls long / | grep -c ^f)" = 150 ]
+	assert_clean
+}
