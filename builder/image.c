@@ -248,6 +248,20 @@ int image_find(struct store *store, const char *name, char ret_familiar[REFERENC
 	return r;
 }
 
+int image_name_by_digest(const char *name, const struct digest *digest,
+			 char ret_name[REFERENCE_TEXT_MAX], struct err *err)
+{
+	auto_reference struct reference reference = { 0 };
+	int r = reference_parse(str_from(name), &reference, err);
+
+	if (r < 0)
+		return r;
+	free(take(reference.tag));
+	reference.digest = *digest;
+	reference_familiar(&reference, ret_name);
+	return 0;
+}
+
 int image_open(struct store *store, const char *name, const struct platform *platform,
 	       struct image *ret_image, struct err *err)
 {
@@ -317,68 +331,5 @@ int image_stack(struct store *store, const struct image *image, struct stack *re
 		stack_release(&stack);
 	else
 		*ret_stack = stack;
-	return r;
-}
-
-/* --- Commit --- */
-
-static int layer_descriptor(struct store *store, const struct digest *diff_id,
-			    enum compression compression, struct descriptor *ret_descriptor,
-			    struct err *err)
-{
-	struct state_blob blob;
-	struct layer_result layer;
-	int r = state_blob_of_layer(store_state(store), diff_id, compression, &blob, err);
-
-	if (r == -ENOENT || (r == 0 && !store_has_blob(store, &blob.digest))) {
-		r = layer_blob(store, diff_id, compression, &layer, err);
-		if (r < 0)
-			return r;
-		blob = (struct state_blob){ .digest = layer.blob,
-					    .size_bytes = layer.blob_size_bytes,
-					    .compression = layer.compression };
-	}
-	if (r < 0)
-		return r;
-	*ret_descriptor = (struct descriptor){
-		.media_type = media_type_of_layer(blob.compression, false),
-		.digest = blob.digest,
-		.size_bytes = blob.size_bytes,
-	};
-	return 0;
-}
-
-int image_commit(struct store *store, const struct image_config *config,
-		 enum compression compression, const char *const *names, size_t name_count,
-		 struct descriptor *ret_manifest, struct digest *ret_config_digest, struct err *err)
-{
-	auto_free struct descriptor *layers = calloc(config->diff_id_count + 1, sizeof(*layers));
-	auto_buf struct buf text = BUF_INIT(LIMIT_MANIFEST_BYTES);
-	struct descriptor config_descriptor = { .media_type = MEDIA_OCI_CONFIG };
-	size_t i;
-	int r = 0;
-
-	if (!layers)
-		return err_nomem(err);
-	for (i = 0; i < config->diff_id_count && r == 0; i++)
-		r = layer_descriptor(store, &config->diff_ids[i], compression, &layers[i], err);
-	if (r == 0)
-		r = image_config_write(config, &text, err);
-	if (r == 0)
-		r = store_put_blob(store, buf_str(&text), &config_descriptor.digest, err);
-	config_descriptor.size_bytes = text.len;
-	buf_clear(&text);
-	if (r == 0)
-		r = manifest_write(MEDIA_OCI_MANIFEST, &config_descriptor, layers,
-				   config->diff_id_count, NULL, &text, err);
-	if (r < 0)
-		return r;
-	*ret_manifest = (struct descriptor){ .media_type = MEDIA_OCI_MANIFEST,
-					     .size_bytes = text.len,
-					     .platform = config->platform };
-	r = store_put_blob(store, buf_str(&text), &ret_manifest->digest, err);
-	for (i = 0; i < name_count && r == 0; i++)
-		r = store_tag(store, names[i], ret_manifest, err);
-	*ret_config_digest = config_descriptor.digest;
 	return r;
 }

@@ -31,6 +31,10 @@ void image_release(struct image *image);
 int image_find(struct store *store, const char *name, char ret_familiar[REFERENCE_TEXT_MAX],
 	       struct digest *ret_manifest, struct err *err) must_check;
 
+/* "repository/app@sha256:..." of a name with or without a tag. */
+int image_name_by_digest(const char *name, const struct digest *digest,
+			 char ret_name[REFERENCE_TEXT_MAX], struct err *err) must_check;
+
 /* Makes sure that every layer is there as tar + index. */
 int image_provide_layers(struct store *store, const struct image *image,
 			 struct err *err) must_check;
@@ -39,8 +43,52 @@ int image_provide_layers(struct store *store, const struct image *image,
 int image_stack(struct store *store, const struct image *image, struct stack *ret_stack,
 		struct err *err) must_check;
 
-/* Writes config and manifest of a new image over finished layers and tags it with each of 'names' (may be none).
- * Diff ids are in config; blobs of 'compression' are made where missing; base layers keep their blobs (RCP-444). */
+/* --- Writing, in image_write.c --- */
+
+/* What an image is made of: finished layers, the lowest of them a base image's. */
+struct image_source {
+	const struct image_config *config; /* with diff ids */
+	struct digest base_manifest;	   /* unset: no base */
+	size_t base_layer_count;
+};
+
+/* How its manifest refers to them. */
+struct image_format {
+	bool docker_types;
+	bool force_compression; /* base layers too; else they keep their blobs (RCP-444) */
+	enum compression compression;
+	int level;
+	size_t min_layers;		/* made up with the empty layer (RCP-445) */
+	const struct json *annotations; /* of the manifest, or NULL */
+};
+
+/* Writes config and manifest; blobs that are missing are made. The media type is constant, the platform set. */
+int image_write(struct store *store, const struct image_source *source,
+		const struct image_format *format, struct descriptor *ret_manifest,
+		struct digest *ret_config_digest, struct err *err) must_check;
+int image_write_index(struct store *store, const struct descriptor *manifests, size_t count,
+		      bool docker_types, const struct json *annotations,
+		      struct descriptor *ret_index, struct err *err) must_check;
+
+/* In-toto statements about one image. */
+struct image_statement {
+	const char *predicate_type;
+	struct str text; /* JSON */
+};
+struct image_statements {
+	struct arena arena;
+	struct image_statement *items;
+	size_t count;
+};
+int image_statement_add(struct image_statements *statements, const char *predicate_type,
+			struct str text, struct err *err) must_check;
+/* As BuildKit keeps them: a manifest beside the image's in the index, whose layers are the statements. The descriptor's
+ * annotations are the caller's to free. */
+int image_write_attestation(struct store *store, const struct descriptor *image,
+			    const struct image_statements *statements,
+			    struct descriptor *ret_manifest, struct err *err) must_check;
+
+/* image_write() of a configuration without base in OCI types, tagged with each of 'names' (may be none). */
 int image_commit(struct store *store, const struct image_config *config,
 		 enum compression compression, const char *const *names, size_t name_count,
 		 struct descriptor *ret_manifest, struct digest *ret_config_digest,

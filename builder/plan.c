@@ -69,6 +69,10 @@ static int start_from_image(struct stage *stage)
 		return r;
 	stage->config.diff_ids = NULL;
 	stage->config.diff_id_count = 0;
+	if (planner->options->drop_base_labels) {
+		stage->config.labels = NULL;
+		stage->config.label_count = 0;
+	}
 	if (!text)
 		return plan_nomem(planner);
 	lint_base_platform(stage);

@@ -122,6 +122,7 @@ struct plan_options {
 	const char *target;	       /* stage name or number, NULL: the last */
 	const char *const *build_args; /* "K=V", NULL-terminated or NULL */
 	const char *const *labels;     /* "K=V" */
+	bool drop_base_labels; /* --inherit-labels=false: those of base images do not count */
 	const char *hostname;
 	struct platform platform; /* normalised, never empty */
 	bool platform_given;

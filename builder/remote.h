@@ -7,6 +7,7 @@
 #define BUILDER_REMOTE_H
 
 #include "builder/event.h"
+#include "formats/layout.h"
 #include "formats/oci.h"
 #include "layerfs/store.h"
 #include "registry-client/transfer.h"
@@ -46,5 +47,14 @@ enum export_format { EXPORT_TAR, EXPORT_OCI_DIR, EXPORT_OCI_ARCHIVE, EXPORT_DOCK
 /* 'output' "-" is stdout (not for a directory). EXPORT_TAR writes the merged file system. */
 int remote_export(struct store *store, const char *const *names, size_t name_count,
 		  enum export_format format, const char *output, struct err *err) must_check;
+
+/* The same for images that have no name in the store; what they are called is in 'images'. Archives go to 'fd'. A layout is
+ * complete with its index, which comes last; the caller holds its lock. */
+int remote_write_archive(struct store *store, const struct layout_image *images, size_t count,
+			 bool docker, int64_t mtime, int fd, struct err *err) must_check;
+int remote_layout_blobs(struct store *store, const struct layout_image *images, size_t count,
+			int dirfd, struct err *err) must_check;
+int remote_layout_index(const struct layout_image *images, size_t count, int dirfd,
+			struct err *err) must_check;
 
 #endif

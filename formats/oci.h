@@ -73,6 +73,9 @@ int manifest_write(const char *media_type, const struct descriptor *config,
 		   const struct json *annotations, struct buf *buf, struct err *err) must_check;
 int index_write(const char *media_type, const struct descriptor *manifests, size_t count,
 		struct buf *buf, struct err *err) must_check;
+int index_write_annotated(const char *media_type, const struct descriptor *manifests, size_t count,
+			  const struct json *annotations, struct buf *buf,
+			  struct err *err) must_check;
 
 /* Layer media types. */
 bool media_type_is_layer(const char *media_type);

@@ -558,11 +558,19 @@ int manifest_write(const char *media_type, const struct descriptor *config,
 int index_write(const char *media_type, const struct descriptor *manifests, size_t count,
 		struct buf *buf, struct err *err)
 {
+	return index_write_annotated(media_type, manifests, count, NULL, buf, err);
+}
+
+int index_write_annotated(const char *media_type, const struct descriptor *manifests, size_t count,
+			  const struct json *annotations, struct buf *buf, struct err *err)
+{
 	auto_json struct json *map = json_new_map();
 	int r;
 
 	r = json_set(map, "schemaVersion", json_new_i64(2));
 	r |= json_set_text(map, "mediaType", media_type);
 	r |= json_set(map, "manifests", descriptor_list(manifests, count));
+	if (annotations)
+		r |= json_set(map, "annotations", json_clone(annotations));
 	return r < 0 ? err_nomem(err) : json_write(map, 0, buf, err);
 }

@@ -280,9 +280,11 @@ int layer_open_tar(struct store *store, const struct digest *diff_id, int *ret_f
 
 /* --- Other forms ----------------------------------------------------------------------------------------------------- */
 
-static int compress_tar(struct store *store, int tar, struct layer_result *result, struct err *err)
+static int compress_tar(struct store *store, int tar, int level, struct layer_result *result,
+			struct err *err)
 {
 	struct compressor_options options = { .compression = result->compression,
+					      .level = level,
 					      .pool = store_pool(store) };
 	auto_compressor struct compressor *compressor = NULL;
 	struct io_temp temp;
@@ -323,6 +325,13 @@ static int compress_tar(struct store *store, int tar, struct layer_result *resul
 int layer_blob(struct store *store, const struct digest *diff_id, enum compression compression,
 	       struct layer_result *ret_result, struct err *err)
 {
+	return layer_blob_of_level(store, diff_id, compression, 0, ret_result, err);
+}
+
+int layer_blob_of_level(struct store *store, const struct digest *diff_id,
+			enum compression compression, int level, struct layer_result *ret_result,
+			struct err *err)
+{
 	struct layer_result result = { .diff_id = *diff_id, .compression = compression };
 	struct state *state = store_state(store);
 	struct state_blob blob;
@@ -344,7 +353,7 @@ int layer_blob(struct store *store, const struct digest *diff_id, enum compressi
 		result.blob_size_bytes = result.tar_size_bytes;
 		r = layer_publish_tar_as_blob(store, diff_id, result.tar_size_bytes, err);
 	} else {
-		r = compress_tar(store, tar, &result, err);
+		r = compress_tar(store, tar, level, &result, err);
 	}
 	blob = (struct state_blob){ .digest = result.blob,
 				    .size_bytes = result.blob_size_bytes,

@@ -98,6 +98,10 @@ int layer_restore(struct store *store, const struct digest *diff_id, struct err 
 /* Blob of a published layer in 'compression'; compresses the tar when there is none yet. */
 int layer_blob(struct store *store, const struct digest *diff_id, enum compression compression,
 	       struct layer_result *ret_result, struct err *err) must_check;
+/* The same; a blob that has to be made gets 'level' (0: the default). */
+int layer_blob_of_level(struct store *store, const struct digest *diff_id,
+			enum compression compression, int level, struct layer_result *ret_result,
+			struct err *err) must_check;
 
 int layer_open_tar(struct store *store, const struct digest *diff_id, int *ret_fd,
 		   uint64_t *ret_size_bytes, struct err *err) must_check;

@@ -5,7 +5,8 @@
  *	build_flags.c	the table of options; their texts to values
  *	build_args.c	build arguments from all their sources
  *	build_inputs.c	context, recipe, ignore file, base images
- *	build_output.c	what comes out: image, push, files with ids
+ *	build_config.c	what flags change of the configuration of the image
+ *	build_output.c	what comes out: outputs, files with ids
  */
 #ifndef BUILDER_CLI_BUILD_H
 #define BUILDER_CLI_BUILD_H
@@ -13,6 +14,7 @@
 #include "builder/cli/cli.h"
 #include "builder/cli/progress.h"
 #include "builder/context.h"
+#include "builder/output.h"
 #include "builder/plan.h"
 #include "builder/record.h"
 #include "builder/solve.h"
@@ -24,6 +26,10 @@ struct build_flags {
 	const char *file, *target, *platform, *progress, *iidfile, *metadata_file, *driver,
 		*network;
 	const char *source_date_epoch, *ignorefile, *compression, *pull, *hostname, *digestfile;
+	const char *squash, *inherit_labels;
+	struct text_list outputs, annotations, unset_env, unset_labels;
+	uint64_t compression_level;
+	bool force_compression, omit_history;
 	struct text_list tags, build_args, build_arg_files, labels, secrets, add_hosts, allow;
 	uint64_t jobs;
 	bool no_cache, quiet, push, check, load, tls_verify, http_proxy;
@@ -54,6 +60,11 @@ struct build {
 	int64_t source_date_epoch;
 	uint64_t jobs;
 	struct layer_options layer;
+	struct output_list outputs;
+	struct annotation_list annotations; /* in the arena of 'outputs' */
+	struct json *warnings;		    /* for the metadata file; NULL: nobody asks */
+	unsigned executed, cached;	    /* steps */
+	bool drop_base_labels;
 	enum rootfs_driver driver;
 	char **names; /* familiar, of --tag */
 	size_t name_count;
@@ -93,11 +104,15 @@ int build_provide_base(void *argument, const struct step *base, unsigned row,
 
 /* --- build_output.c --- */
 
-int build_export_image(struct build *build, struct descriptor *ret_manifest,
-		       struct digest *ret_config, struct err *err) must_check;
-int build_push_image(struct build *build, struct err *err) must_check;
-/* The files that tell the ids, and the id on standard output. */
-int build_report(struct build *build, const struct descriptor *manifest,
-		 const struct digest *config, struct err *err) must_check;
+/* Part of build_parse_flags(): --output, --push, --annotation and what they ask of new layers. */
+int build_parse_outputs(struct build *build, struct err *err) must_check;
+bool build_is_allowed(const struct build *build, const char *entitlement);
+/* Everything that comes out, then the files that tell the ids, and the id on standard output. */
+int build_write_outputs(struct build *build, struct err *err) must_check;
+
+/* --- build_config.c --- */
+
+/* --unset-env, --unset-label, --squash, --omit-history, once the layers are known. */
+int build_finish_configs(struct build *build, struct err *err) must_check;
 
 #endif

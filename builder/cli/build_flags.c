@@ -18,15 +18,24 @@ const struct option build_option_table[] = {
 	{ "label", 0, OPTION_LIST, offsetof(struct build_flags, labels), "KEY=VALUE", "label of the image; may be repeated" },
 	{ "no-cache", 0, OPTION_FLAG, offsetof(struct build_flags, no_cache), NULL, "run every step again" },
 	{ "pull", 0, OPTION_OPTIONAL, offsetof(struct build_flags, pull), "always|missing|never", "when to ask the registry for a base image (default: missing)" },
+	{ "unset-label", 0, OPTION_LIST, offsetof(struct build_flags, unset_labels), "KEY", "label that the image is not to have; may be repeated" },
+	{ "unset-env", 0, OPTION_LIST, offsetof(struct build_flags, unset_env), "NAME", "variable that the image is not to have; may be repeated" },
+	{ "inherit-labels", 0, OPTION_OPTIONAL, offsetof(struct build_flags, inherit_labels), "true|false", "whether labels of base images count (default: true)" },
+	{ "annotation", 0, OPTION_LIST, offsetof(struct build_flags, annotations), "[SCOPE:]KEY=VALUE", "annotation of the manifest, or of index, manifest-descriptor, index-descriptor; may be repeated" },
+	{ "omit-history", 0, OPTION_FLAG, offsetof(struct build_flags, omit_history), NULL, "leave the history out of the image" },
+	{ "output", 'o', OPTION_LIST, offsetof(struct build_flags, outputs), "DIR|type=TYPE[,KEY=VALUE...]", "what comes out; may be repeated (default: an image in the store)" },
 	{ "push", 0, OPTION_FLAG, offsetof(struct build_flags, push), NULL, "push the image to the registries of its names" },
 	{ "secret", 0, OPTION_LIST, offsetof(struct build_flags, secrets), "id=ID[,src=PATH|,env=NAME]", "secret for RUN --mount=type=secret" },
 	{ "add-host", 0, OPTION_LIST, offsetof(struct build_flags, add_hosts), "HOST:IP", "line for /etc/hosts of RUN" },
 	{ "network", 0, OPTION_TEXT, offsetof(struct build_flags, network), "host|none", "network of RUN (default: host)" },
 	{ "hostname", 0, OPTION_TEXT, offsetof(struct build_flags, hostname), "NAME", "host name inside RUN" },
-	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host", "let RUN --security=insecure and --network=host do what they ask" },
+	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host|output.delete", "let RUN --security=insecure and --network=host do what they ask, and an output delete files" },
 	{ "jobs", 'j', OPTION_NUMBER, offsetof(struct build_flags, jobs), "N", "steps that run at the same time (default: CPUs; MICA_JOBS)" },
 	{ "compression", 0, OPTION_TEXT, offsetof(struct build_flags, compression), "zstd|gzip|uncompressed", "of new layers (default: zstd)" },
-	{ "source-date-epoch", 0, OPTION_TEXT, offsetof(struct build_flags, source_date_epoch), "SECONDS", "latest time in layers and image (SOURCE_DATE_EPOCH)" },
+	{ "compression-level", 0, OPTION_NUMBER, offsetof(struct build_flags, compression_level), "N", "1 to 22 for zstd, 1 to 9 for gzip" },
+	{ "force-compression", 0, OPTION_FLAG, offsetof(struct build_flags, force_compression), NULL, "recompress layers of base images and of the cache where they differ" },
+	{ "source-date-epoch", 0, OPTION_TEXT, offsetof(struct build_flags, source_date_epoch), "SECONDS", "latest time in layers and image (SOURCE_DATE_EPOCH); --timestamp is another name" },
+	{ "timestamp", 0, OPTION_TEXT, offsetof(struct build_flags, source_date_epoch), NULL, NULL },
 	{ "driver", 0, OPTION_TEXT, offsetof(struct build_flags, driver), "auto|kernel|fuse", "how root filesystems are mounted (MICA_DRIVER)" },
 	{ "rootfs", 0, OPTION_TEXT, offsetof(struct build_flags, driver), NULL, NULL },
 	{ "ignorefile", 0, OPTION_TEXT, offsetof(struct build_flags, ignorefile), "PATH", "instead of .dockerignore" },
@@ -35,6 +44,7 @@ const struct option build_option_table[] = {
 	{ "iidfile", 0, OPTION_TEXT, offsetof(struct build_flags, iidfile), "PATH", "write the image id to a file" },
 	{ "metadata-file", 0, OPTION_TEXT, offsetof(struct build_flags, metadata_file), "PATH", "write digests and names to a file as JSON" },
 	{ "digestfile", 0, OPTION_TEXT, offsetof(struct build_flags, digestfile), "PATH", "write the manifest digest to a file" },
+	{ "digest-file", 0, OPTION_TEXT, offsetof(struct build_flags, digestfile), NULL, NULL },
 	{ "check", 0, OPTION_FLAG, offsetof(struct build_flags, check), NULL, "only check the recipe; exit status 1 when there is something to say" },
 	{ "tls-verify", 0, OPTION_FLAG, offsetof(struct build_flags, tls_verify), NULL, NULL },
 	{ "load", 0, OPTION_FLAG, offsetof(struct build_flags, load), NULL, NULL },
@@ -209,10 +219,18 @@ static int parse_platforms(struct build *build, struct err *err)
 		build->platform_count = 1;
 	}
 	build->platform = build->platforms[0];
-	if (build->platform_count > 1)
-		return err_set(err, ERR_UNSUPPORTED,
-			       "an image of several platforms cannot be "
-			       "written");
+	return 0;
+}
+
+static int parse_inherit_labels(struct build *build, struct err *err)
+{
+	const char *text = build->flags->inherit_labels;
+
+	if (!text || !*text || strcmp(text, "true") == 0)
+		return 0;
+	if (strcmp(text, "false") != 0)
+		return err_set(err, ERR_USAGE, "bad --inherit-labels '%s': true or false", text);
+	build->drop_base_labels = true;
 	return 0;
 }
 
@@ -238,6 +256,10 @@ int build_parse_flags(struct build *build, struct err *err)
 		r = err_set(err, ERR_USAGE, "unknown network '%s': host or none", network);
 	if (r == 0)
 		r = parse_platforms(build, err);
+	if (r == 0)
+		r = parse_inherit_labels(build, err);
+	if (r == 0)
+		r = build_parse_outputs(build, err);
 	build->layer.source_date_epoch = build->source_date_epoch;
 	return r;
 }
@@ -250,6 +272,8 @@ void build_release_flags(struct build *build)
 		free(build->names[i]);
 	free(build->names);
 	free(build->platforms);
+	output_list_release(&build->outputs);
+	json_free(build->warnings);
 	for (i = 0; i < build->build_args.count; i++)
 		free((void *)build->build_args.items[i]);
 	free(build->build_args.items);

@@ -1,95 +1,216 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What comes out of a build: an image in the store, in registries, and the files that tell its ids. */
+/* What comes out of a build: the outputs of the command line, or an image in the store, and the files that tell its ids. These
+ * are written last, each at once, so that they are there only when everything else is. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "builder/cli/build.h"
-#include "builder/image.h"
-#include "builder/remote.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/json.h"
 
-int build_export_image(struct build *build, struct descriptor *ret_manifest,
-		       struct digest *ret_config, struct err *err)
+/* --- What is asked for --- */
+
+static bool wants_ids(const struct build_flags *flags)
 {
-	unsigned row = event_step(build->hub, "exporting to image", NULL, -1,
-				  (struct line_range){ 0 });
-	char text[REFERENCE_TEXT_MAX + 32], digest[DIGEST_TEXT_MAX];
+	return flags->iidfile || flags->digestfile || flags->metadata_file;
+}
+
+/* The first output that consists of images decides how new layers are compressed while steps run. */
+static const struct output *first_image(const struct output_list *list)
+{
+	size_t i;
+
+	for (i = 0; i < list->count; i++)
+		if (output_is_image(&list->items[i]))
+			return &list->items[i];
+	return NULL;
+}
+
+/* --push and --load beside outputs: an image in the store, pushed under its names. */
+static int add_image_output(struct build *build, bool named, struct err *err)
+{
+	struct output_list *list = &build->outputs;
+	int r = output_list_add(list, "type=image", err);
+
+	if (r == 0 && !named)
+		list->items[list->count - 1].in_store = false;
+	return r;
+}
+
+static int apply_push(struct build *build, struct err *err)
+{
+	struct output *output;
 	size_t i;
 	int r;
 
-	event_started(build->hub, row);
-	r = image_commit(build->store, &build->plan->target->config, build->layer.compression,
-			 (const char *const *)build->names, build->name_count, ret_manifest,
-			 ret_config, err);
-	if (r == 0) {
-		snprintf(text, sizeof(text), "exporting manifest %s",
-			 digest_text(&ret_manifest->digest, digest));
-		event_status(build->hub, row, text, 0, 0, true);
-		snprintf(text, sizeof(text), "exporting config %s",
-			 digest_text(ret_config, digest));
-		event_status(build->hub, row, text, 0, 0, true);
-		for (i = 0; i < build->name_count; i++) {
-			snprintf(text, sizeof(text), "naming to %s", build->names[i]);
-			event_status(build->hub, row, text, 0, 0, true);
+	for (i = 0; i < build->outputs.count; i++) {
+		output = &build->outputs.items[i];
+		if (output->kind == OUTPUT_IMAGE) {
+			output->push = true;
+			return 0;
 		}
 	}
-	event_done(build->hub, row, r < 0 ? STEP_FAILED : STEP_DONE, r < 0 ? err->text : NULL);
-	return r < 0 ? err_wrap(err, "cannot export the image") : 0;
+	r = add_image_output(build, true, err);
+	if (r == 0)
+		build->outputs.items[build->outputs.count - 1].push = true;
+	return r;
 }
 
-int build_push_image(struct build *build, struct err *err)
+static bool wants_index(const struct build *build)
 {
-	struct remote_options remote = { .transfer = { .platform = build->platform } };
 	size_t i;
 
-	if (build->name_count == 0)
-		return err_set(err, ERR_USAGE, "--push needs a name: -t REGISTRY/NAME");
-	remote.transfer.registry.http.canceled = cli_canceled;
-	for (i = 0; i < build->name_count; i++) {
-		char text[REFERENCE_TEXT_MAX + 32];
-		struct digest digest;
-		unsigned row;
-		int r;
+	for (i = 0; i < build->build_args.count; i++) {
+		const char *arg = build->build_args.items[i];
 
-		snprintf(text, sizeof(text), "pushing %s", build->names[i]);
-		row = event_step(build->hub, text, NULL, -1, (struct line_range){ 0 });
-		event_started(build->hub, row);
-		r = remote_push(build->store, &remote, build->names[i], NULL, &digest, err);
-		event_done(build->hub, row, r < 0 ? STEP_FAILED : STEP_DONE,
-			   r < 0 ? err->text : NULL);
-		if (r < 0)
-			return r;
+		if (strcmp(arg, "BUILDKIT_MULTI_PLATFORM=1") == 0 ||
+		    strcmp(arg, "BUILDKIT_MULTI_PLATFORM=true") == 0)
+			return true;
 	}
+	return false;
+}
+
+static void fill_job(struct build *build, struct output_job *job)
+{
+	bool dated = build->source_date_epoch != INT64_MAX;
+
+	*job = (struct output_job){
+		.store = build->store,
+		.hub = build->hub,
+		.image_count = build->platform_count,
+		.as_index = wants_index(build),
+		.names = (const char *const *)build->names,
+		.name_count = build->name_count,
+		.annotations = &build->annotations,
+		.compression = build->layer.compression,
+		.force_compression = build->flags->force_compression,
+		.mtime = dated ? build->source_date_epoch : 0,
+		.latest_mtime = build->source_date_epoch,
+		.keep_owners = sandbox_isolation() == ISOLATION_ROOT,
+	};
+	job->remote.transfer.registry.http.canceled = cli_canceled;
+}
+
+static int add_outputs(struct build *build, struct err *err)
+{
+	const struct build_flags *flags = build->flags;
+	size_t i;
+	int r = 0;
+
+	for (i = 0; i < flags->outputs.count && r == 0; i++)
+		r = output_list_add(&build->outputs, flags->outputs.items[i], err);
+	if (r == 0 && (flags->outputs.count == 0 || flags->load))
+		r = add_image_output(build, true, err);
+	if (r == 0 && flags->push)
+		r = apply_push(build, err);
+	if (r == 0 && wants_ids(flags) && !first_image(&build->outputs))
+		r = add_image_output(build, false, err);
+	if (build->outputs.arena.max == 0)
+		arena_init(&build->outputs.arena, 16 * MIB);
+	for (i = 0; i < flags->annotations.count && r == 0; i++)
+		r = output_add_annotation(&build->outputs.arena, &build->annotations,
+					  flags->annotations.items[i], err);
+	return r;
+}
+
+static int check_deletion(const struct build *build, struct err *err)
+{
+	size_t i;
+
+	for (i = 0; i < build->outputs.count; i++)
+		if (build->outputs.items[i].delete_foreign &&
+		    !build_is_allowed(build, "output.delete"))
+			return err_set(err, EPERM, "mode=delete needs --allow output.delete");
 	return 0;
 }
 
-static int write_metadata(struct build *build, const struct descriptor *manifest,
-			  const struct digest *config, struct err *err)
+/* Steps make blobs as the first image will need them; none when there will be no image. */
+static int set_layer_options(struct build *build, struct err *err)
+{
+	const struct output *image = first_image(&build->outputs);
+	uint64_t level = build->flags->compression_level;
+	uint64_t max = build->layer.compression == COMPRESSION_GZIP ? 9 : 22;
+
+	if (level > max)
+		return err_set(err, ERR_USAGE, "bad --compression-level %llu: 1 to %llu",
+			       (unsigned long long)level, (unsigned long long)max);
+	build->layer.level = (int)level;
+	build->layer.no_blob = !image;
+	if (image && image->has_compression)
+		build->layer.compression = image->compression;
+	if (image && image->level)
+		build->layer.level = image->level;
+	return 0;
+}
+
+int build_parse_outputs(struct build *build, struct err *err)
+{
+	struct output_job job;
+	int r = add_outputs(build, err);
+
+	if (r == 0)
+		r = check_deletion(build, err);
+	fill_job(build, &job);
+	if (r == 0)
+		r = outputs_check(&job, &build->outputs, err);
+	if (r == 0)
+		r = set_layer_options(build, err);
+	if (r == 0 && build->flags->metadata_file) {
+		build->warnings = json_new_list();
+		r = build->warnings ? 0 : err_nomem(err);
+	}
+	return r;
+}
+
+/* --- Files that tell the ids --- */
+
+static struct json *describe(const struct descriptor *manifest)
+{
+	struct json *map = json_new_map();
+	char digest[DIGEST_TEXT_MAX];
+
+	(void)json_set_text(map, "mediaType", manifest->media_type);
+	(void)json_set_text(map, "digest", digest_text(&manifest->digest, digest));
+	(void)json_set(map, "size", json_new_i64((int64_t)manifest->size_bytes));
+	return map;
+}
+
+static struct json *count_steps(const struct build *build)
+{
+	struct json *map = json_new_map();
+
+	(void)json_set(map, "executed", json_new_i64(build->executed));
+	(void)json_set(map, "cached", json_new_i64(build->cached));
+	return map;
+}
+
+static int write_metadata(struct build *build, const struct output_result *result, struct err *err)
 {
 	auto_json struct json *map = json_new_map();
-	auto_buf struct buf text = BUF_INIT(MIB), names = BUF_INIT(MIB);
-	struct json *descriptor = json_new_map();
+	auto_buf struct buf text = BUF_INIT(16 * MIB), names = BUF_INIT(MIB);
 	char digest[DIGEST_TEXT_MAX], ref[64];
 	size_t i;
 	int r;
 
-	for (i = 0; i < build->name_count; i++)
-		buf_printf(&names, "%s%s", i ? "," : "", build->names[i]);
-	(void)json_set_text(map, "containerimage.config.digest", digest_text(config, digest));
-	digest_text(&manifest->digest, digest);
-	(void)json_set_text(descriptor, "mediaType", manifest->media_type);
-	(void)json_set_text(descriptor, "digest", digest);
-	(void)json_set(descriptor, "size", json_new_i64((int64_t)manifest->size_bytes));
-	(void)json_set(map, "containerimage.descriptor", descriptor);
-	(void)json_set_text(map, "containerimage.digest", digest);
+	for (i = 0; i < result->name_count; i++)
+		buf_printf(&names, "%s%s", i ? "," : "", result->names[i]);
+	if (digest_is_set(&result->config))
+		(void)json_set_text(map, "containerimage.config.digest",
+				    digest_text(&result->config, digest));
+	(void)json_set(map, "containerimage.descriptor", describe(&result->manifest));
+	(void)json_set_text(map, "containerimage.digest",
+			    digest_text(&result->manifest.digest, digest));
 	if (names.len)
 		(void)json_set_text(map, "image.name", names.data);
 	snprintf(ref, sizeof(ref), "mica/local/%s", record_id(build->record));
 	(void)json_set_text(map, "buildx.build.ref", ref);
+	(void)json_set(map, "buildx.build.warnings", json_ref(build->warnings));
+	(void)json_set_text(map, "mica.build.id", record_id(build->record));
 	(void)json_set_text(map, "mica.build.ref", record_id(build->record));
+	(void)json_set(map, "mica.build.steps", count_steps(build));
 	r = json_write(map, 2, &text, err);
 	buf_putc(&text, '\n');
 	if (r == 0)
@@ -99,14 +220,16 @@ static int write_metadata(struct build *build, const struct descriptor *manifest
 				       0644, false, err);
 }
 
-int build_report(struct build *build, const struct descriptor *manifest,
-		 const struct digest *config, struct err *err)
+/* The id of an image is its config's; an index has only its own digest. */
+static int report(struct build *build, const struct output_result *result, struct err *err)
 {
 	char id[DIGEST_TEXT_MAX], digest[DIGEST_TEXT_MAX];
 	int r = 0;
 
-	digest_text(config, id);
-	digest_text(&manifest->digest, digest);
+	if (!result->has_image)
+		return 0;
+	digest_text(result->is_index ? &result->manifest.digest : &result->config, id);
+	digest_text(&result->manifest.digest, digest);
 	if (build->flags->iidfile)
 		r = io_replace_file(AT_FDCWD, build->flags->iidfile, id, strlen(id), 0644, false,
 				    err);
@@ -114,8 +237,48 @@ int build_report(struct build *build, const struct descriptor *manifest,
 		r = io_replace_file(AT_FDCWD, build->flags->digestfile, digest, strlen(digest),
 				    0644, false, err);
 	if (r == 0 && build->flags->metadata_file)
-		r = write_metadata(build, manifest, config, err);
-	if (r == 0)
+		r = write_metadata(build, result, err);
+	if (r == 0 && !result->used_stdout)
 		printf("%s\n", id);
 	return r;
+}
+
+/* --- Writing --- */
+
+static const struct step *base_of(const struct plan *plan)
+{
+	const struct step *step = plan->target->last;
+
+	while (step->parent)
+		step = step->parent;
+	return step;
+}
+
+int build_write_outputs(struct build *build, struct err *err)
+{
+	auto_free struct output_image *images = calloc(build->platform_count, sizeof(*images));
+	struct output_result result = { .has_image = false };
+	struct output_job job;
+	size_t i;
+	int r;
+
+	if (!images)
+		return err_nomem(err);
+	for (i = 0; i < build->platform_count; i++) {
+		const struct plan *plan = build->plans[i];
+		const struct step *base = base_of(plan);
+
+		images[i] = (struct output_image){
+			.source = { .config = &plan->target->config,
+				    .base_manifest = base->base_manifest,
+				    .base_layer_count = base->base_layer_count },
+			.platform = build->platforms[i],
+		};
+	}
+	fill_job(build, &job);
+	job.images = images;
+	r = outputs_write(&job, &build->outputs, &result, err);
+	if (r < 0)
+		return err_wrap(err, "cannot export the image");
+	return report(build, &result, err);
 }

@@ -14,6 +14,39 @@
 
 /* --- Warnings --- */
 
+/* As BuildKit tells them in the metadata file. */
+static void note_warning(struct build *build, const char *rule, struct line_range lines,
+			 const char *text)
+{
+	struct json *warning, *range, *from, *to, *ranges;
+	auto_buf struct buf line = BUF_INIT(64 * KIB);
+	auto_free char *encoded = NULL;
+	struct err ignored;
+
+	build->finding_count++;
+	if (!build->warnings)
+		return;
+	buf_printf(&line, "%s%s%s", rule ? rule : "", rule ? ": " : "", text);
+	if (base64_encode(buf_str(&line), &encoded, &ignored) < 0)
+		return;
+	warning = json_new_map();
+	(void)json_set(warning, "level", json_new_i64(1));
+	(void)json_set_text(warning, "short", encoded);
+	if (lines.first) {
+		range = json_new_map();
+		from = json_new_map();
+		to = json_new_map();
+		ranges = json_new_list();
+		(void)json_set(from, "line", json_new_i64(lines.first));
+		(void)json_set(to, "line", json_new_i64(lines.last));
+		(void)json_set(range, "start", from);
+		(void)json_set(range, "end", to);
+		(void)json_append(ranges, range);
+		(void)json_set(warning, "range", ranges);
+	}
+	(void)json_append(build->warnings, warning);
+}
+
 static void warn(void *argument, const char *rule, struct line_range lines, const char *text)
 {
 	struct build *build = argument;
@@ -31,7 +64,7 @@ static void warn(void *argument, const char *rule, struct line_range lines, cons
 	if (build->plan && memmem(build->findings.data, before, found.ptr, found.len))
 		buf_truncate(&build->findings, before);
 	else
-		build->finding_count++;
+		note_warning(build, rule, lines, text);
 }
 
 static void show_findings(struct build *build)
@@ -77,6 +110,7 @@ static int make_plan(struct build *build, const struct platform *platform, struc
 		.target = build->flags->target,
 		.build_args = build->build_args.items,
 		.labels = build->flags->labels.items,
+		.drop_base_labels = build->drop_base_labels,
 		.hostname = build->flags->hostname,
 		.platform = *platform,
 		.several_platforms = build->platform_count > 1,
@@ -108,7 +142,7 @@ static int make_plans(struct build *build, struct line_range *ret_lines, struct 
 	return r;
 }
 
-static bool is_allowed(const struct build *build, const char *entitlement)
+bool build_is_allowed(const struct build *build, const char *entitlement)
 {
 	size_t i;
 
@@ -129,10 +163,10 @@ static int check_entitlements(const struct build *build, const struct plan *plan
 		const struct step *step = plan->steps[i];
 
 		*ret_lines = step->lines;
-		if (step->insecure && !is_allowed(build, "security.insecure"))
+		if (step->insecure && !build_is_allowed(build, "security.insecure"))
 			return err_set(err, EPERM,
 				       "RUN --security=insecure needs --allow security.insecure");
-		if (step->network_host && no_network && !is_allowed(build, "network.host"))
+		if (step->network_host && no_network && !build_is_allowed(build, "network.host"))
 			return err_set(err, EPERM, "RUN --network=host needs --allow network.host");
 		for (j = 0; j < step->device_count; j++)
 			if (step->devices[j].required)
@@ -269,6 +303,8 @@ static int solve(struct build *build, struct command_context *context, struct li
 		if (log)
 			err_hint(err, "the whole output is in %s", log);
 	}
+	build->executed = result.executed;
+	build->cached = result.cached;
 	solve_result_release(&result);
 	return r;
 }
@@ -276,8 +312,6 @@ static int solve(struct build *build, struct command_context *context, struct li
 static int run_build(struct build *build, struct command_context *context,
 		     struct line_range *ret_lines, struct err *err)
 {
-	struct descriptor manifest;
-	struct digest config;
 	char row_name[256], status[64];
 	unsigned row;
 	int r;
@@ -301,11 +335,9 @@ static int run_build(struct build *build, struct command_context *context,
 	if (r == 0)
 		r = solve(build, context, ret_lines, err);
 	if (r == 0)
-		r = build_export_image(build, &manifest, &config, err);
-	if (r == 0 && build->flags->push)
-		r = build_push_image(build, err);
+		r = build_finish_configs(build, err);
 	if (r == 0)
-		r = build_report(build, &manifest, &config, err);
+		r = build_write_outputs(build, err);
 	return r;
 }
 

@@ -1,0 +1,462 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# What comes out of a build (RCP-513, RCP-541 to RCP-544), judged by tar, skopeo, umoci and jq.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2154  # recipes have '$'; bats runs each test in a subshell and sets variables
+
+load common
+load user
+
+setup_file() {
+	mica_setup_file
+	user_setup_file
+	export REGISTRY=
+	if command -v docker-registry >/dev/null; then
+		"$MICA_TEST_TOOLS/registry-server" start "$BATS_FILE_TMPDIR/registry" >"$BATS_FILE_TMPDIR/address"
+		REGISTRY=$(cat "$BATS_FILE_TMPDIR/address")
+	fi
+}
+
+teardown_file() {
+	[ -z "$REGISTRY" ] || "$MICA_TEST_TOOLS/registry-server" stop "$BATS_FILE_TMPDIR/registry" || true
+}
+
+setup() {
+	context
+	out=$BATS_TEST_TMPDIR/out
+}
+
+teardown() {
+	assert_clean
+	# Nothing half-written stays beside an output.
+	[ -z "$(find "$BATS_TEST_TMPDIR" -name '.tmp-*')" ]
+}
+
+# A tree with one of everything.
+rich() {
+	mkdir -p "$ctx/d/sub"
+	echo one >"$ctx/d/one"
+	ln "$ctx/d/one" "$ctx/d/sub/hard"
+	ln -s ../one "$ctx/d/sub/soft"
+	chmod 640 "$ctx/d/one"
+	chmod 1750 "$ctx/d/sub"
+	touch -d @1234567890 "$ctx/d/one" "$ctx/d/sub"
+	dockerfile <<-'D'
+		FROM scratch
+		COPY d /d
+	D
+}
+
+simple() {
+	echo content >"$ctx/f"
+	printf 'FROM scratch\nCOPY f /f\nENV A=b\n' | dockerfile
+}
+
+needs_registry() {
+	[ -n "$REGISTRY" ] || skip "docker-registry is not installed"
+}
+
+# Digest of the one manifest of a layout directory.
+layout_digest() {
+	jq -r '.manifests[0].digest' "$1/index.json"
+}
+
+blob() {
+	cat "$1/blobs/${2/://}"
+}
+
+# --- local ---
+
+@test "local: modes, times, links; nothing on standard output and no image (RCP-543)" {
+	rich
+	run -0 --separate-stderr mica build -t nothing -o "$out" "$ctx"
+	[ -z "$output" ]
+	[ "$(stat -c '%a %Y %h' "$out/d/one")" = "640 1234567890 2" ]
+	[ "$(stat -c '%a %Y' "$out/d/sub")" = "1750 1234567890" ]
+	[ "$out/d/one" -ef "$out/d/sub/hard" ]
+	[ "$(readlink "$out/d/sub/soft")" = ../one ]
+	run ! mica inspect nothing
+	# No blob was made for it.
+	[ -z "$(find "$MICA_ROOT/oci/blobs" -newer "$ctx/Dockerfile" -size +1k)" ]
+}
+
+@test "local: into a directory that is there; what is foreign stays, files are replaced, links are not followed (RCP-543)" {
+	mkdir -p "$out/d/keep" "$BATS_TEST_TMPDIR/outside" "$out/d/one"
+	echo old >"$out/other"
+	echo stays >"$out/d/keep/me"
+	echo safe >"$BATS_TEST_TMPDIR/outside/hard"
+	ln -s "$BATS_TEST_TMPDIR/outside" "$out/d/sub"
+	rich
+	mica build -q -o "type=local,dest=$out" "$ctx"
+	[ "$(cat "$out/other" "$out/d/keep/me" "$out/d/one")" = $'old\nstays\none' ]
+	[ ! -L "$out/d/sub" ]
+	[ "$(cat "$BATS_TEST_TMPDIR/outside/hard")" = safe ]
+	# Again over its own result.
+	echo changed >"$ctx/d/one"
+	mica build -q -o "$out" "$ctx"
+	[ "$(cat "$out/d/one")" = changed ]
+}
+
+@test "local: mode=delete needs --allow output.delete and removes what is foreign (RCP-543)" {
+	mkdir -p "$out/d/gone" "$out/old"
+	rich
+	run ! mica build -q -o "type=local,dest=$out,mode=delete" "$ctx"
+	[[ $output == *"mode=delete needs --allow output.delete"* ]]
+	[ -d "$out/old" ]
+	mica build -q --allow output.delete -o "type=local,dest=$out,mode=delete" "$ctx"
+	[ "$(ls "$out" "$out/d")" = "$out:
+d
+
+$out/d:
+one
+sub" ]
+}
+
+@test "local: devices are left out with a warning, fifos are made; root keeps owners (RCP-543)" {
+	needs_root
+	printf 'FROM base\nRUN mknod /dev1 c 1 3 && mkfifo /pipe && touch /mine && chown 7:8 /mine && chmod 4755 /mine\n' | dockerfile
+	run -0 mica build -q -o "$out" "$ctx"
+	[[ $output == *"1 device was left out of"*"'/dev1'"* ]]
+	[ ! -e "$out/dev1" ] && [ -p "$out/pipe" ]
+	[ "$(stat -c '%u:%g %a' "$out/mine")" = "7:8 4755" ]
+}
+
+@test "local: an ordinary user owns everything (RCP-543)" {
+	needs_user_namespaces
+	run -0 as_user ranges '
+		mkdir ctx && printf "FROM base\nRUN touch /mine && chown 7:8 /mine && chmod 750 /mine\n" >ctx/Dockerfile
+		mica build -q -o out ctx && stat -c "%U %a" out/mine && stat -c %U out/bin/busybox
+		mica build -q --allow output.delete -o type=local,dest=out,mode=delete ctx && stat -c "%U" out/mine'
+	[ "$output" = $'micatest 750\nmicatest\nmicatest' ]
+}
+
+@test "local: content of many files is that of the image, sparse files stay sparse" {
+	printf 'FROM base\nRUN truncate -s 20M /hole && echo x >>/hole && for i in 1 2 3; do mkdir /d$i && echo $i >/d$i/f; done\n' | dockerfile
+	mica build -q -o "$out" -o "type=tar,dest=$BATS_TEST_TMPDIR/t.tar" "$ctx"
+	mkdir "$BATS_TEST_TMPDIR/x"
+	tar -C "$BATS_TEST_TMPDIR/x" -xpf "$BATS_TEST_TMPDIR/t.tar"
+	diff -r --no-dereference "$out" "$BATS_TEST_TMPDIR/x"
+	[ "$(du -k "$out/hole" | cut -f1)" -lt 1000 ]
+}
+
+# --- tar ---
+
+@test "tar: to a file and to standard output, the same bytes (RCP-541)" {
+	rich
+	mica build -q -o "type=tar,dest=$out" "$ctx"
+	mica build -q -o - "$ctx" >"$out.2"
+	cmp "$out" "$out.2"
+	run -0 tar -tvf "$out"
+	[[ $output == *"-rw-r----- 0/0 "*"d/one"* ]]
+	[[ $output == *"d/sub/hard link to d/one"* ]]
+	[[ $output == *"d/sub/soft -> ../one"* ]]
+}
+
+# --- oci, docker ---
+
+@test "oci: a tar and a directory that skopeo and umoci read (RCP-541)" {
+	simple
+	mica build -q -t app:1 --compression gzip -o "type=oci,dest=$out.tar" -o "type=oci,dest=$out,tar=false" "$ctx"
+	[ "$(skopeo inspect "oci-archive:$out.tar" | jq -r .Digest)" = "$(layout_digest "$out")" ]
+	umoci unpack --rootless --image "$out:1" "$BATS_TEST_TMPDIR/bundle"
+	[ "$(cat "$BATS_TEST_TMPDIR/bundle/rootfs/f")" = content ]
+	[ "$(jq -r '.manifests[0].annotations["io.containerd.image.name"]' "$out/index.json")" = docker.io/library/app:1 ]
+	tar -xOf "$out.tar" index.json | cmp - "$out/index.json"
+}
+
+@test "oci: a directory keeps its other images and replaces those of the same name (REG-902)" {
+	simple
+	mica build -q -t one -o "type=oci,dest=$out/" "$ctx"
+	mica build -q -t two -o "type=oci,dest=$out" "$ctx"
+	echo other >"$ctx/f"
+	mica build -q -t one -o "type=oci,dest=$out" "$ctx"
+	run -0 jq -r '.manifests[].annotations["io.containerd.image.name"]' "$out/index.json"
+	[ "$output" = $'docker.io/library/two:latest\ndocker.io/library/one:latest' ]
+}
+
+@test "docker: an archive that skopeo reads, with the names of the build (RCP-541)" {
+	simple
+	mica build -q -t app:1 -t app:2 -o "type=docker,dest=$out" "$ctx"
+	[ "$(tar -xOf "$out" manifest.json | jq -c '.[].RepoTags')" = '["app:1","app:2"]' ]
+	skopeo copy -q "docker-archive:$out:docker.io/library/app:2" "dir:$BATS_TEST_TMPDIR/dir"
+	mica build -q -o type=docker,name=loaded "$ctx"
+	[ "$(mica cat loaded /f)" = content ]
+}
+
+# --- image attributes ---
+
+@test "image: names of the output win over those of the build; a quoted field holds several (RCP-542)" {
+	simple
+	mica build -q -t unused -o '"name=a:1,b:2",type=image' "$ctx"
+	[ "$(mica cat a:1 /f)" = "$(mica cat b:2 /f)" ]
+	run ! mica inspect unused
+	mica build -q -t canon -o type=image,name-canonical=true "$ctx"
+	[ "$(mica cat "canon@$(manifest_of canon)" /f)" = content ]
+}
+
+@test "image: Docker's media types throughout, base layers included (RCP-444, RCP-987)" {
+	printf 'FROM base\nRUN echo x >/x\n' | dockerfile
+	mica build -q -t d -o "type=oci,dest=$out,tar=false,oci-mediatypes=false" "$ctx"
+	run -0 jq -r '.manifests[0].mediaType' "$out/index.json"
+	[ "$output" = application/vnd.docker.distribution.manifest.v2+json ]
+	run -0 jq -r '.config.mediaType, .layers[].mediaType' <(blob "$out" "$(layout_digest "$out")")
+	[ "$output" = "application/vnd.docker.container.image.v1+json
+application/vnd.docker.image.rootfs.diff.tar.gzip
+application/vnd.docker.image.rootfs.diff.tar.gzip" ]
+	run ! mica build -q -o type=image,oci-mediatypes=false,compression=zstd "$ctx"
+	[[ $output == *"no name for zstd layers"* ]]
+	run ! mica build -q -o type=image,oci-mediatypes=false,annotation.a=b "$ctx"
+}
+
+@test "image: compression of new layers, of all with force-compression; base layers else untouched (RCP-444, RCP-987)" {
+	printf 'FROM base\nRUN echo x >/x\n' | dockerfile
+	base_blob=$(mica inspect base | jq -r '.[0].Descriptor.digest' | sed 's,:,/,' |
+		xargs -I{} jq -r '.layers[0].digest' "$MICA_ROOT/oci/blobs/{}")
+	types() {
+		jq -r '.layers[].mediaType' <(blob "$out" "$(layout_digest "$out")") | sed 's/.*layer.v1.//' | xargs
+	}
+	rm -rf "$out"
+	mica build -q -o "type=oci,dest=$out,tar=false,compression=gzip" "$ctx"
+	[ "$(types)" = "tar+zstd tar+gzip" ]
+	[ "$(jq -r '.layers[0].digest' <(blob "$out" "$(layout_digest "$out")"))" = "$base_blob" ]
+	rm -rf "$out"
+	mica build -q -o "type=oci,dest=$out,tar=false,compression=gzip,force-compression=true" "$ctx"
+	[ "$(types)" = "tar+gzip tar+gzip" ]
+	rm -rf "$out"
+	mica build -q -o "type=oci,dest=$out,tar=false,compression=uncompressed,force-compression=true" "$ctx"
+	[ "$(types)" = "tar tar" ]
+	mica build -q --compression-level 19 --no-cache "$ctx"
+	run ! mica build -q --compression gzip --compression-level 19 "$ctx"
+	[[ $output == *"1 to 9"* ]]
+}
+
+@test "image: metadata only, no layers; min-layers=1 adds the empty one (RCP-445, RCP-984)" {
+	printf 'FROM scratch\nLABEL a=b\n' | dockerfile
+	mica build -q -t none -o "type=oci,dest=$out,tar=false" -o type=image "$ctx"
+	[ "$(jq '.layers | length' <(blob "$out" "$(layout_digest "$out")"))" = 0 ]
+	[ "$(mica inspect none | jq '.[0].RootFS.Layers | length')" = 0 ]
+	mica build -q -t one -o "type=oci,dest=$out.1,tar=false,min-layers=1" "$ctx"
+	config=$(jq -r .config.digest <(blob "$out.1" "$(layout_digest "$out.1")"))
+	run -0 jq -r '.rootfs.diff_ids[], ([.history[] | select(.empty_layer | not)] | length)' <(blob "$out.1" "$config")
+	[ "$output" = $'sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef\n1' ]
+	umoci ls --layout "$out.1"
+}
+
+@test "annotations: scopes and platforms (RCP-517, RCP-542)" {
+	simple
+	mica build -q -t a --annotation k=v --annotation 'manifest[linux/arm64],index:who=both' --annotation manifest-descriptor:d=e \
+		--platform linux/amd64,linux/arm64 -o "type=oci,dest=$out,tar=false,annotation-index.x.y=z,annotation-index-descriptor.i=j" "$ctx"
+	index=$(layout_digest "$out")
+	[ "$(jq -c '.manifests[0].annotations.i' "$out/index.json")" = '"j"' ]
+	run -0 jq -c '.annotations, .manifests[].annotations' <(blob "$out" "$index")
+	[ "$output" = $'{"who":"both","x.y":"z"}\n{"d":"e"}\n{"d":"e"}' ]
+	run -0 jq -c '.annotations' <(blob "$out" "$(blob "$out" "$index" | jq -r '.manifests[1].digest')")
+	[ "$output" = '{"k":"v","who":"both"}' ]
+	run -0 jq -c '.annotations' <(blob "$out" "$(blob "$out" "$index" | jq -r '.manifests[0].digest')")
+	[ "$output" = '{"k":"v"}' ]
+	run ! mica build -q --annotation index:a=b "$ctx"
+	[[ $output == *"has no index to annotate"* ]]
+	run ! mica build -q --annotation manifset:a=b "$ctx"
+	[[ $output == *"did you mean 'manifest'"* ]]
+}
+
+# --- configuration ---
+
+@test "labels and variables are taken out, base labels dropped, history left out (RCP-517)" {
+	printf 'FROM base\nLABEL base=1 also=2\nENV OLD=1\n' | dockerfile
+	mica build -q -t labelled "$ctx"
+	printf 'FROM labelled\nLABEL own=3\nENV NEW=1 GONE=1\nRUN test "$GONE" = 1\n' | dockerfile
+	mica build -q -t l --unset-label also --unset-env GONE --unset-env OLD --label cli=4 "$ctx"
+	[ "$(mica inspect l | jq -c '.[0].Config.Labels')" = '{"base":"1","cli":"4","own":"3"}' ]
+	[ "$(mica inspect l | jq -c '.[0].Config.Env[1:]')" = '["NEW=1"]' ]
+	mica build -q -t l --inherit-labels=false --omit-history "$ctx"
+	[ "$(mica inspect l | jq -c '.[0].Config.Labels')" = '{"own":"3"}' ]
+	[ "$(mica history -q l | wc -l)" -le 1 ]
+}
+
+# --- pushing ---
+
+@test "push: by name, by digest, registry only; skopeo agrees (RCP-514, RCP-990)" {
+	needs_registry
+	simple
+	mica build -q -t "$REGISTRY/team/app:1" --push --metadata-file "$out" "$ctx"
+	digest=$(jq -r '."containerimage.digest"' "$out")
+	[ "$(skopeo inspect --tls-verify=false "docker://$REGISTRY/team/app:1" | jq -r .Digest)" = "$digest" ]
+	[ "$(manifest_of "$REGISTRY/team/app:1")" = "$digest" ]
+	mica build -q -o "type=image,name=$REGISTRY/team/by,push-by-digest=true,push=true" "$ctx"
+	run -0 skopeo inspect --raw --tls-verify=false "docker://$REGISTRY/team/by@$digest"
+	run ! skopeo inspect --tls-verify=false "docker://$REGISTRY/team/by:latest"
+	mica build -q -o "type=registry,name=$REGISTRY/team/only:2" "$ctx"
+	skopeo inspect --tls-verify=false "docker://$REGISTRY/team/only:2" >/dev/null
+	run ! mica inspect "$REGISTRY/team/only:2"
+	run ! mica build -q --push "$ctx"
+	[[ $output == *"--push needs a name"* ]]
+}
+
+@test "a failed push leaves no tag, no file and no id (RCP-544)" {
+	simple
+	run ! timeout 60 mica build -q -t 127.0.0.1:1/x/y --push -o type=image -o "type=oci,dest=$out.tar" -o "$out.dir" -o "type=tar,dest=$out.t" \
+		-o "type=oci,dest=$out.lay,tar=false" --iidfile "$out.id" --metadata-file "$out.md" --digest-file "$out.dg" "$ctx"
+	run ! mica inspect 127.0.0.1:1/x/y
+	[ -z "$(find "$BATS_TEST_TMPDIR" -maxdepth 1 -name 'out*')" ]
+}
+
+@test "a failed build and a failed output leave what was there (RCP-544)" {
+	simple
+	mica build -q -t keep "$ctx"
+	before=$(manifest_of keep)
+	echo old >"$out"
+	echo new >"$ctx/f"
+	printf 'FROM base\nCOPY f /f\nRUN false\n' | dockerfile
+	run ! mica build -q -t keep -o "type=oci,dest=$out" --iidfile "$out.id" "$ctx"
+	printf 'FROM base\nCOPY f /f\n' | dockerfile
+	run ! mica build -q -t keep -o type=image -o "type=oci,dest=$out" -o "type=tar,dest=$ctx/f/impossible" "$ctx"
+	[[ $output == *"$ctx/f/impossible"* ]]
+	[ "$(cat "$out")" = old ] && [ ! -e "$out.id" ]
+	[ "$(manifest_of keep)" = "$before" ]
+}
+
+@test "an interrupted build leaves no tag and no file (RCP-544)" {
+	printf 'FROM base\nRUN touch /started && sleep 30\n' | dockerfile
+	mkfifo "$BATS_TEST_TMPDIR/rows"
+	"$MICA" build --progress rawjson -t never -o type=image -o "$out" --iidfile "$out.id" "$ctx" 2>"$BATS_TEST_TMPDIR/rows" >/dev/null 3>&- &
+	pid=$!
+	grep -m1 'RUN touch.*"started"' "$BATS_TEST_TMPDIR/rows" >/dev/null
+	kill -INT "$pid"
+	run ! wait "$pid"
+	run ! mica inspect never
+	[ ! -e "$out" ] && [ ! -e "$out.id" ]
+}
+
+# --- ids ---
+
+@test "iidfile, digest files, metadata: keys of buildx and of mica (RCP-515)" {
+	printf 'from base\nCOPY f /f\nRUN true\n' | dockerfile
+	echo f >"$ctx/f"
+	id=$(mica build -q -t m:1 -t m:2 --iidfile "$out.id" --digestfile "$out.d1" --metadata-file "$out" "$ctx")
+	mica build -q -t m:1 -t m:2 --digest-file "$out.d2" --metadata-file "$out.2" "$ctx"
+	[ "$(cat "$out.id")" = "$id" ] && cmp "$out.d1" "$out.d2"
+	[ "$(cat "$out.d1")" = "$(manifest_of m:1)" ]
+	run -0 jq -r '."containerimage.config.digest", ."containerimage.digest", ."containerimage.descriptor".digest, ."image.name",
+		(."mica.build.steps" | "\(.executed) \(.cached)"), (."buildx.build.warnings"[0].short | @base64d)' "$out"
+	[ "$output" = "$id
+$(cat "$out.d1")
+$(cat "$out.d1")
+m:1,m:2
+2 0
+ConsistentInstructionCasing: Command 'from' should match the case of the command majority (uppercase)" ]
+	[ "$(jq -c '."mica.build.steps"' "$out.2")" = '{"executed":0,"cached":2}' ]
+	[ -f "$MICA_ROOT/builds/$(jq -r '."mica.build.id"' "$out")/record.json" ]
+}
+
+@test "ids of a build that only writes files: an image without a name is made for them (RCP-515)" {
+	simple
+	mica build -q -o "$out" --iidfile "$out.id" "$ctx"
+	[[ $(cat "$out.id") =~ ^sha256:[0-9a-f]{64}$ ]]
+	[ "$(cat "$out/f")" = content ]
+}
+
+# --- wrong texts ---
+
+@test "what is wrong with an output is said, with a suggestion (RCP-533, RCP-542)" {
+	simple
+	check() {
+		run -2 mica build -q -o "$1" "$ctx"
+		[[ $output == *"$2"* ]] || { echo "$1: $output"; false; }
+	}
+	check type=imgae "did you mean 'image'"
+	check type=image,nmae=x "unknown attribute 'nmae' of an output of type 'image'"
+	check type=image,nmae=x "did you mean 'name'"
+	check type=local,dest=x,compression=zstd "unknown attribute 'compression'"
+	check type=local "dest is missing"
+	check type=local,dest=- "a directory cannot be written to standard output"
+	check type=image,push=perhaps "bad value 'perhaps'"
+	check type=image,name=UPPER "UPPER"
+	check type=image,compression=lzma "zstd, gzip or uncompressed"
+	check type=image,compression-level=99 "bad value '99'"
+	check 'type=image,"name=a' "does not end its field"
+	check dest=x,mode=copy "the type is missing"
+	check '' "empty --output"
+	run ! mica build -q -o type=image,compression=estargz "$ctx"
+	[[ $output == *"cannot be written"* ]]
+	run -2 mica build -q -o - -o type=oci,dest=- "$ctx"
+	[[ $output == *"cannot both be standard output"* ]]
+}
+
+# --- platforms ---
+
+@test "several platforms: an index, each with its configuration; the build platform's stage runs once (RCP-505, RCP-643, RCP-992)" {
+	echo src >"$ctx/f"
+	dockerfile <<-'D'
+		FROM --platform=$BUILDPLATFORM base AS build
+		COPY f /f
+		RUN echo "on $(uname -m)" >>/f
+		FROM scratch
+		ARG TARGETARCH TARGETVARIANT
+		ENV ARCH=$TARGETARCH$TARGETVARIANT
+		COPY --from=build /f /f
+	D
+	run -0 mica build --progress plain -t multi --platform linux/amd64,linux/arm64,linux/arm/v7 -o type=image -o "type=oci,dest=$out,tar=false" \
+		--metadata-file "$out.md" "$ctx"
+	[ "$(grep -c 'RUN echo' <<<"$output")" = 1 ]
+	[ "$(jq -c '."mica.build.steps"' "$out.md")" = '{"executed":3,"cached":0}' ]
+	index=$(layout_digest "$out")
+	run -0 jq -r '.mediaType, (.manifests[].platform | "\(.os)/\(.architecture)/\(.variant)")' <(blob "$out" "$index")
+	[ "$output" = "application/vnd.oci.image.index.v1+json
+linux/amd64/null
+linux/arm64/null
+linux/arm/v7" ]
+	[ "$(manifest_of multi)" = "$index" ] || [ "$(jq -r '."containerimage.digest"' "$out.md")" = "$index" ]
+	for arch in amd64 arm64; do
+		run -0 skopeo inspect --config --override-arch "$arch" "oci:$out:latest"
+		[ "$(jq -r '.architecture, .config.Env[1]' <<<"$output")" = "$arch
+ARCH=$arch" ]
+	done
+	mica cat multi /f | grep -q "on $(uname -m)"
+}
+
+@test "several platforms: directories of their own, or one for all (RCP-541)" {
+	printf 'FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /\n' | dockerfile
+	mkdir "$ctx/amd64" "$ctx/arm64"
+	echo 1 >"$ctx/amd64/one" && echo 2 >"$ctx/arm64/two"
+	mica build -q --platform linux/amd64,linux/arm64 -o "$out" -o "type=tar,dest=$out.tar" -o "type=local,dest=$out.flat,platform-split=false" "$ctx"
+	[ "$(cat "$out/linux_amd64/one" "$out/linux_arm64/two")" = $'1\n2' ]
+	[ "$(tar -tf "$out.tar" | xargs)" = "linux_amd64/ linux_amd64/one linux_arm64/ linux_arm64/two" ]
+	[ "$(ls "$out.flat" | xargs)" = "one two" ]
+	cp "$ctx/amd64/one" "$ctx/arm64/one"
+	run ! mica build -q --platform linux/amd64,linux/arm64 -o "type=local,dest=$out.both,platform-split=false" "$ctx"
+	[[ $output == *"'one'"*"File exists"* ]]
+	[ ! -e "$out.both" ]
+	run -2 mica build -q --platform linux/amd64,linux/arm64 -o "type=docker,dest=$out.d" "$ctx"
+	[[ $output == *"one platform"* ]]
+}
+
+@test "a RUN of another platform without emulator is refused before anything runs (RCP-505)" {
+	printf 'FROM base\nRUN echo first\nFROM --platform=linux/s390x scratch\nCOPY --from=0 /bin /bin\nRUN ["/bin/true"]\n' | dockerfile
+	grep -qs '^enabled' /proc/sys/fs/binfmt_misc/qemu-s390x && skip "an emulator for s390x is registered"
+	run ! mica build --progress plain "$ctx"
+	[[ $output == *"Dockerfile:5"*"RUN for platform 'linux/s390x' needs an emulator"* ]] || [[ $output == *"needs an emulator"* ]]
+	[[ $output != *"echo first"*DONE* ]]
+}
+
+@test "BUILDKIT_MULTI_PLATFORM makes an index around one image" {
+	simple
+	mica build -q -t x --build-arg BUILDKIT_MULTI_PLATFORM=1 -o "type=oci,dest=$out,tar=false" "$ctx"
+	run -0 jq -r '.manifests | length' <(blob "$out" "$(layout_digest "$out")")
+	[ "$output" = 1 ]
+}
+
+@test "bases of other platforms come from the registry and stay beside each other (RCP-992)" {
+	needs_registry
+	simple
+	mica build -q --platform linux/amd64,linux/arm64 -t "$REGISTRY/team/multi:1" --push "$ctx"
+	mica untag "$REGISTRY/team/multi:1"
+	printf 'FROM %s/team/multi:1\nCOPY f /g\n' "$REGISTRY" | dockerfile
+	mica build -q --platform linux/amd64,linux/arm64 -o "type=oci,dest=$out,tar=false" "$ctx"
+	run -0 jq -c '[.manifests[].platform.architecture]' <(blob "$out" "$(layout_digest "$out")")
+	[ "$output" = '["amd64","arm64"]' ]
+	for n in 0 1; do
+		config=$(jq -r .config.digest <(blob "$out" "$(blob "$out" "$(layout_digest "$out")" | jq -r ".manifests[$n].digest")"))
+		blob "$out" "$config" | jq -r .architecture
+	done | xargs >"$out.archs"
+	[ "$(cat "$out.archs")" = "amd64 arm64" ]
+}
