@@ -13,6 +13,7 @@
 #include "builder/event.h"
 #include "formats/base/arena.h"
 #include "formats/dockerfile.h"
+#include "formats/giturl.h"
 #include "formats/ignore.h"
 #include "formats/oci.h"
 
@@ -49,6 +50,7 @@ struct copy_source {
 	struct str heredoc_content;    /* expanded body */
 	bool is_url;		       /* remote: http(s) or git */
 	bool is_git;
+	struct git_url *git; /* of a git address: with what the flags of ADD say */
 };
 
 struct step {

@@ -3,7 +3,9 @@
  * step_copy.c. */
 #include "builder/plan_internal.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "formats/base/limits.h"
 
@@ -14,21 +16,26 @@ static bool is_http(struct str path)
 	return str_starts(path, "http://") || str_starts(path, "https://");
 }
 
-/* Git addresses (RCP-337): a scheme of git's, scp form, or http whose path ends in ".git" exactly. */
-static bool is_git_address(struct str path)
+/* A git address, which is then looked at as a whole (RCP-336). One without a scheme is a path here. */
+static int read_git_address(struct stage *stage, struct copy_source *source)
 {
-	struct str head, tail, user, host;
+	struct planner *planner = stage->planner;
+	struct err err = { 0 };
+	struct git_url url;
+	int r = git_url_parse(str_from(source->path), planner->arena, &url, &err);
 
-	if (str_starts(path, "git://") || str_starts(path, "ssh://"))
-		return true;
-	str_cut(path, '#', &path, &tail);
-	str_cut(path, '?', &path, &tail);
-	if (is_http(path))
-		return str_ends(path, ".git");
-	if (str_starts(path, "./") || str_starts(path, "../") || !str_cut(path, ':', &head, &tail))
-		return false;
-	return str_cut(head, '@', &user, &host) && user.len && host.len && !str_has(head, '/') &&
-	       tail.len;
+	if (r == -EINVAL || (r == 0 && url.local_like))
+		return 0;
+	if (r < 0) {
+		*planner->err = err;
+		return r;
+	}
+	source->is_git = true;
+	source->git = arena_alloc(planner->arena, sizeof(*source->git));
+	if (!source->git)
+		return plan_nomem(planner);
+	*source->git = url;
+	return 0;
 }
 
 static const struct heredoc *heredoc_of_word(const struct instruction *instruction, size_t word)
@@ -62,7 +69,9 @@ static int read_source(struct stage *stage, const struct instruction *instructio
 	if (r < 0)
 		return r;
 	source->path = path.ptr;
-	source->is_git = is_git_address(path);
+	r = read_git_address(stage, source);
+	if (r < 0)
+		return r;
 	source->is_url = source->is_git || is_http(path);
 	if (source->is_url && instruction->kind == INSTRUCTION_COPY) {
 		err_set(planner->err, ERR_FORMAT, "source can't be a URL for COPY: '%s'", path.ptr);
@@ -192,6 +201,35 @@ static int read_flags(struct stage *stage, const struct instruction *instruction
 	return r < 0 ? r : read_excludes(stage, instruction, step);
 }
 
+/* --keep-git-dir and --checksum say what the address may say too: then the same (RCP-337). */
+static int check_git_flags(struct stage *stage, const struct instruction *instruction,
+			   struct step *step)
+{
+	bool says_dir = instruction_flag(instruction, "keep-git-dir") != NULL;
+	size_t i;
+
+	for (i = 0; i < step->source_count; i++) {
+		struct git_url *git = step->sources[i].git;
+
+		if (!git)
+			continue;
+		if (says_dir && git->keep_git_dir &&
+		    step->keep_git_dir != (git->keep_git_dir == GIT_YES))
+			return err_set(stage->planner->err, ERR_FORMAT,
+				       "--keep-git-dir contradicts keep-git-dir in '%s'",
+				       step->sources[i].path);
+		if (says_dir)
+			git->keep_git_dir = step->keep_git_dir ? GIT_YES : GIT_NO;
+		if (step->checksum && *git->checksum && strcmp(step->checksum, git->checksum) != 0)
+			return err_set(stage->planner->err, ERR_FORMAT,
+				       "checksum conflicts: --checksum '%s' vs '%s' in '%s'",
+				       step->checksum, git->checksum, step->sources[i].path);
+		if (step->checksum)
+			git->checksum = step->checksum;
+	}
+	return 0;
+}
+
 static int check_checksum(struct stage *stage, const struct step *step)
 {
 	if (!step->checksum)
@@ -283,6 +321,8 @@ int copy_step(struct stage *stage, const struct instruction *instruction)
 		r = read_dest(stage, instruction, &draft, &dest);
 	if (r == 0)
 		r = check_checksum(stage, &draft);
+	if (r == 0)
+		r = check_git_flags(stage, instruction, &draft);
 	/* An image that is copied from becomes a step of its own, before this one. */
 	if (r == 0)
 		r = read_from(stage, instruction, &draft);

@@ -350,6 +350,11 @@ struct json *json_new_bool(bool value)
 	return outside(json_boolean(value));
 }
 
+struct json *json_new_null(void)
+{
+	return outside(json_null());
+}
+
 int json_set(struct json *map, const char *key, struct json *value)
 {
 	/* The '_new' setters free the value on every failure and fail for NULL. A key may hold any bytes of an image. */

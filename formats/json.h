@@ -64,6 +64,7 @@ struct json *json_new_list(void);
 struct json *json_new_text(struct str text); /* not UTF-8: invalid bytes become U+FFFD */
 struct json *json_new_i64(int64_t value);
 struct json *json_new_bool(bool value);
+struct json *json_new_null(void);
 int json_set(struct json *map, const char *key, struct json *value);
 int json_set_text(struct json *map, const char *key, const char *text);
 int json_append(struct json *list, struct json *value);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* debug: the parsers of recipes and ignore files at the command line, for public test vectors (RCP-701 to RCP-703).
+/* debug: the parsers of recipes, ignore files and git addresses at the command line, for public test vectors (RCP-701 to RCP-704).
  *
  * They read their arguments and stdin and nothing else. One line in, one line out, so a table of vectors is one process. */
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include "formats/base/limits.h"
 #include "formats/dockerfile.h"
 #include "formats/expand.h"
+#include "formats/giturl.h"
 #include "formats/ignore.h"
 #include "formats/json.h"
 #include "formats/rune.h"
@@ -18,7 +19,7 @@
 enum { OUTPUT_MAX = 1 << 30, LINES_MAX = 1 << 30 };
 
 struct debug_flags {
-	bool lines, json, words, unmatched;
+	bool lines, json, words, unmatched, fragment, with_subdir;
 	const char *escape, *read_ignore;
 	struct text_list env;
 };
@@ -340,6 +341,62 @@ static int each_line(const struct debug_flags *flags,
 	return r < 0 ? r : write_output(&out, err);
 }
 
+/* --- giturl --- */
+
+static struct json *json_choice(enum git_choice choice)
+{
+	return choice == GIT_UNSAID ? json_new_null() : json_new_bool(choice == GIT_YES);
+}
+
+static struct json *json_git_url(const struct git_url *url)
+{
+	static const char *const mtimes[] = { "", "checkout", "commit" };
+	struct json *map = json_new_map();
+
+	json_set_text(map, "remote", url->remote);
+	json_set_text(map, "shortName", url->short_name);
+	json_set_text(map, "ref", url->ref);
+	json_set_text(map, "subdir", url->subdir);
+	json_set_text(map, "checksum", url->checksum);
+	json_set(map, "keepGitDir", json_choice(url->keep_git_dir));
+	json_set(map, "submodules", json_choice(url->submodules));
+	json_set_text(map, "mtime", mtimes[url->mtime]);
+	json_set(map, "byCommit", json_new_bool(url->by_commit));
+	json_set(map, "unencrypted", json_new_bool(url->unencrypted));
+	json_set(map, "localLike", json_new_bool(url->local_like));
+	return map;
+}
+
+static int giturl_line(const struct debug_flags *flags, struct str line, struct buf *out,
+		       struct err *err)
+{
+	auto_arena struct arena arena = ARENA_INIT(MIB);
+	auto_json struct json *map = NULL;
+	struct err failure = { 0 };
+	struct git_url url;
+	const char *form = NULL;
+	int r = git_url_parse(line, &arena, &url, &failure);
+
+	if (r == 0 && flags->fragment) {
+		form = git_url_fragment_form(&url, flags->with_subdir, &arena);
+		if (!form)
+			return err_nomem(err);
+	}
+	if (flags->fragment) {
+		map = json_new_map();
+		json_set(map, "url", json_new_text(form ? str_from(form) : line));
+		json_set(map, "ok", json_new_bool(r == 0));
+	} else if (r < 0) {
+		map = json_new_map();
+		json_set_text(map, "error", failure.text);
+	} else {
+		map = json_git_url(&url);
+	}
+	r = json_write(map, 0, out, err);
+	buf_putc(out, '\n');
+	return r;
+}
+
 /* --- the verb --- */
 
 static int run_debug(struct command_context *context, const void *given, int argc, char **argv,
@@ -359,7 +416,9 @@ static int run_debug(struct command_context *context, const void *given, int arg
 	if (strcmp(argv[0], "match") == 0 && argc == 1)
 		return flags->read_ignore ? read_ignore(flags->read_ignore, err)
 					  : each_line(flags, match_line, err);
-	return err_set(err, ERR_USAGE, "'debug' takes ast FILE, expand or match");
+	if (strcmp(argv[0], "giturl") == 0 && argc == 1)
+		return each_line(flags, giturl_line, err);
+	return err_set(err, ERR_USAGE, "'debug' takes ast FILE, expand, match or giturl");
 }
 
 static const struct option debug_options[] = {
@@ -377,12 +436,16 @@ static const struct option debug_options[] = {
 	  "expand: list unset names that were used" },
 	{ "read-ignore", 0, OPTION_TEXT, offsetof(struct debug_flags, read_ignore), "FILE",
 	  "match: print the patterns of an ignore file instead" },
+	{ "fragment", 0, OPTION_FLAG, offsetof(struct debug_flags, fragment), NULL,
+	  "giturl: print the form REMOTE#REF" },
+	{ "with-subdir", 0, OPTION_FLAG, offsetof(struct debug_flags, with_subdir), NULL,
+	  "giturl: the form REMOTE#REF:SUBDIR" },
 	{ NULL, 0, OPTION_FLAG, 0, NULL, NULL },
 };
 
 const struct command command_debug = {
 	.name = "debug",
-	.usage = "ast FILE | expand | match",
+	.usage = "ast FILE | expand | match | giturl",
 	.summary = "show what the recipe parsers read",
 	.options = debug_options,
 	.flags_size = sizeof(struct debug_flags),

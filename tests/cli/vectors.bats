@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
-# Recipe parsers against tables of inputs and results (RCP-701 to RCP-703). They need neither store nor privileges. The public
+# Recipe parsers against tables of inputs and results (RCP-701 to RCP-704). They need neither store nor privileges. The public
 # tables are not in this tree: with MICA_VECTORS naming a directory that has checkouts of buildkit and patternmatcher in it,
 # they run too.
 # shellcheck disable=SC2016,SC1003
@@ -40,6 +40,41 @@ variables=(--env 'F=/a/b.tar.gz' --env 'E=' --env 'S=one two' --env '한글=글'
 
 @test "match --read-ignore: normal form" {
 	"$MICA" debug match --read-ignore "$data/dockerignore" | diff - "$data/dockerignore.out"
+}
+
+# The rows are those of git_ref_test.go of moby/buildkit (Apache-2.0), commit 73ed682.
+@test "giturl: addresses, their simple forms (RCP-337, RCP-704, RCP-720, RCP-721)" {
+	"$MICA" debug giturl <"$data/giturl.in" | without_texts | diff - "$data/giturl.out"
+	"$MICA" debug giturl --fragment <"$data/giturl-fragment.in" | diff - "$data/giturl-fragment.out"
+	"$MICA" debug giturl --fragment --with-subdir <"$data/giturl-subdir.in" | diff - "$data/giturl-subdir.out"
+}
+
+@test "giturl: more refusals, booleans, escapes (RCP-337, SEC-B10)" {
+	local text='refused address'
+	while IFS= read -r text; do
+		run -0 "$MICA" debug giturl <<<"$text"
+		[[ $output == '{"error":'* ]] || echo "accepted: $text" >&2
+		[[ $output == '{"error":'* ]]
+	done <<-'E'
+		https://h/r.git?keep-git-dir=maybe
+		https://h/r.git?ref
+		https://h/r.git?branch=a&branch=a
+		https://h/r.git?subdir=a#:b
+		https://h/r.git?commit=xyz
+		https://h/r.git?checksum=ab&commit=cd
+		https://h/r.git#--upload-pack=x
+		https://-oProxyCommand=x/r.git
+		git@h:-x
+		https://h/r.git#a..b
+		https://h/r.git#a%0ab
+		https:///r.git
+		ext::sh -c x
+		file:///r.git
+	E
+	run -0 "$MICA" debug giturl <<<'https://h:1/p/r.git?keep-git-dir&submodules=f&branch=refs/heads/x%2Fy&subdir=a+b'
+	jq -e '.ref == "refs/heads/x/y" and .subdir == "a b" and .keepGitDir and .submodules == false' <<<"$output"
+	run -0 "$MICA" debug giturl --fragment --with-subdir <<<'HTTPS://h/r.git#:../../etc/./x//'
+	[ "$output" = '{"url":"https://h/r.git#:etc/x","ok":true}' ]
 }
 
 @test "ast: trees of recipes" {
@@ -89,7 +124,7 @@ variables=(--env 'F=/a/b.tar.gz' --env 'E=' --env 'S=one two' --env '한글=글'
 	timeout 5 "$MICA" debug ast "$BATS_TEST_TMPDIR/large" >/dev/null
 }
 
-@test "public tables (RCP-711 to RCP-719)" {
+@test "public tables (RCP-711 to RCP-721)" {
 	[ -n "${MICA_VECTORS:-}" ] || skip "MICA_VECTORS is not set"
 	"$MICA_TEST_TOOLS/public-vectors" "$MICA" "$MICA_VECTORS"
 }
