@@ -7,9 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "builder/tree_entry.h"
 #include "formats/base/limits.h"
-#include "formats/base/map.h"
-#include "formats/tar.h"
 
 enum { COPY_BYTES = 1 << 20 };
 
@@ -19,9 +18,8 @@ struct export
 	struct tree *tree;
 	int fd;
 	struct buf out; /* headers and small files on their way */
-	struct buf path, target;
-	struct map *links; /* identity -> first path */
-	struct arena arena;
+	struct buf path;
+	struct tree_links links;
 	uint8_t *copy; /* COPY_BYTES */
 };
 
@@ -45,28 +43,6 @@ static int emit(struct export *export, const void *data, size_t len, struct err 
 	}
 	buf_append(&export->out, data, len);
 	return r < 0 ? r : buf_check(&export->out, "tar", err);
-}
-
-struct xattrs {
-	struct arena *arena;
-	struct tar_xattr *list;
-	size_t count;
-};
-
-static int collect_xattr(void *argument, struct str name, struct str value, struct err *err)
-{
-	struct xattrs *xattrs = argument;
-	const char *name_copy = arena_strdup(xattrs->arena, name);
-	const char *value_copy = arena_strdup(xattrs->arena, value);
-
-	xattrs->list = arena_grow(xattrs->arena, xattrs->list, xattrs->count,
-				  sizeof(*xattrs->list));
-	if (!xattrs->list || !name_copy || !value_copy)
-		return err_nomem(err);
-	xattrs->list[xattrs->count++] = (struct tar_xattr){
-		.name = str_of(name_copy, name.len), .value = str_of(value_copy, value.len)
-	};
-	return 0;
 }
 
 /* Content by offset: from the layer's tar where it lies in one piece, else through the tree. */
@@ -99,63 +75,19 @@ static int emit_content(struct export *export, struct tree_node *node, uint64_t 
 	return r < 0 ? r : emit(export, zeros, tar_padding(size_bytes), err);
 }
 
-/* 1: an earlier name has the content. */
-static int find_link(struct export *export, const struct tree_attr *attr, struct tar_entry *entry,
-		     struct err *err)
-{
-	const char *first;
-	char *path;
-
-	if (attr->nlink < 2 || S_ISDIR(attr->mode))
-		return 0;
-	first = map_get_u64(export->links, attr->identity);
-	if (first) {
-		entry->type = TAR_HARDLINK;
-		entry->link = str_from(first);
-		entry->size_bytes = 0;
-		entry->rdev_major = entry->rdev_minor = 0;
-		return 1;
-	}
-	path = arena_strdup(&export->arena, buf_str(&export->path));
-	if (!path || map_put_u64(export->links, attr->identity, path) < 0)
-		return err_nomem(err);
-	return 0;
-}
-
 static int export_node(struct export *export, struct tree_node *node, struct err *err)
 {
 	auto_arena struct arena arena = ARENA_INIT(16 * MIB);
-	const struct tree_attr *attr = tree_attr(node);
-	int64_t latest = export->options->latest_mtime;
-	struct xattrs xattrs = { .arena = &arena };
 	auto_buf struct buf header = BUF_INIT(4 * MIB);
-	struct tar_entry entry = {
-		.type = tar_type_of(attr->mode),
-		.path = buf_str(&export->path),
-		.mode = attr->mode & 07777,
-		.uid = attr->uid,
-		.gid = attr->gid,
-		.mtime = attr->mtime > latest ? latest : attr->mtime,
-		.size_bytes = S_ISREG(attr->mode) ? attr->size_bytes : 0,
-		.rdev_major = attr->rdev_major,
-		.rdev_minor = attr->rdev_minor,
-	};
-	int r, linked;
+	struct tar_entry entry;
+	int r = store_check_canceled(export->options->store, err);
 
-	r = store_check_canceled(export->options->store, err);
 	if (r < 0)
 		return r;
-	linked = find_link(export, attr, &entry, err);
-	if (linked < 0)
-		return linked;
-	r = linked ? 0 : tree_xattrs(export->tree, node, collect_xattr, &xattrs, err);
-	if (r == 0 && !linked && entry.type == TAR_SYMLINK) {
-		buf_clear(&export->target);
-		r = tree_read_link(export->tree, node, &export->target, err);
-		entry.link = buf_str(&export->target);
-	}
-	entry.xattrs = xattrs.list;
-	entry.xattr_count = xattrs.count;
+	r = tree_entry(export->tree, node, buf_str(&export->path), &export->links, &arena, &entry,
+		       err);
+	if (r == 0 && entry.mtime > export->options->latest_mtime)
+		entry.mtime = export->options->latest_mtime;
 	if (r == 0)
 		r = tar_write_header(&entry, &header, err);
 	if (r == 0)
@@ -253,10 +185,10 @@ static int export_parts(struct export *export, const struct tree_tar_part *parts
 	int r = 0;
 
 	for (i = 0; i < count && r == 0; i++) {
-		export->links = map_new();
-		r = export->links ? export_part(export, &parts[i], err) : err_nomem(err);
-		map_free(export->links);
-		arena_release(&export->arena);
+		r = tree_links_init(&export->links, err);
+		if (r == 0)
+			r = export_part(export, &parts[i], err);
+		tree_links_release(&export->links);
 	}
 	if (r == 0)
 		r = emit(export, end, sizeof(end), err);
@@ -268,17 +200,13 @@ int tree_tar_write(const struct tree_tar_options *options, const struct tree_tar
 {
 	struct export export = { .options = options,
 				 .fd = fd,
-				 .arena = ARENA_INIT(GIB),
 				 .out = BUF_INIT(2 * COPY_BYTES),
 				 .path = BUF_INIT(LIMIT_TAR_PATH),
-				 .target = BUF_INIT(LIMIT_TAR_LINK),
 				 .copy = malloc(COPY_BYTES) };
 	int r = export.copy ? export_parts(&export, parts, part_count, err) : err_nomem(err);
 
 	free(export.copy);
-	arena_release(&export.arena);
 	buf_release(&export.out);
 	buf_release(&export.path);
-	buf_release(&export.target);
 	return r;
 }

@@ -22,6 +22,7 @@ const struct option build_option_table[] = {
 	{ "unset-env", 0, OPTION_LIST, offsetof(struct build_flags, unset_env), "NAME", "variable that the image is not to have; may be repeated" },
 	{ "inherit-labels", 0, OPTION_OPTIONAL, offsetof(struct build_flags, inherit_labels), "true|false", "whether labels of base images count (default: true)" },
 	{ "annotation", 0, OPTION_LIST, offsetof(struct build_flags, annotations), "[SCOPE:]KEY=VALUE", "annotation of the manifest, or of index, manifest-descriptor, index-descriptor; may be repeated" },
+	{ "squash", 0, OPTION_OPTIONAL, offsetof(struct build_flags, squash), "STAGE", "one layer instead of those above the base image, or of those from a stage on" },
 	{ "omit-history", 0, OPTION_FLAG, offsetof(struct build_flags, omit_history), NULL, "leave the history out of the image" },
 	{ "output", 'o', OPTION_LIST, offsetof(struct build_flags, outputs), "DIR|type=TYPE[,KEY=VALUE...]", "what comes out; may be repeated (default: an image in the store)" },
 	{ "push", 0, OPTION_FLAG, offsetof(struct build_flags, push), NULL, "push the image to the registries of its names" },

@@ -460,3 +460,108 @@ ARCH=$arch" ]
 	done | xargs >"$out.archs"
 	[ "$(cat "$out.archs")" = "amd64 arm64" ]
 }
+
+# --- layers made from layers ---
+
+@test "squash: one layer, the same tree, whiteouts and links included; the history keeps all entries (RCP-527)" {
+	echo f >"$ctx/f"
+	printf 'FROM base\nRUN mkdir /d && echo a >/d/a && ln /d/a /d/b && echo lower >/lower && ln /lower /lower2 && mkdir /gone && echo x >/gone/x\n' | dockerfile
+	mica build -q -t below "$ctx"
+	dockerfile <<-'D'
+		FROM below
+		COPY f /f
+		RUN echo more >>/d/a && rm -r /gone && ln /lower /third && rm /f && mkdir /new && touch /new/n
+		RUN rm -r /new && echo file >/new && rm /bin/wc && chmod 700 /tmp
+		ENV X=1
+	D
+	mica build -q -t plain "$ctx"
+	mica build -q -t squashed --squash "$ctx"
+	mica export plain >"$out.1"
+	mica export squashed >"$out.2"
+	cmp "$out.1" "$out.2"
+	run -0 jq -c '[.[0].RootFS.Layers | length]' <(mica inspect squashed)
+	[ "$output" = '[3]' ]
+	layer=$(mica inspect squashed | jq -r '.[0].RootFS.Layers[2]')
+	run -0 tar -tf "$MICA_ROOT/layers/${layer#sha256:}/tar"
+	[ "$(grep -F .wh. <<<"$output" | xargs)" = ".wh.gone bin/.wh.wc" ]
+	! grep -qx f <<<"$output"
+	grep -qx lower2 <<<"$output"
+	mica save squashed -o "$out.oci"
+	run -0 jq -r '[.history[] | select(.empty_layer | not)] | length, .[-1].created_by' <(skopeo inspect --config "docker-archive:$out.oci")
+	[ "$output" = $'3\nRUN /bin/sh -c rm -r /new && echo file >/new && rm /bin/wc && chmod 700 /tmp # buildkit' ]
+	# Again: nothing is made anew.
+	before=$(manifest_of squashed)
+	mica build -q -t squashed --squash "$ctx"
+	[ "$(manifest_of squashed)" = "$before" ]
+}
+
+@test "squash=STAGE: layers below the stage stay (RCP-527)" {
+	printf 'FROM base AS one\nRUN echo 1 >/1\nRUN echo 2 >/2\nFROM one AS two\nRUN echo 3 >/3\nRUN echo 4 >/4\nFROM two\nRUN echo 5 >/5\n' | dockerfile
+	count() {
+		mica inspect x | jq '.[0].RootFS.Layers | length'
+	}
+	mica build -q -t plain "$ctx"
+	mica build -q -t x --squash=two "$ctx"
+	[ "$(count)" = 4 ]
+	mica diff plain x
+	mica build -q -t x --squash=0 "$ctx"
+	[ "$(count)" = 2 ]
+	run -2 mica build -q --squash=nowhere "$ctx"
+	[[ $output == *"there is no stage 'nowhere'"* ]]
+}
+
+@test "layers cached without an epoch get its times, rewrite-timestamp=false leaves them (RCP-562)" {
+	printf 'FROM base\nRUN mkdir /d && touch /d/now && touch -d @1000 /d/old\n' | dockerfile
+	mica build -q -t now "$ctx"
+	mica build -q -t then --source-date-epoch 1500000000 "$ctx"
+	[ "$(mica export then | tar -tv --full-time --utc | grep -E " d/" | awk '{ print $4 "T" $5, $6 }')" = "2017-07-14T02:40:00 d/
+2017-07-14T02:40:00 d/now
+1970-01-01T00:16:40 d/old" ]
+	[ "$(mica inspect then | jq -r '.[0].Created')" = 2017-07-14T02:40:00Z ]
+	mica build -q -t kept --timestamp 1500000000 -o type=image,rewrite-timestamp=false "$ctx"
+	[ "$(mica inspect kept | jq -c '.[0].RootFS.Layers')" = "$(mica inspect now | jq -c '.[0].RootFS.Layers')" ]
+	# The same as from a clean store (RCP-989).
+	mica import --root "$out.store" "$BATS_FILE_TMPDIR/rootfs" base >/dev/null
+	mica build --root "$out.store" -q -t then --source-date-epoch 1500000000 "$ctx"
+	[ "$(mica inspect then | jq -c '.[0].RootFS.Layers')" = "$(mica inspect --root "$out.store" then | jq -c '.[0].RootFS.Layers')" ]
+}
+
+@test "two builds from clean stores with an epoch: equal manifest digests, for one thread and for many (RCP-565, RCP-989)" {
+	mkdir "$ctx/d"
+	for i in $(seq 50); do echo "$i" >"$ctx/d/$i"; done
+	head -c 9000000 /dev/zero >"$ctx/d/zeros"
+	dockerfile <<-'D'
+		FROM base AS b
+		RUN for i in 1 2 3; do mkdir /r$i && date >/dev/null && touch /r$i/f; done
+		FROM base
+		WORKDIR /made/by/workdir
+		COPY <<EOF /heredoc
+		text
+		EOF
+		COPY d /implicit/parents/d
+		COPY --from=b /r1 /r1
+		RUN touch now && head -c 5000000 /dev/zero >big
+	D
+	tar -C "$BATS_FILE_TMPDIR/rootfs" --sort=name --mtime=@1000000 --owner=0 --group=0 -cf "$out.base.tar" .
+	digests=
+	for n in 1 2; do
+		export SOURCE_DATE_EPOCH=1600000000
+		mica import --root "$out.$n" "$out.base.tar" base >/dev/null
+		if [ "$n" = 1 ]; then
+			taskset -c 0 "$MICA" build --root "$out.$n" -q -j 1 -t r --digest-file "$out.d$n" "$ctx"
+		else
+			touch "$ctx/d"/*
+			mica build --root "$out.$n" -q -t r --digest-file "$out.d$n" "$ctx"
+		fi
+	done
+	# COPY keeps the times of the context, and they were changed to later ones: all become the epoch.
+	cmp "$out.d1" "$out.d2"
+}
+
+@test "wrong epochs are refused (RCP-989)" {
+	simple
+	run -2 mica build -q --source-date-epoch soon "$ctx"
+	[[ $output == *"bad SOURCE_DATE_EPOCH 'soon'"* ]]
+	run -2 mica build -q --build-arg SOURCE_DATE_EPOCH=-1 "$ctx"
+	[[ $output == *"bad SOURCE_DATE_EPOCH '-1'"* ]]
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* relayer: layers made from layers: several as one (RCP-527), one with earlier times (RCP-562).
+ *
+ * Both are remembered in state, so that a build from the cache finds them again without looking at the files. */
+#ifndef BUILDER_RELAYER_H
+#define BUILDER_RELAYER_H
+
+#include "layerfs/layer.h"
+
+/* One layer that turns the first 'below' layers of 'layers' into all 'count' of them. */
+int relayer_squash(struct store *store, const struct digest *layers, size_t count, size_t below,
+		   const struct layer_options *options, struct digest *ret_diff_id,
+		   struct err *err) must_check;
+
+/* The layer with no time later than options->source_date_epoch; itself when it has none. The layer is one that this program
+ * wrote: its entries are in canonical order. */
+int relayer_clamp(struct store *store, const struct digest *diff_id,
+		  const struct layer_options *options, struct digest *ret_diff_id,
+		  struct err *err) must_check;
+
+#endif
