@@ -53,7 +53,7 @@ static bool add_names(struct name_filter *filter, const struct place *place, siz
 	struct place_list *list;
 	struct place_name name;
 	struct err ignored;
-	int r = place_list_open(place, &list, &ignored);
+	int r = place_list_open(place, -1, &list, &ignored);
 
 	if (r < 0)
 		return false;

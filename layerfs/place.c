@@ -450,7 +450,8 @@ static int read_names(struct place_list *list, struct err *err)
 	return 0;
 }
 
-int place_list_open(const struct place *dir, struct place_list **ret_list, struct err *err)
+int place_list_open(const struct place *dir, int spill_dirfd, struct place_list **ret_list,
+		    struct err *err)
 {
 	struct place_list *list = calloc(1, sizeof(*list));
 	int r = 0;
@@ -459,6 +460,7 @@ int place_list_open(const struct place *dir, struct place_list **ret_list, struc
 		return err_nomem(err);
 	list->dir = *dir;
 	arena_init(&list->arena, SIZE_MAX);
+	arena_spill(&list->arena, spill_dirfd);
 	if (!dir->element->index)
 		r = read_names(list, err);
 	if (r < 0) {

@@ -48,7 +48,8 @@ struct place_name {
 	bool whiteout;
 };
 struct place_list;
-int place_list_open(const struct place *dir, struct place_list **ret_list,
+/* Very many names lie in unlinked files of 'spill_dirfd', which outlives the list; -1: in memory. */
+int place_list_open(const struct place *dir, int spill_dirfd, struct place_list **ret_list,
 		    struct err *err) must_check;
 int place_list_next(struct place_list *list, struct place_name *ret_name,
 		    struct err *err) must_check; /* 1, 0 at the end */

@@ -625,7 +625,7 @@ static bool is_hidden(const struct snapshot *snapshot, const struct place *place
 		return false;
 	if (!S_ISDIR(attr->mode))
 		return S_ISREG(attr->mode) && attr->size_bytes == 0;
-	if (place_list_open(place, &list, &ignored) < 0)
+	if (place_list_open(place, snapshot->store_dirfd, &list, &ignored) < 0)
 		return false;
 	empty = place_list_next(list, &name, &ignored) == 0;
 	place_list_close(list);
@@ -666,7 +666,7 @@ static int walk_whiteouts(struct snapshot *snapshot, struct above *above, const 
 {
 	struct place_list *list;
 	struct place_name name;
-	int r = place_list_open(place, &list, err);
+	int r = place_list_open(place, snapshot->store_dirfd, &list, err);
 
 	if (r < 0)
 		return r;
@@ -723,7 +723,7 @@ static int walk(struct snapshot *snapshot, struct above *above, const struct pla
 
 	if (r < 0)
 		return r;
-	r = place_list_open(place, &list, err);
+	r = place_list_open(place, snapshot->store_dirfd, &list, err);
 	if (r < 0)
 		return r;
 	while (r >= 0 && (r = place_list_next(list, &name, err)) > 0) {
@@ -773,6 +773,8 @@ static int init(struct snapshot *snapshot, int upper_fd, enum mark_family marks,
 		r = tree_new(lower, &snapshot->lower, err);
 	if (r == 0)
 		r = tree_new(&snapshot->stack, &snapshot->top, err);
+	if (r == 0)
+		tree_spill(snapshot->top, snapshot->store_dirfd);
 	return r;
 }
 

@@ -40,6 +40,7 @@ enum { IDENTITY_BITS = 48 };
 
 struct tree {
 	const struct stack *stack;
+	int spill_fd; /* -1 */
 	struct tree_node *root;
 	pthread_mutex_t lock; /* of 'met' */
 	struct map *met;      /* {element, number} -> count */
@@ -441,6 +442,7 @@ int tree_new(const struct stack *stack, struct tree **ret_tree, struct err *err)
 	if (!tree)
 		return err_nomem(err);
 	tree->stack = stack;
+	tree->spill_fd = -1;
 	pthread_mutex_init(&tree->lock, NULL);
 	r = find_root(tree, err);
 	if (r < 0) {
@@ -449,6 +451,11 @@ int tree_new(const struct stack *stack, struct tree **ret_tree, struct err *err)
 	}
 	*ret_tree = tree;
 	return 0;
+}
+
+void tree_spill(struct tree *tree, int dirfd)
+{
+	tree->spill_fd = dirfd;
 }
 
 void tree_free(struct tree *tree)
@@ -529,7 +536,8 @@ int tree_open_dir(struct tree *tree, struct tree_node *node, struct tree_dir **r
 	dir->tree = tree;
 	dir->node = node;
 	for (i = 0; i < node->count; i++) {
-		int r = place_list_open(&node->places[i], &dir->sources[i].list, err);
+		int r = place_list_open(&node->places[i], tree->spill_fd, &dir->sources[i].list,
+					err);
 
 		if (r < 0)
 			return r;

@@ -33,6 +33,8 @@ struct tree_attr {
 /* The stack must outlive the tree. */
 int tree_new(const struct stack *stack, struct tree **ret_tree, struct err *err) must_check;
 void tree_free(struct tree *tree);
+/* From now on listings of very many names lie in unlinked files of 'dirfd', which outlives the tree. */
+void tree_spill(struct tree *tree, int dirfd);
 
 int tree_root(struct tree *tree, struct tree_node **ret_node, struct err *err) must_check;
 void tree_node_free(struct tree_node *node);

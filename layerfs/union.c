@@ -20,9 +20,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "formats/base/spill.h"
 #include "layerfs/union_private.h"
 
 enum { TABLE_MIN = 1024, NUMBER_BITS = 40 };
+#define LOOKUPS_MAX UINT32_MAX
 /* Above every number that an element can have. */
 #define NUMBER_MET (1ULL << 62)
 
@@ -48,28 +50,29 @@ static struct union_node *table_find(const struct union_fs *fs, uint64_t ino)
 	return node;
 }
 
-/* Doubles the table; without memory it only gets slower. Table locked. */
+/* Doubles the table; without memory it only gets slower. What was in one bucket is in that or in the new one as far above it as
+ * the table was large. Table locked. */
 static void table_grow(struct union_fs *fs)
 {
-	size_t old_size = fs->table_size, i;
-	struct union_node **old = fs->table;
-	struct union_node **grown = calloc(2 * old_size, sizeof(struct union_node *));
+	size_t old_size = fs->table_size, bytes = old_size * sizeof(struct union_node *), i;
+	struct union_node **grown = spill_grow(fs->spill_fd, fs->table, bytes, 2 * bytes);
 
 	if (!grown)
 		return;
 	fs->table = grown;
 	fs->table_size = 2 * old_size;
 	for (i = 0; i < old_size; i++) {
-		while (old[i]) {
-			struct union_node *node = old[i];
+		struct union_node *node = take(grown[i]);
+
+		while (node) {
+			struct union_node *next = node->next;
 			size_t bucket = bucket_of(fs, node->ino);
 
-			old[i] = node->next;
 			node->next = grown[bucket];
 			grown[bucket] = node;
+			node = next;
 		}
 	}
-	free(old);
 }
 
 /* Table locked. */
@@ -114,14 +117,51 @@ void union_hold(struct union_fs *fs, struct union_node *node)
 	pthread_mutex_unlock(&fs->table_lock);
 }
 
-static void free_node(struct union_node *node)
+const struct union_more union_nothing = { .held_fd = -1 };
+
+struct union_more *union_more(struct union_fs *fs, struct union_node *node)
 {
-	if (node->held_fd >= 0)
-		close(node->held_fd);
-	tree_node_free_covered(node->replaced);
-	tree_node_free(node->tree);
-	free(node->name);
-	free(node);
+	struct union_more *more;
+
+	if (node->more != &union_nothing)
+		return union_own(node);
+	more = block_take(&fs->pool, sizeof(*more));
+	if (!more)
+		return NULL;
+	*more = union_nothing;
+	node->more = more;
+	return more;
+}
+
+char *union_copy_name(struct union_fs *fs, const char *name)
+{
+	size_t size = strlen(name) + 1;
+	char *copy = block_take(&fs->pool, size);
+
+	return copy ? memcpy(copy, name, size) : NULL;
+}
+
+void union_free_name(struct union_fs *fs, char *name)
+{
+	if (name)
+		block_give(&fs->pool, name, strlen(name) + 1);
+}
+
+static void free_more(struct union_fs *fs, struct union_more *more)
+{
+	if (more->held_fd >= 0)
+		close(more->held_fd);
+	tree_node_free_covered(more->replaced);
+	tree_node_free(more->tree);
+	block_give(&fs->pool, more, sizeof(*more));
+}
+
+static void free_node(struct union_fs *fs, struct union_node *node)
+{
+	if (node->more != &union_nothing)
+		free_more(fs, union_own(node));
+	union_free_name(fs, node->name);
+	block_give(&fs->pool, node, sizeof(*node));
 }
 
 /* Takes 'lookups' and a use back; what nobody knows any more goes, and then perhaps its directory. */
@@ -131,7 +171,9 @@ static void give_back(struct union_fs *fs, struct union_node *node, uint64_t loo
 		struct union_node *parent = NULL;
 
 		pthread_mutex_lock(&fs->table_lock);
-		node->lookups -= lookups < node->lookups ? lookups : node->lookups;
+		if (node->lookups != LOOKUPS_MAX)
+			node->lookups -= lookups < node->lookups ? (uint32_t)lookups
+								 : node->lookups;
 		node->uses -= uses;
 		if (node->lookups || node->uses) {
 			node = NULL;
@@ -142,7 +184,7 @@ static void give_back(struct union_fs *fs, struct union_node *node, uint64_t loo
 		pthread_mutex_unlock(&fs->table_lock);
 		if (!node)
 			return;
-		free_node(node);
+		free_node(fs, node);
 		node = parent;
 		lookups = 0;
 		uses = 1;
@@ -166,7 +208,7 @@ void union_forget(struct union_fs *fs, uint64_t ino, uint64_t lookups)
 void union_count_lookup(struct union_fs *fs, struct union_node *node)
 {
 	pthread_mutex_lock(&fs->table_lock);
-	node->lookups++;
+	node->lookups += node->lookups != LOOKUPS_MAX;
 	pthread_mutex_unlock(&fs->table_lock);
 }
 
@@ -338,15 +380,15 @@ static bool is_other(struct union_fs *fs, struct union_node *node, const struct 
 
 /* --- Lookup --- */
 
-static struct union_node *alloc_node(uint64_t ino, mode_t type)
+static struct union_node *alloc_node(struct union_fs *fs, uint64_t ino, mode_t type)
 {
-	struct union_node *node = calloc(1, sizeof(*node));
+	struct union_node *node = block_take(&fs->pool, sizeof(*node));
 
 	if (!node)
 		return NULL;
 	node->ino = ino;
-	node->type = type & S_IFMT;
-	node->held_fd = -1;
+	node->format = (uint8_t)((type & S_IFMT) >> UNION_FORMAT_SHIFT);
+	node->more = &union_nothing;
 	node->uses = 1;
 	return node;
 }
@@ -371,23 +413,24 @@ static struct union_node *insert_node(struct union_fs *fs, struct union_node *no
 	pthread_mutex_unlock(&fs->table_lock);
 	if (!other)
 		return node;
-	free_node(node);
+	free_node(fs, node);
 	return other;
 }
 
 static struct union_node *new_node(struct union_fs *fs, uint64_t ino, mode_t type,
 				   struct union_node *parent, const char *name)
 {
-	struct union_node *node = alloc_node(ino, type);
+	struct union_node *node = alloc_node(fs, ino, type);
 
 	if (!node)
 		return NULL;
-	node->name = name ? strdup(name) : NULL;
+	node->name = name ? union_copy_name(fs, name) : NULL;
 	if (name && !node->name) {
-		free_node(node);
+		free_node(fs, node);
 		return NULL;
 	}
-	node->in_upper = node->knows_flags = true;
+	node->in_upper = true;
+	node->facts = UNION_KNOWS_FLAGS;
 	return insert_node(fs, node, parent);
 }
 
@@ -398,7 +441,7 @@ struct union_node *union_new_node(struct union_fs *fs, uint64_t raw, mode_t type
 	struct union_node *node = new_node(fs, ino, type, parent, name);
 
 	/* Who looks the new name up may be first; else the number is kept by something else (is_other()). */
-	if (!node || (node->in_upper && !node->kept_number && node->type == (type & S_IFMT)))
+	if (!node || (node->in_upper && !node->kept_number && union_type(node) == (type & S_IFMT)))
 		return node;
 	union_put(fs, node);
 	fs->has_replaced_numbers = true;
@@ -413,7 +456,7 @@ static int rename_found(struct union_fs *fs, struct union_node *node, struct uni
 
 	union_lock(fs, node);
 	if (!node->name && node != fs->root) {
-		node->name = strdup(name);
+		node->name = union_copy_name(fs, name);
 		if (node->name) {
 			union_hold(fs, parent);
 			node->parent = parent;
@@ -437,19 +480,19 @@ static int join_group(struct union_fs *fs, const struct tree_node *tree, int *re
 	return *ret_fd == -ENOENT ? 0 : *ret_fd < 0 ? *ret_fd : 1;
 }
 
-static bool read_links(struct union_fs *fs, int fd, int32_t *ret_more, bool *ret_metacopy)
+static bool read_links(struct union_fs *fs, int fd, int32_t *ret_extra, bool *ret_metacopy)
 {
 	const struct union_spot spot = { .dirfd = fd, .name = "", .flags = AT_EMPTY_PATH };
 	char value[32];
 	ssize_t len;
 
-	*ret_more = 0;
+	*ret_extra = 0;
 	*ret_metacopy = union_get_mark(fs, &spot, "metacopy", value, sizeof(value)) >= 0;
 	len = union_get_mark(fs, &spot, "nlink", value, sizeof(value) - 1);
 	if (len < 3)
 		return false;
 	value[len] = '\0';
-	*ret_more = (int32_t)strtol(value + 1, NULL, 10);
+	*ret_extra = (int32_t)strtol(value + 1, NULL, 10);
 	/* 'L' counts from the lower inode: its caller knows that one. */
 	return value[0] == 'L';
 }
@@ -469,16 +512,17 @@ static int set_indexed(struct union_fs *fs, struct union_node *node, struct unio
 		       const struct tree_node *tree, int fd)
 {
 	const struct union_spot spot = { .dirfd = fd, .name = "", .flags = AT_EMPTY_PATH };
+	struct union_more *more = union_more(fs, node);
 	struct stat st;
 	bool metacopy = false;
-	int32_t more = 0;
-	int r = fstat(fd, &st) < 0 ? -errno : 0;
+	int32_t extra = 0;
+	int r = !more ? -ENOMEM : fstat(fd, &st) < 0 ? -errno : 0;
 
-	if (r == 0 && read_links(fs, fd, &more, &metacopy)) {
+	if (r == 0 && read_links(fs, fd, &extra, &metacopy)) {
 		r = lower_links(fs, parent, node->name, tree);
-		more = r > 0 ? more + r - (int32_t)st.st_nlink : -1;
+		extra = r > 0 ? extra + r - (int32_t)st.st_nlink : -1;
 		if (r >= 0)
-			r = union_save_links(fs, &spot, more);
+			r = union_save_links(fs, &spot, extra);
 	}
 	if (r < 0) {
 		close(fd);
@@ -486,10 +530,10 @@ static int set_indexed(struct union_fs *fs, struct union_node *node, struct unio
 	}
 	if (tree->places[0].element != fs->upper)
 		node->kept_number = true;
-	node->held_fd = fd;
-	node->indexed = true;
-	node->more_links = more;
-	node->metacopy = metacopy && S_ISREG(node->type);
+	more->held_fd = fd;
+	more->indexed = true;
+	more->extra_links = extra;
+	node->metacopy = metacopy && S_ISREG(union_type(node));
 	node->in_upper = true;
 	return 0;
 }
@@ -511,19 +555,23 @@ static int fill_node(struct union_fs *fs, struct union_node *node, struct union_
 		     struct union_found *found, int group_fd)
 {
 	struct tree_node *tree = found->tree;
+	struct union_more *more;
 	int fd;
 
 	if (group_fd >= 0)
 		return set_indexed(fs, node, parent, tree, group_fd);
 	node->in_upper = found->named_in_upper;
 	if (union_is_dir(node)) {
-		node->tree = take(found->tree);
-		union_note_fds(fs, node->tree);
+		more = union_more(fs, node);
+		if (!more)
+			return -ENOMEM;
+		more->tree = take(found->tree);
+		union_note_fds(fs, more->tree);
 		return 0;
 	}
 	if (!node->in_upper)
 		return 0;
-	node->metacopy = S_ISREG(node->type) && (tree->count > 1 || tree->lacks_data);
+	node->metacopy = S_ISREG(union_type(node)) && (tree->count > 1 || tree->lacks_data);
 	if (!is_group_member(fs, tree))
 		return 0;
 	fd = fcntl(tree->places[0].fd, F_DUPFD_CLOEXEC, 3);
@@ -560,24 +608,24 @@ static int node_of_found(struct union_fs *fs, struct union_node *parent, const c
 	if (found->node) {
 		if (group_fd >= 0)
 			close(group_fd);
-		if (found->node->type != (tree->attr.mode & S_IFMT)) {
+		if (union_type(found->node) != (tree->attr.mode & S_IFMT)) {
 			union_put(fs, take(found->node));
 			return -ESTALE; /* two objects of one number: the upper is damaged */
 		}
 		r = rename_found(fs, found->node, parent, name);
 		return r < 0 ? r : union_wake(fs, found->node);
 	}
-	node = alloc_node(number.ino, tree->attr.mode);
+	node = alloc_node(fs, number.ino, tree->attr.mode);
 	if (!node) {
 		if (group_fd >= 0)
 			close(group_fd);
 		return -ENOMEM;
 	}
 	node->kept_number = number.kept;
-	node->name = strdup(name);
+	node->name = union_copy_name(fs, name);
 	r = node->name ? fill_node(fs, node, parent, found, group_fd) : -ENOMEM;
 	if (r < 0) {
-		free_node(node);
+		free_node(fs, node);
 		return r;
 	}
 	found->node = insert_node(fs, node, parent);
@@ -597,7 +645,7 @@ int union_find(struct union_fs *fs, struct union_node *parent, const char *name,
 		return -ENOENT;
 	if (strlen(name) > NAME_MAX)
 		return -ENAMETOOLONG;
-	r = tree_find(fs->tree, parent->tree, str_from(name), &ret_found->tree, &err);
+	r = tree_find(fs->tree, parent->more->tree, str_from(name), &ret_found->tree, &err);
 	if (r < 0)
 		return union_errno(r);
 	ret_found->named_in_upper = fs->upper && ret_found->tree->places[0].element == fs->upper;
@@ -661,15 +709,16 @@ int union_view_node(struct union_fs *fs, struct union_node *node, struct union_v
 	struct err err;
 	int r;
 
-	*ret_view = (struct union_view){ .tree = node->tree };
-	if (node->tree)
+	*ret_view = (struct union_view){ .tree = node->more->tree };
+	if (ret_view->tree)
 		return 0;
 	if (!node->name || !node->parent)
 		return -ESTALE;
 	r = union_wake(fs, node);
 	if (r < 0)
 		return r;
-	r = tree_find(fs->tree, node->parent->tree, str_from(node->name), &ret_view->tree, &err);
+	r = tree_find(fs->tree, node->parent->more->tree, str_from(node->name), &ret_view->tree,
+		      &err);
 	ret_view->owned = r == 0;
 	return union_errno(r);
 }
@@ -699,8 +748,9 @@ static int init_locks(struct union_fs *fs)
 		pthread_mutex_init(&fs->stripes[i].mutex, NULL);
 		pthread_cond_init(&fs->stripes[i].changed, NULL);
 	}
+	block_pool_init(&fs->pool, fs->spill_fd);
 	fs->table_size = TABLE_MIN;
-	fs->table = calloc(fs->table_size, sizeof(struct union_node *));
+	fs->table = spill_grow(fs->spill_fd, NULL, 0, TABLE_MIN * sizeof(struct union_node *));
 	fs->met = map_new();
 	return fs->table && fs->met ? 0 : -ENOMEM;
 }
@@ -731,17 +781,19 @@ static int check_devices(struct union_fs *fs, struct err *err)
 
 static int open_root(struct union_fs *fs, struct err *err)
 {
+	struct union_more *more;
 	struct tree_node *tree;
 	int r = tree_root(fs->tree, &tree, err);
 
 	if (r < 0)
 		return r;
-	fs->root = alloc_node(UNION_ROOT, S_IFDIR);
-	if (!fs->root) {
+	fs->root = alloc_node(fs, UNION_ROOT, S_IFDIR);
+	more = fs->root ? union_more(fs, fs->root) : NULL;
+	if (!more) {
 		tree_node_free(tree);
 		return err_nomem(err);
 	}
-	fs->root->tree = tree;
+	more->tree = tree;
 	fs->root->in_upper = fs->upper != NULL;
 	pthread_mutex_lock(&fs->table_lock);
 	table_add(fs, fs->root);
@@ -762,6 +814,14 @@ static int open_upper(struct union_fs *fs, int upper_fd, int work_fd, struct err
 	return union_work_open(fs, work_fd, err);
 }
 
+/* Where memory for very many names may lie: beside what is written, or where files go that outlast a boot. */
+static int open_spill(int work_fd)
+{
+	const int flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+
+	return work_fd >= 0 ? openat(work_fd, ".", flags) : open("/var/tmp", flags);
+}
+
 int union_open(const struct stack *lowers, int upper_fd, int work_fd,
 	       const struct union_options *options, struct union_fs **ret_fs, struct err *err)
 {
@@ -770,11 +830,12 @@ int union_open(const struct stack *lowers, int upper_fd, int work_fd,
 
 	if (!fs)
 		return err_nomem(err);
-	fs->work_fd = fs->work_base_fd = fs->index_fd = -1;
+	fs->work_fd = fs->work_base_fd = fs->index_fd = fs->spill_fd = -1;
 	fs->options = *options;
 	fs->uid = geteuid();
 	fs->gid = getegid();
 	fs->fds_max = union_fds_max();
+	fs->spill_fd = open_spill(work_fd);
 	snprintf(fs->prefix, sizeof(fs->prefix), "%s",
 		 options->marks == MARKS_USER ? "user.overlay." : "trusted.overlay.");
 	if (init_locks(fs) < 0)
@@ -794,6 +855,7 @@ int union_open(const struct stack *lowers, int upper_fd, int work_fd,
 		r = open_root(fs, err);
 	if (r < 0)
 		return r;
+	tree_spill(fs->tree, fs->spill_fd);
 	*ret_fs = take(fs);
 	return 0;
 }
@@ -810,14 +872,17 @@ void union_close(struct union_fs *fs)
 			struct union_node *node = fs->table[i];
 
 			fs->table[i] = node->next;
-			free_node(node);
+			free_node(fs, node);
 		}
 	}
-	free(fs->table);
+	spill_free(fs->spill_fd, fs->table, fs->table_size * sizeof(struct union_node *));
+	block_pool_release(&fs->pool);
 	map_free(fs->met);
 	free(fs->uuids);
 	tree_free(fs->tree);
 	stack_release(&fs->stack);
+	if (fs->spill_fd >= 0)
+		close(fs->spill_fd);
 	if (fs->index_fd >= 0)
 		close(fs->index_fd);
 	if (fs->work_fd >= 0)

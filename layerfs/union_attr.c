@@ -101,7 +101,7 @@ static int count_links(struct union_fs *fs, struct union_node *node, struct tree
 		r = 0;
 	}
 	if (r == 0) {
-		node->nlink = count;
+		union_own(node)->nlink = count;
 		tree_close_dir(dir);
 	}
 	return union_errno(r);
@@ -115,28 +115,31 @@ static int set_links(struct union_fs *fs, struct union_node *node, struct tree_n
 	if (node->removed) {
 		if (!node->in_upper || union_is_dir(node))
 			st->st_nlink = 0;
-	} else if (node->indexed) {
-		st->st_nlink = (nlink_t)((int64_t)st->st_nlink + node->more_links);
+	} else if (node->more->indexed) {
+		st->st_nlink = (nlink_t)((int64_t)st->st_nlink + node->more->extra_links);
 	} else if (union_is_dir(node) && fs->options.static_nlink) {
 		st->st_nlink = 1;
 	} else if (union_is_dir(node) && tree->count > 1) {
-		r = node->nlink ? 0 : count_links(fs, node, tree);
+		r = node->more->nlink ? 0 : count_links(fs, node, tree);
 		if (r < 0)
 			return r;
-		st->st_nlink = node->nlink;
+		st->st_nlink = node->more->nlink;
 	}
 	return 0;
 }
 
-void union_note_blocks(const struct union_fs *fs, struct union_node *node,
-		       const struct tree_node *tree)
+void union_note_blocks(struct union_fs *fs, struct union_node *node, const struct tree_node *tree)
 {
 	const struct place *data = &tree->places[tree->count - 1];
+	struct union_more *more;
 	struct stat below;
 
-	if (data->element != fs->upper && stat_place(data, &below) == 0 &&
-	    below.st_blocks < UINT32_MAX)
-		node->blocks_and_one = (uint32_t)below.st_blocks + 1;
+	if (data->element == fs->upper || stat_place(data, &below) < 0 ||
+	    below.st_blocks >= UINT32_MAX)
+		return;
+	more = union_more(fs, node);
+	if (more)
+		more->blocks_and_one = (uint32_t)below.st_blocks + 1;
 }
 
 int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *tree,
@@ -146,8 +149,9 @@ int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *t
 	int r = 0;
 
 	if (union_is_dir(node))
-		tree = node->tree;
-	if (!tree && (!node->in_upper || (node->metacopy && node->name && !node->blocks_and_one))) {
+		tree = node->more->tree;
+	if (!tree &&
+	    (!node->in_upper || (node->metacopy && node->name && !node->more->blocks_and_one))) {
 		r = union_view_node(fs, node, &view);
 		tree = view.tree;
 	}
@@ -157,10 +161,10 @@ int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *t
 		r = set_links(fs, node, tree, ret_stat);
 	if (r < 0)
 		return r;
-	if (node->metacopy && tree && !node->blocks_and_one)
+	if (node->metacopy && tree && !node->more->blocks_and_one)
 		union_note_blocks(fs, node, tree);
-	if (node->metacopy && node->blocks_and_one)
-		ret_stat->st_blocks = node->blocks_and_one - 1;
+	if (node->metacopy && node->more->blocks_and_one)
+		ret_stat->st_blocks = node->more->blocks_and_one - 1;
 	ret_stat->st_ino = node->ino;
 	ret_stat->st_uid = union_shown_id(&fs->options.uids, ret_stat->st_uid);
 	ret_stat->st_gid = union_shown_id(&fs->options.gids, ret_stat->st_gid);
@@ -268,7 +272,7 @@ int union_readlink(struct union_fs *fs, uint64_t ino, struct buf *target)
 	ssize_t len;
 	int r = take_up(fs, ino, &hand);
 
-	if (r == 0 && !S_ISLNK(hand.node->type))
+	if (r == 0 && !S_ISLNK(union_type(hand.node)))
 		r = -EINVAL;
 	if (r == 0 && hand.node->in_upper) {
 		struct union_spot spot = union_spot(hand.node);
@@ -365,11 +369,11 @@ static int set_upper(struct union_fs *fs, struct union_node *node, const struct 
 
 		r = fchownat(spot.dirfd, spot.name, uid, gid, spot.flags) < 0 ? -errno : 0;
 	}
-	if (set & UNION_NOTHING && !node->lost_capability && !union_is_dir(node) &&
-	    !S_ISLNK(node->type))
+	if (set & UNION_NOTHING && !(node->facts & UNION_LOST_CAPABILITY) && !union_is_dir(node) &&
+	    !S_ISLNK(union_type(node)))
 		set |= UNION_KILL;
 	if (set & UNION_NOTHING)
-		node->lost_capability = false;
+		node->facts &= (uint8_t)~UNION_LOST_CAPABILITY;
 	if (r == 0 && set & UNION_KILL && !(set & UNION_MODE) && !union_is_dir(node))
 		r = drop_set_ids(&spot);
 	if (r == 0 && set & UNION_MODE)
@@ -653,7 +657,7 @@ int union_removexattr(struct union_fs *fs, uint64_t ino, const char *name)
 	spot = union_spot(hand.node);
 	r = union_spot_removexattr(&spot, stored);
 	if (r == 0 && strcmp(name, "security.capability") == 0)
-		hand.node->lost_capability = true;
+		hand.node->facts |= UNION_LOST_CAPABILITY;
 	put_down(&hand);
 	return r;
 }

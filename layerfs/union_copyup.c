@@ -138,6 +138,7 @@ static int join_index(struct copy *copy)
 	struct union_fs *fs = copy->fs;
 	uint8_t origin[UNION_ORIGIN_MAX];
 	char name[UNION_GROUP_NAME_MAX];
+	struct union_more *more;
 	size_t len;
 	int r = union_origin(fs, &copy->tree->places[0], origin, &len);
 
@@ -145,17 +146,20 @@ static int join_index(struct copy *copy)
 		return r;
 	union_group_name(origin, len, name);
 	/* Two links there are going to be, the name and this one; until then the number of the lower is the union's. */
-	copy->node->more_links = (int32_t)copy->st.st_nlink - 2;
+	more = union_more(fs, copy->node);
+	if (!more)
+		return -ENOMEM;
+	more->extra_links = (int32_t)copy->st.st_nlink - 2;
 	r = union_save_lower_links(fs, &copy->spot, 0);
 	if (r < 0)
 		return r;
-	copy->node->held_fd = openat(fs->work_fd, copy->temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (copy->node->held_fd < 0)
+	more->held_fd = openat(fs->work_fd, copy->temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (more->held_fd < 0)
 		return -errno;
 	(void)unlinkat(fs->index_fd, name, 0); /* of a server killed right here */
 	if (linkat(fs->work_fd, copy->temp, fs->index_fd, name, 0) < 0)
 		return -errno;
-	fs->has_groups = copy->node->indexed = true;
+	fs->has_groups = more->indexed = true;
 	return 0;
 }
 
@@ -164,6 +168,7 @@ static int cover_dir(struct copy *copy)
 {
 	struct union_node *node = copy->node;
 	struct place place = { .element = copy->fs->upper };
+	struct union_more *more = union_own(node);
 	struct tree_node *covered;
 	struct err err;
 	int r;
@@ -178,8 +183,8 @@ static int cover_dir(struct copy *copy)
 		return r;
 	}
 	union_note_fds(copy->fs, covered);
-	node->replaced = node->tree;
-	node->tree = covered;
+	more->replaced = more->tree;
+	more->tree = covered;
 	return 0;
 }
 
@@ -204,9 +209,9 @@ static int publish(struct copy *copy)
 
 static int count_links(struct union_fs *fs, struct union_node *node)
 {
-	const struct union_spot held = { node->held_fd, "", AT_EMPTY_PATH };
+	const struct union_spot held = { node->more->held_fd, "", AT_EMPTY_PATH };
 
-	return union_save_links(fs, &held, node->more_links);
+	return union_save_links(fs, &held, node->more->extra_links);
 }
 
 static int copy_now(struct copy *copy, enum union_part part)
@@ -234,10 +239,10 @@ static int copy_now(struct copy *copy, enum union_part part)
 		union_note_blocks(fs, node, copy->tree);
 	/* Counted by the file system below, as long as nothing else was merged. */
 	if (union_is_dir(node) && copy->tree->count == 1 && copy->st.st_nlink > 1)
-		node->nlink = (uint32_t)copy->st.st_nlink;
+		union_own(node)->nlink = (uint32_t)copy->st.st_nlink;
 	node->kept_number = true;
 	node->in_upper = true;
-	return node->indexed ? count_links(fs, node) : 0;
+	return node->more->indexed ? count_links(fs, node) : 0;
 }
 
 /* What 'tree' is, under a temporary name that is free. */
@@ -277,9 +282,9 @@ static int copy_nameless(struct union_fs *fs, struct union_node *node, enum unio
 	struct copy copy = { .metacopy = false };
 	int fd, r;
 
-	if (union_is_dir(node) || !node->tree)
+	if (union_is_dir(node) || !node->more->tree)
 		return -ESTALE;
-	r = begin_copy(fs, node, node->tree, &copy);
+	r = begin_copy(fs, node, node->more->tree, &copy);
 	if (r < 0)
 		return r;
 	r = make_temp(&copy, part == UNION_EMPTY ? part : UNION_CONTENT);
@@ -295,7 +300,7 @@ static int copy_nameless(struct union_fs *fs, struct union_node *node, enum unio
 		fd = openat(fs->work_fd, copy.temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		r = fd < 0 ? -errno : 0;
 		if (r == 0) {
-			node->held_fd = fd;
+			union_own(node)->held_fd = fd;
 			node->kept_number = true;
 			node->in_upper = true;
 		}

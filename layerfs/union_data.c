@@ -125,7 +125,7 @@ static int open_locked(struct union_fs *fs, struct union_node *node, int flags)
 	bool writes = (flags & O_ACCMODE) != O_RDONLY;
 	int r;
 
-	if (!S_ISREG(node->type))
+	if (!S_ISREG(union_type(node)))
 		return -EOPNOTSUPP;
 	r = add_open(node);
 	if (r < 0)
@@ -189,7 +189,7 @@ int union_open_file(struct union_fs *fs, uint64_t ino, int flags, struct union_h
 	if (r == 0) {
 		union_take(fs, node);
 		r = open_locked(fs, node, flags);
-		if (r < 0 && node->file && S_ISREG(node->type)) {
+		if (r < 0 && node->file && S_ISREG(union_type(node))) {
 			node->file->opens--;
 			close_file(fs, node);
 		}
@@ -344,7 +344,8 @@ int union_fallocate(struct union_fs *fs, struct union_handle *handle, int mode, 
 		    uint64_t len, enum union_kill kill)
 {
 	const struct union_node *node = handle->node;
-	bool refused = node->immutable || (node->append_only && mode & ~FALLOC_FL_KEEP_SIZE);
+	bool refused = node->facts & UNION_IMMUTABLE ||
+		       (node->facts & UNION_APPEND_ONLY && mode & ~FALLOC_FL_KEEP_SIZE);
 	int fd, r = refused ? -EPERM : writable_fd(fs, handle->node, &fd);
 
 	if (r < 0)
@@ -388,7 +389,7 @@ static int view_closed(struct union_fs *fs, uint64_t ino, struct union_view *vie
 	if (!node)
 		return -ESTALE;
 	union_take(fs, node);
-	r = S_ISREG(node->type) ? union_view_node(fs, node, view) : -EISDIR;
+	r = S_ISREG(union_type(node)) ? union_view_node(fs, node, view) : -EISDIR;
 	union_leave(fs, node);
 	union_put(fs, node);
 	if (r == 0)
@@ -422,7 +423,8 @@ ssize_t union_copy_range(struct union_fs *fs, struct union_handle *from, uint64_
 	enum { CHUNK = 1 << 20 };
 	off_t in = (off_t)from_offset, out = (off_t)to_offset;
 	auto_free char *chunk = NULL;
-	int to_fd, from_fd, r = to->node->immutable ? -EPERM : writable_fd(fs, to->node, &to_fd);
+	int to_fd, from_fd,
+		r = to->node->facts & UNION_IMMUTABLE ? -EPERM : writable_fd(fs, to->node, &to_fd);
 	ssize_t count = -1;
 
 	if (r == 0)
@@ -536,7 +538,7 @@ static bool has_set_ids(int fd)
 bool union_may_be_mapped(struct union_fs *fs, uint64_t ino)
 {
 	struct union_node *node = fs->has_mapped ? union_get(fs, ino) : NULL;
-	bool may = node && node->may_be_mapped;
+	bool may = node && node->facts & UNION_MAY_BE_MAPPED;
 
 	union_put(fs, node);
 	return may;
@@ -562,7 +564,8 @@ int union_pass(struct union_fs *fs, struct union_handle *handle, bool keeps_ids,
 		handle->is_cached = true;
 		file->cached_opens++;
 	} else if (maps) {
-		fs->has_mapped = node->may_be_mapped = true;
+		node->facts |= UNION_MAY_BE_MAPPED;
+		fs->has_mapped = true;
 	}
 	union_unlock(fs, node);
 	return backing;

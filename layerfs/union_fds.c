@@ -40,12 +40,12 @@ void union_note_fds(struct union_fs *fs, const struct tree_node *tree)
 static bool can_rest(const struct union_fs *fs, const struct union_node *node)
 {
 	return union_is_dir(node) && node != fs->root && node->name && node->parent &&
-	       !node->asleep;
+	       !node->more->asleep;
 }
 
 static size_t close_places(struct union_node *node)
 {
-	struct tree_node *tree = node->tree;
+	struct tree_node *tree = node->more->tree;
 	size_t i, closed = 0;
 
 	for (i = 0; i < tree->count; i++) {
@@ -54,7 +54,7 @@ static size_t close_places(struct union_node *node)
 		close(take_fd(&tree->places[i].fd));
 		closed++;
 	}
-	node->asleep = closed > 0;
+	union_own(node)->asleep = closed > 0;
 	return closed;
 }
 
@@ -65,9 +65,10 @@ static size_t rest(struct union_fs *fs, bool all)
 
 	for (i = 0; i < fs->table_size; i++) {
 		for (node = fs->table[i]; node; node = node->next) {
-			if (can_rest(fs, node) && (all || !node->recent))
+			if (can_rest(fs, node) && (all || !node->more->recent))
 				closed += close_places(node);
-			node->recent = false;
+			if (union_is_dir(node))
+				union_own(node)->recent = false;
 		}
 	}
 	return closed;
@@ -104,7 +105,7 @@ static bool same_places(const struct tree_node *a, const struct tree_node *b)
 /* Under 'wake_lock'. */
 static int adopt(struct union_node *node, struct tree_node *found)
 {
-	struct tree_node *tree = node->tree;
+	struct tree_node *tree = node->more->tree;
 	size_t i;
 
 	if (!same_places(tree, found))
@@ -112,7 +113,7 @@ static int adopt(struct union_node *node, struct tree_node *found)
 	for (i = 0; i < tree->count; i++)
 		if (!tree->places[i].element->index)
 			tree->places[i].fd = take_fd(&found->places[i].fd);
-	node->asleep = false;
+	union_own(node)->asleep = false;
 	return 0;
 }
 
@@ -122,9 +123,9 @@ static int find_again(struct union_fs *fs, struct union_node *node)
 	struct err err;
 	int r;
 
-	if (!node->asleep)
+	if (!node->more->asleep)
 		return 0;
-	r = tree_find(fs->tree, node->parent->tree, str_from(node->name), &found, &err);
+	r = tree_find(fs->tree, node->parent->more->tree, str_from(node->name), &found, &err);
 	if (r < 0)
 		return union_errno(r);
 	union_note_fds(fs, found);
@@ -140,7 +141,7 @@ static int find_all_again(struct union_fs *fs, struct union_node *node)
 	do {
 		topmost = NULL;
 		for (at = node; at; at = at->parent)
-			if (at->asleep)
+			if (at->more->asleep)
 				topmost = at;
 		if (topmost)
 			r = find_again(fs, topmost);
@@ -151,7 +152,7 @@ static int find_all_again(struct union_fs *fs, struct union_node *node)
 static bool is_any_asleep(const struct union_node *node)
 {
 	for (; node; node = node->parent)
-		if (node->asleep)
+		if (node->more->asleep)
 			return true;
 	return false;
 }
@@ -160,9 +161,10 @@ int union_wake(struct union_fs *fs, struct union_node *node)
 {
 	int r;
 
-	node->recent = true;
+	if (union_is_dir(node))
+		union_own(node)->recent = true;
 	if (node->parent)
-		node->parent->recent = true;
+		union_own(node->parent)->recent = true;
 	if (!fs->has_slept || !is_any_asleep(node))
 		return 0;
 	pthread_mutex_lock(&fs->wake_lock);

@@ -24,64 +24,68 @@ enum {
 
 /* --- What protects an object --- */
 
-static void learn_upper(struct union_fs *fs, struct union_node *node)
+static unsigned protection_of(const struct statx *about)
+{
+	return (about->stx_attributes & STATX_ATTR_IMMUTABLE ? UNION_IMMUTABLE : 0U) |
+	       (about->stx_attributes & STATX_ATTR_APPEND ? UNION_APPEND_ONLY : 0U);
+}
+
+static unsigned ask_upper(struct union_fs *fs, struct union_node *node)
 {
 	struct union_spot spot = union_spot(node);
 	struct statx about = { .stx_mask = 0 };
+	unsigned found = 0;
 	char letters[32];
 	ssize_t len, i;
 
-	if (statx(spot.dirfd, spot.name, spot.flags, 0, &about) == 0) {
-		node->immutable = about.stx_attributes & STATX_ATTR_IMMUTABLE;
-		node->append_only = about.stx_attributes & STATX_ATTR_APPEND;
-	}
+	if (statx(spot.dirfd, spot.name, spot.flags, 0, &about) == 0)
+		found = protection_of(&about);
 	len = union_get_mark(fs, &spot, "protattr", letters, sizeof(letters));
-	for (i = 0; i < len; i++) {
-		node->immutable |= letters[i] == 'i';
-		node->append_only |= letters[i] == 'a';
-	}
+	for (i = 0; i < len; i++)
+		found |= letters[i] == 'i'   ? UNION_IMMUTABLE
+			 : letters[i] == 'a' ? UNION_APPEND_ONLY
+					     : 0U;
+	return found;
 }
 
-static void learn_lower(struct union_node *node, const struct place *place)
+static unsigned ask_lower(const struct place *place)
 {
 	struct statx about = { .stx_mask = 0 };
 
 	if (place->element->index || statx(place->fd, "", AT_EMPTY_PATH, 0, &about) < 0)
-		return;
-	node->immutable = about.stx_attributes & STATX_ATTR_IMMUTABLE;
-	node->append_only = about.stx_attributes & STATX_ATTR_APPEND;
+		return 0;
+	return protection_of(&about);
 }
 
 /* Node locked. */
 static int learn(struct union_fs *fs, struct union_node *node, const struct tree_node *tree)
 {
 	auto_view struct union_view view = { .tree = NULL };
+	unsigned found;
 	int r = 0;
 
-	if (node->knows_flags)
+	if (node->facts & UNION_KNOWS_FLAGS)
 		return 0;
-	if (node->in_upper) {
-		learn_upper(fs, node);
-	} else {
-		if (!tree) {
-			r = union_view_node(fs, node, &view);
-			tree = view.tree;
-		}
-		if (r == 0)
-			learn_lower(node, &tree->places[0]);
+	if (!node->in_upper && !tree) {
+		r = union_view_node(fs, node, &view);
+		tree = view.tree;
 	}
-	node->knows_flags = r == 0;
-	return r;
+	if (r < 0)
+		return r;
+	found = node->in_upper ? ask_upper(fs, node) : ask_lower(&tree->places[0]);
+	node->facts |= (uint8_t)(UNION_KNOWS_FLAGS | found);
+	return 0;
 }
 
 int union_refuses(struct union_fs *fs, struct union_node *node, const struct tree_node *tree,
 		  enum union_change change)
 {
+	unsigned forbids;
 	int r = 0;
 
 	if (change == UNION_ANYWAY)
 		return 0;
-	if (!node->knows_flags) {
+	if (!(node->facts & UNION_KNOWS_FLAGS)) {
 		r = union_wake(fs, node);
 		union_lock(fs, node);
 		if (r == 0)
@@ -90,10 +94,17 @@ int union_refuses(struct union_fs *fs, struct union_node *node, const struct tre
 	}
 	if (r < 0)
 		return r;
-	return node->immutable || (node->append_only && change == UNION_CHANGES) ? -EPERM : 0;
+	forbids = UNION_IMMUTABLE | (change == UNION_CHANGES ? UNION_APPEND_ONLY : 0U);
+	return node->facts & forbids ? -EPERM : 0;
 }
 
 /* --- Copy-up --- */
+
+static unsigned flags_of_protection(const struct union_node *node)
+{
+	return (node->facts & UNION_IMMUTABLE ? FS_IMMUTABLE_FL : 0U) |
+	       (node->facts & UNION_APPEND_ONLY ? FS_APPEND_FL : 0U);
+}
 
 static int set_protection(struct union_fs *fs, const struct union_spot *spot, unsigned flags)
 {
@@ -130,13 +141,11 @@ int union_copy_flags(struct union_fs *fs, struct union_node *node, const struct 
 	unsigned flags;
 	int fd, r;
 
-	if (place->element->index || (!S_ISREG(node->type) && !union_is_dir(node)))
+	if (place->element->index || (!S_ISREG(union_type(node)) && !union_is_dir(node)))
 		return 0;
 	r = learn(fs, node, tree);
-	if (r == 0 && (node->immutable || node->append_only))
-		r = set_protection(fs, to,
-				   (node->immutable ? FS_IMMUTABLE_FL : 0U) |
-					   (node->append_only ? FS_APPEND_FL : 0U));
+	if (r == 0 && node->facts & (UNION_IMMUTABLE | UNION_APPEND_ONLY))
+		r = set_protection(fs, to, flags_of_protection(node));
 	if (r < 0)
 		return r;
 	fd = open_place(place);
@@ -172,12 +181,11 @@ static bool is_known(unsigned request)
 static void add_protection(const struct union_node *node, unsigned request, void *data)
 {
 	if (request == FS_IOC_GETFLAGS)
-		*(unsigned *)data |= (node->immutable ? FS_IMMUTABLE_FL : 0U) |
-				     (node->append_only ? FS_APPEND_FL : 0U);
+		*(unsigned *)data |= flags_of_protection(node);
 	if (request == FS_IOC_FSGETXATTR)
-		((struct fsxattr *)data)->fsx_xflags |= (node->immutable ? FS_XFLAG_IMMUTABLE
-									 : 0U) |
-							(node->append_only ? FS_XFLAG_APPEND : 0U);
+		((struct fsxattr *)data)->fsx_xflags |=
+			(node->facts & UNION_IMMUTABLE ? FS_XFLAG_IMMUTABLE : 0U) |
+			(node->facts & UNION_APPEND_ONLY ? FS_XFLAG_APPEND : 0U);
 }
 
 /* Takes from the request what is ours. */
@@ -201,7 +209,7 @@ static unsigned take_protection(unsigned request, void *data)
 static int set_flags(struct union_fs *fs, struct union_node *node, unsigned request, void *data)
 {
 	struct union_spot spot = union_spot(node);
-	unsigned wanted = take_protection(request, data);
+	unsigned facts, wanted = take_protection(request, data);
 	int r, fd = union_spot_open(&spot, O_RDONLY);
 
 	if (fd < 0)
@@ -216,9 +224,10 @@ static int set_flags(struct union_fs *fs, struct union_node *node, unsigned requ
 		r = set_protection(fs, &spot, wanted);
 	if (r < 0)
 		return r;
-	node->knows_flags = true;
-	node->immutable = wanted & FS_IMMUTABLE_FL;
-	node->append_only = wanted & FS_APPEND_FL;
+	facts = node->facts & (unsigned)~(UNION_IMMUTABLE | UNION_APPEND_ONLY);
+	facts |= wanted & FS_IMMUTABLE_FL ? UNION_IMMUTABLE : 0U;
+	facts |= wanted & FS_APPEND_FL ? UNION_APPEND_ONLY : 0U;
+	node->facts = (uint8_t)(facts | UNION_KNOWS_FLAGS);
 	return 0;
 }
 
@@ -259,7 +268,7 @@ static int run_request(struct union_fs *fs, struct union_node *node, unsigned re
 				? sizeof(struct fsxattr)
 				: sizeof(unsigned);
 
-	if (len < needed || (!S_ISREG(node->type) && !union_is_dir(node)))
+	if (len < needed || (!S_ISREG(union_type(node)) && !union_is_dir(node)))
 		return -ENOTTY;
 	return sets(request) ? set_flags(fs, node, request, data)
 			     : get_flags(fs, node, request, data, len);

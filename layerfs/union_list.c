@@ -77,6 +77,7 @@ static int take_listing(struct union_fs *fs, struct union_dir *dir)
 
 	arena_release(&dir->names);
 	arena_init(&dir->names, SIZE_MAX);
+	arena_spill(&dir->names, fs->spill_fd);
 	dir->entries = NULL;
 	dir->count = 0;
 	dir->has_kept = false;
@@ -85,7 +86,7 @@ static int take_listing(struct union_fs *fs, struct union_dir *dir)
 		r = add(dir, "..", 2, node->parent ? node->parent->ino : node->ino, DT_DIR);
 	if (r < 0 || node->removed)
 		return r;
-	r = tree_open_dir(fs->tree, node->tree, &tree_dir, &err);
+	r = tree_open_dir(fs->tree, node->more->tree, &tree_dir, &err);
 	while (r == 0) {
 		r = tree_next_name(tree_dir, &name, &err);
 		if (r <= 0)
@@ -165,7 +166,7 @@ int union_entry_at(struct union_fs *fs, struct union_dir *dir, uint64_t position
 
 	if (position == 0 || !dir->entries) {
 		r = begin_reading(fs, dir);
-		if (r == 0 && dir->node->impure && !dir->has_kept && !dir->node->removed)
+		if (r == 0 && dir->node->more->impure && !dir->has_kept && !dir->node->removed)
 			r = make_pure(fs, dir);
 	}
 	if (r < 0)

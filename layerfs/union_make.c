@@ -227,7 +227,7 @@ static int node_of_made(struct union_fs *fs, struct union_node *dir, const char 
 		r = union_find(fs, dir, name, &found);
 		if (r < 0)
 			return r;
-		found.node->knows_flags = true; /* none */
+		found.node->facts |= UNION_KNOWS_FLAGS; /* none */
 		*ret_node = take(found.node);
 		union_found_release(fs, &found);
 		return 0;
@@ -337,6 +337,16 @@ static int own_nameless(struct union_fs *fs, int dirfd, int fd, const struct uni
 	return fchown(fd, union_stored_id(&fs->options.uids, caller->uid), gid) < 0 ? -errno : 0;
 }
 
+static int hold_nameless(struct union_fs *fs, struct union_node *node, int fd)
+{
+	struct union_more *more = union_more(fs, node);
+
+	if (!more)
+		return -ENOMEM;
+	more->held_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	return more->held_fd < 0 ? -errno : 0;
+}
+
 int union_tmpfile(struct union_fs *fs, uint64_t parent, mode_t mode, bool linkable,
 		  const struct union_caller *caller, struct stat *ret_stat,
 		  struct union_handle **ret_handle)
@@ -361,8 +371,9 @@ int union_tmpfile(struct union_fs *fs, uint64_t parent, mode_t mode, bool linkab
 	if (r == 0) {
 		union_lock(fs, node);
 		node->removed = true;
-		node->held_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-		r = node->held_fd < 0 ? -errno : union_stat(fs, node, NULL, ret_stat);
+		r = hold_nameless(fs, node, fd);
+		if (r == 0)
+			r = union_stat(fs, node, NULL, ret_stat);
 		union_unlock(fs, node);
 		if (r < 0)
 			union_put(fs, node);

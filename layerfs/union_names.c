@@ -61,8 +61,10 @@ void union_leave_dir(struct union_fs *fs, struct union_node *dir)
 
 void union_add_dir_link(struct union_node *dir, mode_t type, int links)
 {
-	if (S_ISDIR(type) && dir->nlink)
-		dir->nlink = (uint32_t)((int64_t)dir->nlink + links);
+	struct union_more *more = union_own(dir);
+
+	if (S_ISDIR(type) && more->nlink)
+		more->nlink = (uint32_t)((int64_t)more->nlink + links);
 }
 
 int union_check_name(const struct union_fs *fs, const char *name)
@@ -78,34 +80,39 @@ int union_check_name(const struct union_fs *fs, const char *name)
 static int may_lose(struct union_fs *fs, const struct union_node *dir,
 		    const struct union_found *found)
 {
-	if (dir->append_only)
+	if (dir->facts & UNION_APPEND_ONLY)
 		return -EPERM;
 	return union_refuses(fs, found->node, found->tree, UNION_CHANGES);
 }
 
 /* Before the name of 'node' goes: keeps what its open descriptors and other names need. Node locked. */
-static int keep_object(struct union_node *node, struct union_found *found)
+static int keep_object(struct union_fs *fs, struct union_node *node, struct union_found *found)
 {
+	struct union_more *more;
+
 	if (union_is_dir(node))
 		return 0; /* has all its descriptors */
-	if (node->in_upper && node->held_fd < 0 && found->named_in_upper) {
+	more = union_more(fs, node);
+	if (!more)
+		return -ENOMEM;
+	if (node->in_upper && more->held_fd < 0 && found->named_in_upper) {
 		/* The lookup has opened it. */
-		node->held_fd = take_fd(&found->tree->places[0].fd);
-	} else if (node->in_upper && node->held_fd < 0) {
+		more->held_fd = take_fd(&found->tree->places[0].fd);
+	} else if (node->in_upper && more->held_fd < 0) {
 		struct union_spot spot = union_spot(node);
 
-		node->held_fd = openat(spot.dirfd, spot.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		more->held_fd = openat(spot.dirfd, spot.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	}
-	if (node->in_upper && node->held_fd < 0)
+	if (node->in_upper && more->held_fd < 0)
 		return -errno;
-	if ((!node->in_upper || node->metacopy) && !node->tree)
-		node->tree = take(found->tree);
+	if ((!node->in_upper || node->metacopy) && !more->tree)
+		more->tree = take(found->tree);
 	return 0;
 }
 
 /* The name of what was found is gone. Node locked. */
-static int lose_name(const struct union_found *found, const struct union_node *dir,
-		     const char *name, struct union_node **ret_parent)
+static int lose_name(struct union_fs *fs, const struct union_found *found,
+		     const struct union_node *dir, const char *name, struct union_node **ret_parent)
 {
 	struct union_node *node = found->node;
 	struct stat st = { .st_nlink = 0 };
@@ -113,19 +120,19 @@ static int lose_name(const struct union_found *found, const struct union_node *d
 
 	*ret_parent = NULL;
 	if (node->parent == dir && node->name && strcmp(node->name, name) == 0) {
-		free(take(node->name));
+		union_free_name(fs, take(node->name));
 		*ret_parent = node->parent;
 		node->parent = NULL;
 	}
 	if (union_is_dir(node) || !node->in_upper ||
-	    (found->named_in_upper && !node->indexed && found->tree &&
+	    (found->named_in_upper && !node->more->indexed && found->tree &&
 	     found->tree->attr.nlink == 1)) {
 		node->removed = true;
 		return 0;
 	}
-	if (fstat(node->held_fd, &st) < 0)
+	if (fstat(node->more->held_fd, &st) < 0)
 		return -errno;
-	links = (int64_t)st.st_nlink + (node->indexed ? node->more_links : 0);
+	links = (int64_t)st.st_nlink + (node->more->indexed ? node->more->extra_links : 0);
 	node->removed = links <= 0;
 	return 0;
 }
@@ -133,18 +140,18 @@ static int lose_name(const struct union_found *found, const struct union_node *d
 /* The last name of a group is gone: its entry in work/index would keep the inode. */
 static void drop_group(struct union_fs *fs, struct union_node *node)
 {
-	const struct union_spot spot = { node->held_fd, "", AT_EMPTY_PATH };
+	const struct union_spot spot = { node->more->held_fd, "", AT_EMPTY_PATH };
 	uint8_t origin[UNION_ORIGIN_MAX];
 	char name[UNION_GROUP_NAME_MAX];
 	ssize_t len;
 
-	if (!node->indexed || !node->removed)
+	if (!node->more->indexed || !node->removed)
 		return;
 	len = union_get_mark(fs, &spot, "origin", origin, sizeof(origin));
 	if (len <= 0)
 		return;
 	(void)unlinkat(fs->index_fd, union_group_name(origin, (size_t)len, name), 0);
-	node->indexed = false;
+	union_own(node)->indexed = false;
 }
 
 /* Takes the upper name of a non-directory away, and leaves a whiteout where something is below. */
@@ -186,20 +193,20 @@ static int raise_link(struct union_fs *fs, struct union_node *dir, const char *n
 		      struct union_found *found)
 {
 	struct union_node *node = found->node;
-	const struct union_spot held = { node->held_fd, "", AT_EMPTY_PATH };
+	const struct union_spot held = { node->more->held_fd, "", AT_EMPTY_PATH };
 	struct stat st;
 	int r, counted;
 
-	if (fstat(node->held_fd, &st) < 0)
+	if (fstat(node->more->held_fd, &st) < 0)
 		return -errno;
 	r = union_save_lower_links(fs, &held,
-				   (int32_t)st.st_nlink + node->more_links -
+				   (int32_t)st.st_nlink + node->more->extra_links -
 					   (int32_t)found->tree->attr.nlink);
 	if (r == 0)
 		r = link_at(node, union_dir_fd(dir), name);
 	if (r == 0)
-		node->more_links--;
-	counted = union_save_links(fs, &held, node->more_links);
+		union_own(node)->extra_links--;
+	counted = union_save_links(fs, &held, node->more->extra_links);
 	return r < 0 ? r : counted;
 }
 
@@ -223,8 +230,8 @@ static int raise_name(struct union_fs *fs, struct union_node *dir, const char *n
 	if (r < 0)
 		return r;
 	union_lock(fs, node);
-	r = node->indexed ? raise_link(fs, dir, name, found)
-			  : link_at(node, union_dir_fd(dir), name);
+	r = node->more->indexed ? raise_link(fs, dir, name, found)
+				: link_at(node, union_dir_fd(dir), name);
 	union_unlock(fs, node);
 	return r;
 }
@@ -266,11 +273,11 @@ int union_unlink(struct union_fs *fs, uint64_t parent, const char *name)
 		r = may_lose(fs, dir, &found);
 	if (r == 0) {
 		union_lock(fs, found.node);
-		r = keep_object(found.node, &found);
+		r = keep_object(fs, found.node, &found);
 		if (r == 0)
 			r = remove_file_name(fs, dir, name, found.named_in_upper);
 		if (r == 0)
-			r = lose_name(&found, dir, name, &old_parent);
+			r = lose_name(fs, &found, dir, name, &old_parent);
 		drop_group(fs, found.node);
 		union_unlock(fs, found.node);
 	}
@@ -285,7 +292,7 @@ static int check_empty(struct union_fs *fs, struct union_node *node)
 	auto_tree_dir struct tree_dir *dir = NULL;
 	struct tree_name name;
 	struct err err;
-	int r = tree_open_dir(fs->tree, node->tree, &dir, &err);
+	int r = tree_open_dir(fs->tree, node->more->tree, &dir, &err);
 
 	if (r == 0)
 		r = tree_next_name(dir, &name, &err);
@@ -340,7 +347,7 @@ int union_rmdir(struct union_fs *fs, uint64_t parent, const char *name)
 		if (r == 0)
 			r = remove_dir_name(fs, dir, name, found.node->in_upper);
 		if (r == 0)
-			r = lose_name(&found, dir, name, &old_parent);
+			r = lose_name(fs, &found, dir, name, &old_parent);
 		if (r == 0)
 			union_add_dir_link(dir, S_IFDIR, -1);
 		union_unlock(fs, found.node);
@@ -408,7 +415,7 @@ static int set_redirect(struct union_fs *fs, struct union_node *node, bool relat
 
 static bool has_lower_places(const struct union_fs *fs, const struct union_node *dir)
 {
-	const struct tree_node *tree = dir->tree;
+	const struct tree_node *tree = dir->more->tree;
 
 	return tree->count > 1 || tree->places[0].element != fs->upper;
 }
@@ -418,7 +425,7 @@ static int prepare_move(struct union_fs *fs, struct union_node *node, struct uni
 {
 	struct union_spot spot = union_spot(node);
 	/* Names of one inode may lie in several directories. */
-	bool relative = node->parent == dir && !node->indexed;
+	bool relative = node->parent == dir && !node->more->indexed;
 
 	if (union_is_dir(node) ? has_lower_places(fs, node) : node->metacopy)
 		return set_redirect(fs, node, relative);
@@ -538,11 +545,11 @@ static struct union_node *move_node(struct union_fs *fs, struct union_node *node
 	if (node->parent == dir && node->name && strcmp(node->name, name) == 0) {
 		union_hold(fs, new_dir);
 		old = node->parent;
-		free(node->name);
+		union_free_name(fs, node->name);
 		node->name = new_name;
 		node->parent = new_dir;
 	} else {
-		free(new_name);
+		union_free_name(fs, new_name);
 	}
 	union_unlock(fs, node);
 	return old;
@@ -554,10 +561,10 @@ static int drop_target(struct union_fs *fs, struct move *move)
 	int r;
 
 	union_lock(fs, target);
-	r = lose_name(&move->target, move->to, move->new_name, &move->lost_parent);
+	r = lose_name(fs, &move->target, move->to, move->new_name, &move->lost_parent);
 	drop_group(fs, target);
 	union_unlock(fs, target);
-	union_add_dir_link(move->to, target->type, -1);
+	union_add_dir_link(move->to, union_type(target), -1);
 	return r;
 }
 
@@ -565,7 +572,8 @@ static int drop_target(struct union_fs *fs, struct move *move)
 static int move_now(struct union_fs *fs, struct move *move)
 {
 	struct union_node *source = move->source.node, *target = move->target.node;
-	char *new_name = strdup(move->new_name), *old_name = strdup(move->name);
+	char *new_name = union_copy_name(fs, move->new_name);
+	char *old_name = union_copy_name(fs, move->name);
 	struct union_node *left[2] = { NULL, NULL };
 	int r = new_name && old_name ? 0 : -ENOMEM;
 
@@ -575,7 +583,7 @@ static int move_now(struct union_fs *fs, struct move *move)
 		r = prepare_move(fs, target, move->from);
 	if (r == 0 && target && !move->exchange) {
 		union_lock(fs, target);
-		r = keep_object(target, &move->target);
+		r = keep_object(fs, target, &move->target);
 		union_unlock(fs, target);
 		if (r == 0 && union_is_dir(target) && target->in_upper)
 			r = clear_whiteouts(fs, target);
@@ -587,21 +595,21 @@ static int move_now(struct union_fs *fs, struct move *move)
 	if (r == 0)
 		r = move_in_upper(fs, move);
 	if (r < 0) {
-		free(new_name);
-		free(old_name);
+		union_free_name(fs, new_name);
+		union_free_name(fs, old_name);
 		return r;
 	}
 	if (target && !move->exchange)
 		r = drop_target(fs, move);
 	left[0] = move_node(fs, source, move->from, move->name, move->to, new_name);
-	union_add_dir_link(move->from, source->type, -1);
-	union_add_dir_link(move->to, source->type, 1);
+	union_add_dir_link(move->from, union_type(source), -1);
+	union_add_dir_link(move->to, union_type(source), 1);
 	if (move->exchange) {
 		left[1] = move_node(fs, target, move->to, move->new_name, move->from, old_name);
-		union_add_dir_link(move->to, target->type, -1);
-		union_add_dir_link(move->from, target->type, 1);
+		union_add_dir_link(move->to, union_type(target), -1);
+		union_add_dir_link(move->from, union_type(target), 1);
 	} else {
-		free(old_name);
+		union_free_name(fs, old_name);
 	}
 	union_put(fs, left[0]);
 	union_put(fs, left[1]);
@@ -712,7 +720,7 @@ static void gain_name(struct union_fs *fs, struct union_node *node, struct union
 {
 	if (node->name)
 		return;
-	node->name = strdup(name);
+	node->name = union_copy_name(fs, name);
 	if (!node->name)
 		return; /* found by the next lookup */
 	union_hold(fs, dir);

@@ -25,11 +25,13 @@
 #ifndef LAYERFS_UNION_PRIVATE_H
 #define LAYERFS_UNION_PRIVATE_H
 
+#include <assert.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
 #include "formats/base/map.h"
+#include "layerfs/block_pool.h"
 #include "layerfs/tree_node.h"
 #include "layerfs/union.h"
 
@@ -44,32 +46,49 @@ struct union_file {
 	bool owns_lower;		 /* else it is the node's */
 };
 
-struct union_node {
-	struct union_node *next; /* of the same hash */
-	uint64_t ino, lookups;
-	uint32_t uses;
-	mode_t type; /* S_IF* */
-	_Atomic bool in_upper, metacopy, filling;
-	bool kept_number; /* 'ino' is one from below: of the lower object, copied up or not */
-	bool busy, indexed;
-	_Atomic bool asleep, recent; /* directory: without descriptors; asked for lately */
-	bool knows_flags, immutable, append_only; /* union_flags.c */
-	bool removed;				  /* no name is left */
-	_Atomic bool may_be_mapped;		  /* past the server, until the node is forgotten */
-	bool lost_capability;	   /* removed as an xattr, and no attributes set since */
-	bool impure_known, impure; /* directory of the upper: copied-up objects may lie in it */
-	int32_t more_links;	   /* indexed: links of the union beyond those of the inode */
+/* What few objects have: directories, metacopies, files that lost a name or have several. Others point to the one union_nothing.
+ * Made by union_more(), and then there until the node is forgotten. */
+struct union_more {
+	struct tree_node *_Atomic tree; /* directory; other: kept once the name is gone */
+	struct tree_node
+		*replaced; /* a directory before it was copied up: memory that readers may use */
+	int held_fd; /* O_PATH of an upper object whose name is gone or not the only one, else -1 */
 	union {
 		uint32_t nlink;		 /* merged directory: once counted, else 0 */
 		uint32_t blocks_and_one; /* metacopy: of its content below, once asked, else 0 */
 	};
-	int held_fd; /* O_PATH of an upper object whose name is gone or not the only one, else -1 */
+	int32_t extra_links; /* indexed: links of the union beyond those of the inode */
+	bool indexed;
+	_Atomic bool asleep, recent; /* directory: without descriptors; asked for lately */
+	bool impure_known, impure;   /* directory of the upper: copied-up objects may lie in it */
+};
+
+extern const struct union_more union_nothing;
+
+/* One for each object that the kernel knows, a million if it knows so many: 64 bytes and the name. */
+struct union_node {
+	struct union_node *next; /* of the same hash */
+	uint64_t ino;
 	struct union_node *parent;
-	char *name;			/* NULL: the root, or gone */
-	struct tree_node *_Atomic tree; /* directory; other: kept once the name is gone */
-	struct tree_node
-		*replaced; /* a directory before it was copied up: memory that readers may use */
+	char *name; /* of the pool; NULL: the root, or gone */
+	const struct union_more *_Atomic more;
 	struct union_file *file;
+	uint32_t lookups, uses; /* both 0: forgotten. More lookups than can be counted: never */
+	uint8_t format;		/* S_IF*, without the bits of the mode: union_type() */
+	bool busy, removed;	/* locked; no name is left */
+	bool kept_number;	/* 'ino' is one from below: of the lower object, copied up or not */
+	_Atomic bool in_upper, metacopy, filling;
+	_Atomic uint8_t facts; /* UNION_KNOWS_FLAGS and so on, written while the node is locked */
+};
+
+_Static_assert(sizeof(struct union_node) == 64, "a cache line, and what a million take");
+
+enum {
+	UNION_KNOWS_FLAGS = 1, /* the next two (union_flags.c) */
+	UNION_IMMUTABLE = 2,
+	UNION_APPEND_ONLY = 4,
+	UNION_MAY_BE_MAPPED = 8,    /* past the server, until the node is forgotten */
+	UNION_LOST_CAPABILITY = 16, /* removed as an xattr, and no attributes set since */
 };
 
 struct union_stripe {
@@ -101,6 +120,8 @@ struct union_fs {
 	pthread_mutex_t table_lock;
 	struct union_node **table;
 	size_t table_size, table_count; /* power of two */
+	struct block_pool pool;		/* nodes, their names and what else they have */
+	int spill_fd;			/* a directory for large memory, or -1 */
 	struct map *met;		/* {element, number} -> count, of numbers that do not fit */
 	struct union_node *root;
 	atomic_uint temp_count;
@@ -111,10 +132,30 @@ struct union_fs {
 
 /* --- Nodes (union.c) --- */
 
+enum { UNION_FORMAT_SHIFT = 12 };
+
+static inline mode_t union_type(const struct union_node *node)
+{
+	return (mode_t)node->format << UNION_FORMAT_SHIFT;
+}
+
 static inline bool union_is_dir(const struct union_node *node)
 {
-	return S_ISDIR(node->type);
+	return S_ISDIR(union_type(node));
 }
+
+/* To be written; the node is locked, or nobody knows it yet. NULL: no memory. */
+struct union_more *union_more(struct union_fs *fs, struct union_node *node) must_check;
+/* The same where it is there: of a directory, or after union_more(). */
+static inline struct union_more *union_own(const struct union_node *node)
+{
+	assert(node->more != &union_nothing);
+	return (struct union_more *)node->more;
+}
+
+/* Copies of names, which nodes own. */
+char *union_copy_name(struct union_fs *fs, const char *name) must_check;
+void union_free_name(struct union_fs *fs, char *name);
 
 /* A used node; union_put() gives it back. NULL: not known. */
 struct union_node *union_get(struct union_fs *fs, uint64_t ino);
@@ -262,8 +303,7 @@ int union_check_name(const struct union_fs *fs, const char *name) must_check;
 int union_stat(struct union_fs *fs, struct union_node *node, struct tree_node *tree,
 	       struct stat *ret_stat) must_check;
 /* A metacopy, which occupies what its content below does: remembers how much that is. 'tree' shows it and what is below. */
-void union_note_blocks(const struct union_fs *fs, struct union_node *node,
-		       const struct tree_node *tree);
+void union_note_blocks(struct union_fs *fs, struct union_node *node, const struct tree_node *tree);
 uint32_t union_stored_id(const struct union_ids *ids, uint32_t shown);
 uint32_t union_shown_id(const struct union_ids *ids, uint32_t stored);
 static inline mode_t union_without_set_ids(mode_t mode)

@@ -29,15 +29,15 @@
 
 int union_dir_fd(const struct union_node *dir)
 {
-	const struct tree_node *tree = dir->tree;
+	const struct tree_node *tree = dir->more->tree;
 
 	return tree->places[0].fd;
 }
 
 struct union_spot union_spot(const struct union_node *node)
 {
-	if (node->held_fd >= 0)
-		return (struct union_spot){ node->held_fd, "", AT_EMPTY_PATH };
+	if (node->more->held_fd >= 0)
+		return (struct union_spot){ node->more->held_fd, "", AT_EMPTY_PATH };
 	if (union_is_dir(node))
 		return (struct union_spot){ union_dir_fd(node), "", AT_EMPTY_PATH };
 	return (struct union_spot){ union_dir_fd(node->parent), node->name, AT_SYMLINK_NOFOLLOW };
@@ -267,7 +267,7 @@ int union_is_whiteout(struct union_fs *fs, int dirfd, const char *name)
 
 int union_lower_has(struct union_fs *fs, const struct union_node *parent, const char *name)
 {
-	const struct tree_node *tree = parent->tree;
+	const struct tree_node *tree = parent->more->tree;
 	size_t i;
 
 	for (i = 0; i < tree->count; i++) {
@@ -302,7 +302,7 @@ int union_mark_impure(struct union_fs *fs, struct union_node *dir)
 	/* A directory that only takes names takes none: then numbers from below are not kept in it. */
 	r = union_set_hint(fs, &spot, "impure", "y", 1);
 	if (r == 0)
-		dir->impure = true;
+		union_own(dir)->impure = true;
 	return r;
 }
 
@@ -313,22 +313,23 @@ void union_mark_pure(struct union_fs *fs, struct union_node *dir)
 	if (!dir->in_upper)
 		return;
 	if (union_remove_mark(fs, &spot, "impure") == 0)
-		dir->impure = false;
+		union_own(dir)->impure = false;
 }
 
 bool union_is_impure(struct union_fs *fs, struct union_node *dir)
 {
 	struct union_spot spot = { -1, "", AT_EMPTY_PATH };
+	struct union_more *more = union_own(dir);
 	char value[4];
 
 	if (!dir->in_upper)
 		return false;
-	if (!dir->impure_known) {
+	if (!more->impure_known) {
 		spot.dirfd = union_dir_fd(dir);
-		dir->impure = union_get_mark(fs, &spot, "impure", value, sizeof(value)) > 0;
-		dir->impure_known = true;
+		more->impure = union_get_mark(fs, &spot, "impure", value, sizeof(value)) > 0;
+		more->impure_known = true;
 	}
-	return dir->impure;
+	return more->impure;
 }
 
 /* --- Origins --- */

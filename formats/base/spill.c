@@ -3,6 +3,7 @@
 #include "formats/base/spill.h"
 
 #include <fcntl.h>
+#include <sanitizer/asan_interface.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -100,6 +101,8 @@ void spill_free(int dirfd, void *block, size_t size)
 		return;
 	}
 	fd = head_of(block)->fd;
+	/* Whoever is given these addresses next may use them. */
+	ASAN_UNPOISON_MEMORY_REGION(block, size);
 	munmap(head_of(block), size + HEAD_BYTES);
 	if (fd >= 0)
 		close(fd);
