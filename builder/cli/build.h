@@ -11,6 +11,7 @@
 #ifndef BUILDER_CLI_BUILD_H
 #define BUILDER_CLI_BUILD_H
 
+#include "builder/cli/ci_report.h"
 #include "builder/cli/cli.h"
 #include "builder/cli/progress.h"
 #include "builder/context.h"
@@ -44,6 +45,7 @@ struct build {
 	struct event_hub *hub;
 	struct progress *progress;
 	struct record *record;
+	struct ci_report *ci_report; /* NULL: no CI service asked for one */
 
 	int context_fd; /* the directory */
 	const char *context_path;
@@ -64,6 +66,9 @@ struct build {
 	struct annotation_list annotations; /* in the arena of 'outputs' */
 	struct json *warnings;		    /* for the metadata file; NULL: nobody asks */
 	unsigned executed, cached;	    /* steps */
+	/* Of the first output that is an image, "" before it is written. */
+	char image_id[DIGEST_TEXT_MAX], image_digest[DIGEST_TEXT_MAX];
+	struct buf metadata; /* JSON, for whoever asked */
 	bool drop_base_labels;
 	enum rootfs_driver driver;
 	char **names; /* familiar, of --tag */
@@ -73,6 +78,7 @@ struct build {
 	unsigned finding_count;
 	struct buf findings;
 	bool excerpt_shown;
+	const char *failed_log; /* of the step that failed, or NULL; borrowed from the record */
 };
 
 /* --- build_flags.c --- */

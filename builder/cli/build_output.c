@@ -158,7 +158,7 @@ int build_parse_outputs(struct build *build, struct err *err)
 		r = outputs_check(&job, &build->outputs, err);
 	if (r == 0)
 		r = set_layer_options(build, err);
-	if (r == 0 && build->flags->metadata_file) {
+	if (r == 0 && (build->flags->metadata_file || ci_report_is_wanted())) {
 		build->warnings = json_new_list();
 		r = build->warnings ? 0 : err_nomem(err);
 	}
@@ -187,10 +187,11 @@ static struct json *count_steps(const struct build *build)
 	return map;
 }
 
-static int write_metadata(struct build *build, const struct output_result *result, struct err *err)
+static int write_metadata(const struct build *build, const struct output_result *result,
+			  struct buf *text, struct err *err)
 {
 	auto_json struct json *map = json_new_map();
-	auto_buf struct buf text = BUF_INIT(16 * MIB), names = BUF_INIT(MIB);
+	auto_buf struct buf names = BUF_INIT(MIB);
 	char digest[DIGEST_TEXT_MAX], ref[64];
 	size_t i;
 	int r;
@@ -211,33 +212,32 @@ static int write_metadata(struct build *build, const struct output_result *resul
 	(void)json_set_text(map, "mica.build.id", record_id(build->record));
 	(void)json_set_text(map, "mica.build.ref", record_id(build->record));
 	(void)json_set(map, "mica.build.steps", count_steps(build));
-	r = json_write(map, 2, &text, err);
-	buf_putc(&text, '\n');
-	if (r == 0)
-		r = buf_check(&text, "metadata", err);
-	return r < 0 ? r
-		     : io_replace_file(AT_FDCWD, build->flags->metadata_file, text.data, text.len,
-				       0644, false, err);
+	r = json_write(map, 2, text, err);
+	buf_putc(text, '\n');
+	return r < 0 ? r : buf_check(text, "metadata", err);
 }
 
 /* The id of an image is its config's; an index has only its own digest. */
 static int report(struct build *build, const struct output_result *result, struct err *err)
 {
-	char id[DIGEST_TEXT_MAX], digest[DIGEST_TEXT_MAX];
+	const struct build_flags *flags = build->flags;
+	const char *id = build->image_id, *digest = build->image_digest;
 	int r = 0;
 
 	if (!result->has_image)
 		return 0;
-	digest_text(result->is_index ? &result->manifest.digest : &result->config, id);
-	digest_text(&result->manifest.digest, digest);
-	if (build->flags->iidfile)
-		r = io_replace_file(AT_FDCWD, build->flags->iidfile, id, strlen(id), 0644, false,
-				    err);
-	if (r == 0 && build->flags->digestfile)
-		r = io_replace_file(AT_FDCWD, build->flags->digestfile, digest, strlen(digest),
-				    0644, false, err);
-	if (r == 0 && build->flags->metadata_file)
-		r = write_metadata(build, result, err);
+	digest_text(result->is_index ? &result->manifest.digest : &result->config, build->image_id);
+	digest_text(&result->manifest.digest, build->image_digest);
+	if (flags->metadata_file || build->ci_report)
+		r = write_metadata(build, result, &build->metadata, err);
+	if (r == 0 && flags->iidfile)
+		r = io_replace_file(AT_FDCWD, flags->iidfile, id, strlen(id), 0644, false, err);
+	if (r == 0 && flags->digestfile)
+		r = io_replace_file(AT_FDCWD, flags->digestfile, digest, strlen(digest), 0644,
+				    false, err);
+	if (r == 0 && flags->metadata_file)
+		r = io_replace_file(AT_FDCWD, flags->metadata_file, build->metadata.data,
+				    build->metadata.len, 0644, false, err);
 	if (r == 0 && !result->used_stdout)
 		printf("%s\n", id);
 	return r;

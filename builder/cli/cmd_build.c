@@ -289,8 +289,6 @@ static int solve(struct build *build, struct command_context *context, struct li
 	if (r == 0)
 		r = solve_run(build->plans, build->platform_count, &solve_options, &result, err);
 	if (r < 0 && r != -ERR_CANCELED && result.failed) {
-		const char *log;
-
 		progress_finish(build->progress);
 		*ret_lines = result.failed->lines;
 		if (r == -ERR_STEP) {
@@ -299,9 +297,9 @@ static int solve(struct build *build, struct command_context *context, struct li
 		}
 		show_excerpt(build, *ret_lines);
 		build->excerpt_shown = true;
-		log = record_log_path(build->record, result.failed_row);
-		if (log)
-			err_hint(err, "the whole output is in %s", log);
+		build->failed_log = record_log_path(build->record, result.failed_row);
+		if (build->failed_log)
+			err_hint(err, "the whole output is in %s", build->failed_log);
 	}
 	build->executed = result.executed;
 	build->cached = result.cached;
@@ -368,6 +366,7 @@ static void release(struct build *build)
 {
 	size_t i;
 
+	ci_report_free(build->ci_report);
 	progress_free(build->progress);
 	record_free(build->record);
 	context_close(build->context);
@@ -379,6 +378,7 @@ static void release(struct build *build)
 	event_hub_free(build->hub);
 	buf_release(&build->recipe_text);
 	buf_release(&build->findings);
+	buf_release(&build->metadata);
 	build_release_flags(build);
 	if (build->context_fd >= 0)
 		close(build->context_fd);
@@ -418,7 +418,27 @@ static int start_views(struct build *build, const struct command_context *contex
 			       build->hub, &build->record, err);
 	if (r == 0)
 		r = progress_new(mode, right, build->hub, &build->progress, err);
+	if (r == 0)
+		r = ci_report_new(build->hub, &build->ci_report, err);
 	return r;
+}
+
+/* The build counts as what it is, whether its report could be written or not. */
+static void tell_ci(struct build *build, const struct err *failure)
+{
+	struct ci_result result = {
+		.name = build->name_count ? build->names[0] : build->context_path,
+		.image_id = build->image_id[0] ? build->image_id : NULL,
+		.digest = build->image_digest[0] ? build->image_digest : NULL,
+		.metadata = buf_str(&build->metadata),
+		.warnings = buf_str(&build->findings),
+		.failure = failure ? failure->text : NULL,
+		.log_path = failure ? build->failed_log : NULL,
+	};
+	struct err err;
+
+	if (ci_report_finish(build->ci_report, &result, &err) < 0)
+		log_warn("%s", err.text);
 }
 
 static int run(struct command_context *context, const void *flags, int argc, char **argv,
@@ -431,6 +451,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 		.context_path = argc ? argv[0] : ".",
 		.recipe_text = BUF_INIT(LIMIT_RECIPE_BYTES),
 		.findings = BUF_INIT(4 * MIB),
+		.metadata = BUF_INIT(16 * MIB),
 		.driver = ROOTFS_AUTO,
 	};
 	struct line_range lines = { 0 };
@@ -460,6 +481,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 	status = r == 0 ? "completed" : r == -ERR_CANCELED ? "canceled" : "failed";
 	if (record_finish(build.record, status, &record_err) < 0)
 		log_warn("%s", record_err.text);
+	tell_ci(&build, r < 0 ? err : NULL);
 	if (r == 0 && !build.flags->quiet) {
 		show_findings(&build);
 		warn_unused_args(&build);

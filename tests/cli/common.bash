@@ -11,7 +11,7 @@ bats_require_minimum_version 1.5.0
 mica_setup_file() {
 	export MICA MICA_TEST_TOOLS
 	export MICA_ROOT="$BATS_FILE_TMPDIR/store"
-	unset SOURCE_DATE_EPOCH MICA_DRIVER MICA_PROGRESS
+	unset SOURCE_DATE_EPOCH MICA_DRIVER MICA_PROGRESS GITHUB_OUTPUT GITHUB_STEP_SUMMARY
 	"$MICA_TEST_TOOLS/make-busybox-base" "$BATS_FILE_TMPDIR/rootfs"
 	"$MICA" import "$BATS_FILE_TMPDIR/rootfs" base --change 'CMD ["/bin/sh"]' >/dev/null
 }
