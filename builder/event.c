@@ -9,7 +9,7 @@
 
 #include "formats/base/io.h"
 
-enum { READERS_MAX = 4 };
+enum { READERS_MAX = 8 };
 
 struct event_hub {
 	pthread_mutex_t lock;
@@ -59,18 +59,28 @@ void event_emit(struct event_hub *hub, struct event *event)
 	pthread_mutex_unlock(&hub->lock);
 }
 
-unsigned event_step(struct event_hub *hub, const char *name, const char *key, int stage,
-		    struct line_range lines)
+unsigned event_graph_step(struct event_hub *hub, const char *name, const char *key, int stage,
+			  struct line_range lines, const unsigned *inputs, size_t input_count)
 {
-	struct event event = {
-		.kind = EVENT_STEP, .name = name, .key = key, .stage = stage, .lines = lines
-	};
+	struct event event = { .kind = EVENT_STEP,
+			       .name = name,
+			       .key = key,
+			       .stage = stage,
+			       .inputs = inputs,
+			       .input_count = input_count,
+			       .lines = lines };
 
 	pthread_mutex_lock(&hub->lock);
 	event.step = hub->steps++;
 	show(hub, &event);
 	pthread_mutex_unlock(&hub->lock);
 	return event.step;
+}
+
+unsigned event_step(struct event_hub *hub, const char *name, const char *key, int stage,
+		    struct line_range lines)
+{
+	return event_graph_step(hub, name, key, stage, lines, NULL, 0);
 }
 
 void event_started(struct event_hub *hub, unsigned step)
@@ -101,4 +111,10 @@ void event_status(struct event_hub *hub, unsigned step, const char *id, uint64_t
 					 .current = current,
 					 .total = total,
 					 .finished = finished });
+}
+
+void event_snapshot(struct event_hub *hub, unsigned step, bool finished)
+{
+	event_emit(hub,
+		   &(struct event){ .kind = EVENT_SNAPSHOT, .step = step, .finished = finished });
 }

@@ -21,6 +21,8 @@ enum event_kind {
 	EVENT_STATUS,  /* counts of a sub-row: 'name', current, total */
 	EVENT_WARNING, /* 'text', 'lines' */
 	EVENT_DONE,    /* final state of a row */
+	/* The layer of a row that is done begins to be made, and is ('finished'): behind it, while later rows run. */
+	EVENT_SNAPSHOT,
 };
 
 enum step_state {
@@ -41,12 +43,14 @@ struct event {
 	const char *name; /* STEP: row name (UX-20); STATUS: id of the sub-row */
 	const char *key;  /* STEP: "sha256:..." definition key or NULL */
 	int stage;
+	const unsigned *inputs; /* STEP: rows that this one builds on, all known before */
+	size_t input_count;
 	struct line_range lines; /* STEP, WARNING */
 	unsigned stream;	 /* LOG: 1 stdout, 2 stderr */
 	struct str text;	 /* LOG, WARNING; DONE with STEP_FAILED: message */
 	const char *rule;	 /* WARNING: lint rule or NULL */
 	uint64_t current, total; /* STATUS */
-	bool finished;		 /* STATUS */
+	bool finished;		 /* STATUS, SNAPSHOT */
 	enum step_state state;	 /* DONE */
 };
 
@@ -64,11 +68,15 @@ void event_emit(struct event_hub *hub, struct event *event);
 /* A new row; returns its number. */
 unsigned event_step(struct event_hub *hub, const char *name, const char *key, int stage,
 		    struct line_range lines);
+/* The same for a step of a graph. */
+unsigned event_graph_step(struct event_hub *hub, const char *name, const char *key, int stage,
+			  struct line_range lines, const unsigned *inputs, size_t input_count);
 void event_started(struct event_hub *hub, unsigned step);
 void event_done(struct event_hub *hub, unsigned step, enum step_state state, const char *message);
 void event_log(struct event_hub *hub, unsigned step, unsigned stream, struct str bytes);
 void event_status(struct event_hub *hub, unsigned step, const char *id, uint64_t current,
 		  uint64_t total, bool finished);
+void event_snapshot(struct event_hub *hub, unsigned step, bool finished);
 
 DEFINE_AUTO(event_hub, event_hub_free);
 #define auto_event_hub __attribute__((cleanup(auto_event_hub_)))

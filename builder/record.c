@@ -20,6 +20,9 @@ struct recorded_step {
 	char *name, *key;
 	enum step_state state;
 	int64_t started_ns, done_ns;
+	int64_t snapshot_started_ns, snapshot_done_ns;
+	unsigned *inputs; /* indexes of steps */
+	size_t input_count;
 	struct line_range lines;
 	char *message;
 	int log_fd;
@@ -50,9 +53,8 @@ static void note_error(struct record *record, int code)
 /* A line of events.jsonl; the log bytes themselves lie in the step's file, the event says where. */
 static void write_event(struct record *record, const struct event *event, uint64_t log_offset)
 {
-	static const char *const kinds[] = {
-		"step", "started", "log", "status", "warning", "done"
-	};
+	static const char *const kinds[] = { "step",	"started", "log",     "status",
+					     "warning", "done",	   "snapshot" };
 	auto_json struct json *map = json_new_map();
 	auto_buf struct buf line = BUF_INIT(64 * KIB);
 	char time[TIME_TEXT_MAX];
@@ -87,6 +89,9 @@ static void write_event(struct record *record, const struct event *event, uint64
 		if (event->text.len)
 			(void)json_set(map, "error", json_new_text(event->text));
 		break;
+	case EVENT_SNAPSHOT:
+		(void)json_set(map, "finished", json_new_bool(event->finished));
+		break;
 	case EVENT_STARTED:
 		break;
 	}
@@ -97,6 +102,20 @@ static void write_event(struct record *record, const struct event *event, uint64
 	buf_putc(&line, '\n');
 	if (fwrite(line.data, 1, line.len, record->events) != line.len)
 		note_error(record, errno);
+}
+
+static void note_inputs(struct record *record, struct recorded_step *step,
+			const struct event *event)
+{
+	if (event->input_count == 0)
+		return;
+	step->inputs = calloc(event->input_count, sizeof(*step->inputs));
+	if (!step->inputs) {
+		note_error(record, ENOMEM);
+		return;
+	}
+	memcpy(step->inputs, event->inputs, event->input_count * sizeof(*step->inputs));
+	step->input_count = event->input_count;
 }
 
 static struct recorded_step *add_step(struct record *record, const struct event *event)
@@ -116,6 +135,7 @@ static struct recorded_step *add_step(struct record *record, const struct event 
 		.log_fd = -1,
 		.internal = event->stage < 0,
 	};
+	note_inputs(record, &steps[record->step_count], event);
 	return &steps[record->step_count++];
 }
 
@@ -167,6 +187,14 @@ static void see(void *self, const struct event *event)
 		step->state = event->state;
 		step->done_ns = event->time_ns;
 		step->message = event->text.len ? str_dup(event->text) : NULL;
+		break;
+	case EVENT_SNAPSHOT:
+		if (!step)
+			break;
+		if (event->finished)
+			step->snapshot_done_ns = event->time_ns;
+		else
+			step->snapshot_started_ns = event->time_ns;
 		break;
 	default:
 		break;
@@ -275,6 +303,16 @@ static struct json *step_json(const struct recorded_step *step, unsigned number)
 	(void)json_set_text(map, "state", state_names[step->state]);
 	put_time(map, "startedAt", step->started_ns);
 	put_time(map, "completedAt", step->done_ns);
+	put_time(map, "snapshotStartedAt", step->snapshot_started_ns);
+	put_time(map, "snapshotCompletedAt", step->snapshot_done_ns);
+	if (step->input_count) {
+		struct json *inputs = json_new_list();
+		size_t i;
+
+		for (i = 0; i < step->input_count; i++)
+			(void)json_append(inputs, json_new_i64(step->inputs[i]));
+		(void)json_set(map, "inputs", inputs);
+	}
 	if (step->lines.first) {
 		struct json *lines = json_new_list();
 
@@ -371,6 +409,7 @@ void record_free(struct record *record)
 		free(step->name);
 		free(step->key);
 		free(step->message);
+		free(step->inputs);
 	}
 	free(record->steps);
 	if (record->events)

@@ -488,6 +488,21 @@ static int take_node(struct solve *solve, size_t plan, struct step *step, struct
 	return 0;
 }
 
+static int announce_row(struct solve *solve, struct node *node, const char *key, struct err *err)
+{
+	const struct step *step = node->step;
+	auto_free unsigned *rows = calloc(node->input_count + 1, sizeof(*rows));
+	size_t i;
+
+	if (!rows)
+		return err_nomem(err);
+	for (i = 0; i < node->input_count; i++)
+		rows[i] = node->inputs[i]->row;
+	node->row = event_graph_step(solve->options->hub, step->name, key, (int)step->stage,
+				     step->lines, rows, node->input_count);
+	return 0;
+}
+
 static int init_node(struct solve *solve, struct node *node, struct err *err)
 {
 	const struct step *step = node->step;
@@ -514,10 +529,7 @@ static int init_node(struct solve *solve, struct node *node, struct err *err)
 		if (r < 0)
 			return r;
 	}
-	node->row = event_step(solve->options->hub, step->name,
-			       key_display(&node->definition, display), (int)step->stage,
-			       step->lines);
-	return 0;
+	return announce_row(solve, node, key_display(&node->definition, display), err);
 }
 
 static int init_nodes(struct solve *solve, struct err *err)

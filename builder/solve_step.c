@@ -37,6 +37,7 @@ void node_snapshot(void *argument)
 	struct err err = { 0 };
 	int r = 0;
 
+	event_snapshot(solve->options->hub, node->row, false);
 	if (node->has_upper) {
 		struct snapshot_options options = {
 			.layer = solve->options->layer,
@@ -60,6 +61,7 @@ void node_snapshot(void *argument)
 		layer_writer_free(node->writer);
 		node->writer = NULL;
 	}
+	event_snapshot(solve->options->hub, node->row, true);
 	if (r < 0) {
 		err_wrap(&err, "%s", node->step->name);
 		pthread_mutex_lock(&solve->lock);

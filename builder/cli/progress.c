@@ -595,6 +595,8 @@ static void raw_event(struct row *row, const struct event *event)
 		(void)json_set_text(item, "vertex", row && row->key ? row->key : digest);
 		put_base64(item, "short", event->text, &err);
 		break;
+	case EVENT_SNAPSHOT:
+		break;
 	}
 	(void)json_append(list, item);
 	(void)json_set(document, key, list);
@@ -704,6 +706,8 @@ static struct row *apply(struct progress *progress, const struct event *event,
 	case EVENT_WARNING:
 		progress->warnings++;
 		break;
+	case EVENT_SNAPSHOT:
+		break;
 	}
 	return row;
 }
@@ -738,6 +742,9 @@ static void see(void *self, const struct event *event)
 	struct sub_row *sub = NULL;
 	struct row *row;
 
+	/* Layers are made behind the rows. */
+	if (event->kind == EVENT_SNAPSHOT)
+		return;
 	pthread_mutex_lock(&progress->lock);
 	row = apply(progress, event, &sub);
 	if (row && progress->mode == PROGRESS_TTY)
