@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mounts of one RUN.
+ *
+ * Everything becomes a descriptor first; nothing here is looked up inside the root filesystem of the step. Secrets and
+ * scripts lie in one tmpfs that no name leads to: it is gone with its last descriptor, whatever happens to this process. */
+#include "builder/step_run_mounts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "formats/base/io.h"
+
+enum { SECRET_BYTES_MAX = 16 << 20 };
+
+/* A mount list in the making. */
+struct run {
+	struct run_mounts *to;
+	const struct run_options *options;
+	const struct step *step;
+	const struct account *account;
+};
+
+static int own_fd(struct run *run, int fd, struct err *err)
+{
+	if (run->to->fd_count == RUN_FDS_MAX) {
+		close(fd);
+		return err_set(err, ERR_LIMIT, "too many mounts for one RUN");
+	}
+	run->to->fds[run->to->fd_count++] = fd;
+	return 0;
+}
+
+static int add_mount(struct run *run, const struct sandbox_mount *mount, struct err *err)
+{
+	struct run_mounts *to = run->to;
+	struct sandbox_mount *list = arena_grow(&to->arena, to->list, to->count, sizeof(*list));
+
+	if (!list)
+		return err_nomem(err);
+	to->list = list;
+	list[to->count++] = *mount;
+	return 0;
+}
+
+static int add_env(struct run *run, const char *text, struct err *err)
+{
+	struct run_mounts *to = run->to;
+	const char **env = arena_grow(&to->arena, to->env, to->env_count, sizeof(*env));
+
+	if (!env || !text)
+		return err_nomem(err);
+	to->env = env;
+	env[to->env_count++] = text;
+	return 0;
+}
+
+static int mount_context(struct run *run, const struct run_mount *mount, struct err *err)
+{
+	const char *source = mount->source ? mount->source : ".";
+	int fd;
+
+	if (run->options->context_fd < 0)
+		return err_set(err, ENOENT, "there is no build context to bind");
+	fd = io_open_in_root(run->options->context_fd, source, O_PATH, 0);
+	if (fd < 0)
+		return err_sys(err, -fd, "cannot bind '%s' of the context", source);
+	if (own_fd(run, fd, err) < 0)
+		return -err->code;
+	return add_mount(
+		run,
+		&(struct sandbox_mount){ .kind = SANDBOX_BIND,
+					 .source_fd = fd,
+					 .target = mount->target,
+					 /* The context is the user's own: nothing writes there. */
+					 .read_only = true },
+		err);
+}
+
+/* Directory of a cache mount: named by the hash of its identity, so an id is never part of a path (SEC-B02). */
+static int cache_directory(struct run *run, const struct run_mount *mount, int *ret_fd,
+			   struct err *err)
+{
+	const char *id = mount->id ? mount->id : mount->target;
+	uint32_t uid = mount->has_uid ? mount->uid : run->account->uid;
+	uint32_t gid = mount->has_gid ? mount->gid : run->account->gid;
+	char identity[4096], path[128], hex[2 * SHA256_BYTES + 1];
+	uint8_t hash[SHA256_BYTES];
+	bool made;
+	size_t i;
+	int len, fd, r;
+
+	len = snprintf(identity, sizeof(identity), "%s:%u:%u:%o", id, uid, gid,
+		       mount->has_mode ? mount->mode : 0755);
+	if (len < 0 || (size_t)len >= sizeof(identity))
+		return err_set(err, ERR_LIMIT, "the id of a cache mount is too long");
+	if (sha256_of(identity, (size_t)len, hash) < 0)
+		return err_nomem(err);
+	for (i = 0; i < SHA256_BYTES; i++)
+		snprintf(hex + 2 * i, 3, "%02x", hash[i]);
+	snprintf(path, sizeof(path), "cache/%s", hex);
+	r = io_make_dirs(store_dirfd(run->options->store), "cache", 0700, err);
+	if (r < 0)
+		return r;
+	made = mkdirat(store_dirfd(run->options->store), path, 0700) == 0;
+	fd = openat(store_dirfd(run->options->store), path,
+		    O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "cannot open cache mount '%s'", id);
+	if (made &&
+	    (fchown(fd, uid, gid) < 0 || fchmod(fd, mount->has_mode ? mount->mode : 0755) < 0)) {
+		r = err_sys(err, errno, "cannot set up cache mount '%s'", id);
+		close(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+static int mount_cache(struct run *run, const struct run_mount *mount, struct err *err)
+{
+	int fd = -1, r;
+
+	/* The plan gives every mount a source; "/" is that of a cache which starts empty. */
+	if (mount->from || (mount->source && strcmp(mount->source, "/") != 0))
+		return err_set(err, ERR_UNSUPPORTED,
+			       "a cache mount with from= or source= is not supported yet");
+	r = cache_directory(run, mount, &fd, err);
+	if (r < 0)
+		return r;
+	r = own_fd(run, fd, err);
+	/* 'locked' waits for the other user; 'private' is served as 'locked', which is never wrong, only slower. */
+	if (r == 0 && mount->sharing != SHARING_SHARED && flock(fd, LOCK_EX) < 0)
+		r = err_sys(err, errno, "cannot lock the cache mount on '%s'", mount->target);
+	if (r < 0)
+		return r;
+	return add_mount(run,
+			 &(struct sandbox_mount){ .kind = SANDBOX_BIND,
+						  .source_fd = fd,
+						  .target = mount->target,
+						  .read_only = mount->read_only },
+			 err);
+}
+
+static const struct run_secret *find_secret(const struct run_options *options, const char *id)
+{
+	size_t i;
+
+	for (i = 0; i < options->secret_count; i++)
+		if (strcmp(options->secrets[i].id, id) == 0)
+			return &options->secrets[i];
+	return NULL;
+}
+
+static int read_secret(const struct run_secret *secret, struct buf *value, struct err *err)
+{
+	if (secret->env) {
+		const char *text = getenv(secret->env);
+
+		if (!text)
+			return err_set(err, ENOENT, "secret '%s': variable '%s' is not set",
+				       secret->id, secret->env);
+		buf_puts(value, text);
+		return buf_check(value, "secret", err);
+	}
+	return io_read_file(AT_FDCWD, secret->file, value, err) < 0
+		       ? err_wrap(err, "secret '%s'", secret->id)
+		       : 0;
+}
+
+/* A tmpfs that no name leads to: secrets are gone with the last descriptor, whatever happens to this process. */
+static int memory_directory(struct run *run, struct err *err)
+{
+	int context, fd = -1;
+
+	if (run->to->memory_fd >= 0)
+		return 0;
+	context = fsopen("tmpfs", FSOPEN_CLOEXEC);
+	if (context >= 0 && fsconfig(context, FSCONFIG_SET_STRING, "mode", "0700", 0) == 0 &&
+	    fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
+		fd = fsmount(context, FSMOUNT_CLOEXEC,
+			     MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+	if (fd < 0)
+		err_sys(err, errno, "cannot make a memory file system for secrets");
+	if (context >= 0)
+		close(context);
+	if (fd < 0)
+		return -err->code;
+	run->to->memory_fd = fd;
+	return own_fd(run, fd, err);
+}
+
+static int secret_file(struct run *run, const struct run_mount *mount, const struct buf *value,
+		       struct err *err)
+{
+	char name[16];
+	int fd, r = memory_directory(run, err);
+
+	if (r < 0)
+		return r;
+	snprintf(name, sizeof(name), "%u", run->to->file_number++);
+	fd = openat(run->to->memory_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+	if (fd < 0)
+		return err_sys(err, errno, "cannot provide secret '%s'", mount->id);
+	r = own_fd(run, fd, err);
+	if (r < 0)
+		return r;
+	r = io_write(fd, value->data, value->len);
+	if (r < 0 ||
+	    fchown(fd, mount->has_uid ? mount->uid : 0, mount->has_gid ? mount->gid : 0) < 0 ||
+	    fchmod(fd, mount->has_mode ? mount->mode : 0400) < 0)
+		return err_sys(err, r < 0 ? -r : errno, "cannot provide secret '%s'", mount->id);
+	return add_mount(run,
+			 &(struct sandbox_mount){ .kind = SANDBOX_BIND,
+						  .source_fd = fd,
+						  .target = mount->target,
+						  .read_only = true },
+			 err);
+}
+
+static int mount_secret(struct run *run, const struct run_mount *mount, struct err *err)
+{
+	const struct run_secret *secret = find_secret(run->options, mount->id);
+	auto_buf struct buf value = BUF_INIT(SECRET_BYTES_MAX);
+	int r;
+
+	if (!secret && mount->required)
+		return err_hint((err_set(err, ENOENT, "secret '%s' is required", mount->id), err),
+				"mica build --secret id=%s,src=FILE", mount->id);
+	if (!secret)
+		return 0;
+	r = read_secret(secret, &value, err);
+	if (r == 0 && mount->env)
+		r = add_env(run,
+			    arena_printf(&run->to->arena, "%s=%s", mount->env,
+					 value.data ? value.data : ""),
+			    err);
+	if (r == 0 && mount->target)
+		r = secret_file(run, mount, &value, err);
+	if (value.data)
+		explicit_bzero(value.data, value.len);
+	return r;
+}
+
+static int add_run_mount(struct run *run, const struct run_mount *mount, struct err *err)
+{
+	switch (mount->kind) {
+	case MOUNT_BIND:
+		if (mount->from)
+			return err_set(err, ERR_UNSUPPORTED,
+				       "RUN --mount=type=bind,from=... is not supported yet");
+		return mount_context(run, mount, err);
+	case MOUNT_CACHE:
+		return mount_cache(run, mount, err);
+	case MOUNT_TMPFS:
+		return add_mount(run,
+				 &(struct sandbox_mount){ .kind = SANDBOX_TMPFS,
+							  .target = mount->target,
+							  .size_bytes = mount->size_bytes },
+				 err);
+	case MOUNT_SECRET:
+		return mount_secret(run, mount, err);
+	case MOUNT_SSH:
+		return mount->required ? err_set(err, ERR_UNSUPPORTED,
+						 "RUN --mount=type=ssh is not supported yet")
+				       : 0;
+	}
+	return 0;
+}
+
+/* Heredoc scripts with an interpreter line appear below /dev/pipes (RCP-165). */
+static int add_script(struct run *run, struct err *err)
+{
+	const struct step *step = run->step;
+	int fd = -1, r;
+
+	if (!step->script_path)
+		return 0;
+	r = memory_directory(run, err);
+	if (r < 0)
+		return r;
+	fd = openat(run->to->memory_fd, "script", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
+	if (fd < 0)
+		return err_sys(err, errno, "cannot provide the script of a RUN");
+	r = own_fd(run, fd, err);
+	if (r == 0)
+		r = io_write(fd, step->script.ptr, step->script.len) < 0
+			    ? err_sys(err, EIO, "cannot provide the script of a RUN")
+			    : 0;
+	/* Readable and executable by whatever USER is. */
+	if (r == 0 && fchmod(fd, 0755) < 0)
+		r = err_sys(err, errno, "cannot provide the script of a RUN");
+	if (r < 0)
+		return r;
+	return add_mount(run,
+			 &(struct sandbox_mount){ .kind = SANDBOX_BIND,
+						  .source_fd = fd,
+						  .target = step->script_path,
+						  .read_only = true },
+			 err);
+}
+
+int run_mounts_open(struct run_mounts *mounts, const struct run_options *options,
+		    const struct step *step, const struct account *account, struct err *err)
+{
+	struct run run = { .to = mounts, .options = options, .step = step, .account = account };
+	size_t i;
+	int r = 0;
+
+	for (i = 0; i < step->mount_count && r == 0; i++)
+		r = add_run_mount(&run, &step->mounts[i], err);
+	return r < 0 ? r : add_script(&run, err);
+}
+
+void run_mounts_close(struct run_mounts *mounts)
+{
+	while (mounts->fd_count)
+		close(mounts->fds[--mounts->fd_count]);
+	arena_release(&mounts->arena);
+}
