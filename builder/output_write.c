@@ -158,7 +158,8 @@ static int write_index(struct work *work, const struct descriptor *manifests, si
 				      work->output->docker_types, annotations, &work->manifest,
 				      err);
 	work->is_index = true;
-	work->config = (struct digest){ .algorithm = DIGEST_NONE };
+	if (work->job->image_count > 1)
+		work->config = (struct digest){ .algorithm = DIGEST_NONE };
 	return r;
 }
 
@@ -687,7 +688,6 @@ static void fill_result(const struct work *works, size_t count, struct output_re
 			continue;
 		result->has_image = true;
 		result->manifest = work->manifest;
-		result->is_index = work->is_index;
 		result->config = work->config;
 		result->names = work->names;
 		result->name_count = work->name_count;

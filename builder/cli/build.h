@@ -5,6 +5,7 @@
  *	build_flags.c	the table of options; their texts to values
  *	build_args.c	build arguments from all their sources
  *	build_inputs.c	context, recipe, ignore file, base images
+ *	build_attest.c	what is said about the image
  *	build_config.c	what flags change of the configuration of the image
  *	build_output.c	what comes out: outputs, files with ids
  */
@@ -27,8 +28,8 @@ struct build_flags {
 	const char *file, *target, *platform, *progress, *iidfile, *metadata_file, *driver,
 		*network;
 	const char *source_date_epoch, *ignorefile, *compression, *pull, *hostname, *digestfile;
-	const char *squash, *inherit_labels;
-	struct text_list outputs, annotations, unset_env, unset_labels;
+	const char *squash, *inherit_labels, *provenance, *sbom;
+	struct text_list outputs, annotations, unset_env, unset_labels, attests;
 	uint64_t compression_level;
 	bool force_compression, omit_history;
 	struct text_list tags, build_args, build_arg_files, labels, secrets, add_hosts, allow;
@@ -70,6 +71,9 @@ struct build {
 	char image_id[DIGEST_TEXT_MAX], image_digest[DIGEST_TEXT_MAX];
 	struct buf metadata; /* JSON, for whoever asked */
 	bool drop_base_labels;
+	enum { ATTEST_OFF, ATTEST_MIN, ATTEST_FULL } provenance;
+	bool sbom;
+	int64_t begun_ns;
 	enum rootfs_driver driver;
 	char **names; /* familiar, of --tag */
 	size_t name_count;
@@ -115,6 +119,16 @@ int build_parse_outputs(struct build *build, struct err *err) must_check;
 bool build_is_allowed(const struct build *build, const char *entitlement);
 /* Everything that comes out, then the files that tell the ids, and the id on standard output. */
 int build_write_outputs(struct build *build, struct err *err) must_check;
+
+/* --- build_attest.c --- */
+
+int build_parse_attest(struct build *build, struct err *err) must_check;
+/* What is said about one of the images; 'argument' is the build. From several threads. */
+int build_attest(void *argument, size_t image, const struct descriptor *manifest,
+		 struct image_statements *statements, struct err *err) must_check;
+/* The same for the metadata file. */
+int build_provenance_metadata(const struct build *build, const struct descriptor *manifest,
+			      struct json *map, struct err *err) must_check;
 
 /* --- build_config.c --- */
 

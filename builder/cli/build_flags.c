@@ -25,6 +25,9 @@ const struct option build_option_table[] = {
 	{ "squash", 0, OPTION_OPTIONAL, offsetof(struct build_flags, squash), "STAGE", "one layer instead of those above the base image, or of those from a stage on" },
 	{ "omit-history", 0, OPTION_FLAG, offsetof(struct build_flags, omit_history), NULL, "leave the history out of the image" },
 	{ "output", 'o', OPTION_LIST, offsetof(struct build_flags, outputs), "DIR|type=TYPE[,KEY=VALUE...]", "what comes out; may be repeated (default: an image in the store)" },
+	{ "provenance", 0, OPTION_OPTIONAL, offsetof(struct build_flags, provenance), "min|max", "say beside the image how it was built" },
+	{ "sbom", 0, OPTION_OPTIONAL, offsetof(struct build_flags, sbom), "true|false", "say beside the image which packages of dpkg and apk are in it" },
+	{ "attest", 0, OPTION_LIST, offsetof(struct build_flags, attests), "type=provenance|sbom[,mode=min|max]", "the same in other words" },
 	{ "push", 0, OPTION_FLAG, offsetof(struct build_flags, push), NULL, "push the image to the registries of its names" },
 	{ "secret", 0, OPTION_LIST, offsetof(struct build_flags, secrets), "id=ID[,src=PATH|,env=NAME]", "secret for RUN --mount=type=secret" },
 	{ "add-host", 0, OPTION_LIST, offsetof(struct build_flags, add_hosts), "HOST:IP", "line for /etc/hosts of RUN" },
@@ -259,6 +262,8 @@ int build_parse_flags(struct build *build, struct err *err)
 		r = parse_platforms(build, err);
 	if (r == 0)
 		r = parse_inherit_labels(build, err);
+	if (r == 0)
+		r = build_parse_attest(build, err);
 	if (r == 0)
 		r = build_parse_outputs(build, err);
 	build->layer.source_date_epoch = build->source_date_epoch;

@@ -91,6 +91,9 @@ static void fill_job(struct build *build, struct output_job *job)
 		.latest_mtime = build->source_date_epoch,
 		.keep_owners = sandbox_isolation() == ISOLATION_ROOT,
 	};
+	if (build->sbom || build->provenance != ATTEST_OFF)
+		job->attest = build_attest;
+	job->argument = build;
 	job->remote.transfer.registry.http.canceled = cli_canceled;
 }
 
@@ -212,7 +215,11 @@ static int write_metadata(const struct build *build, const struct output_result 
 	(void)json_set_text(map, "mica.build.id", record_id(build->record));
 	(void)json_set_text(map, "mica.build.ref", record_id(build->record));
 	(void)json_set(map, "mica.build.steps", count_steps(build));
-	r = json_write(map, 2, text, err);
+	r = build->provenance == ATTEST_OFF
+		    ? 0
+		    : build_provenance_metadata(build, &result->manifest, map, err);
+	if (r == 0)
+		r = json_write(map, 2, text, err);
 	buf_putc(text, '\n');
 	return r < 0 ? r : buf_check(text, "metadata", err);
 }
@@ -226,7 +233,8 @@ static int report(struct build *build, const struct output_result *result, struc
 
 	if (!result->has_image)
 		return 0;
-	digest_text(result->is_index ? &result->manifest.digest : &result->config, build->image_id);
+	digest_text(digest_is_set(&result->config) ? &result->config : &result->manifest.digest,
+		    build->image_id);
 	digest_text(&result->manifest.digest, build->image_digest);
 	if (flags->metadata_file || build->ci_report)
 		r = write_metadata(build, result, &build->metadata, err);

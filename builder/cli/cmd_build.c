@@ -8,6 +8,7 @@
 
 #include "builder/binfmt.h"
 #include "builder/cli/build.h"
+#include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/base/log.h"
 #include "layerfs/rootfs_probe.h"
@@ -453,6 +454,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 		.findings = BUF_INIT(4 * MIB),
 		.metadata = BUF_INIT(16 * MIB),
 		.driver = ROOTFS_AUTO,
+		.begun_ns = io_realtime_ns(),
 	};
 	struct line_range lines = { 0 };
 	struct err record_err;

@@ -565,3 +565,74 @@ ARCH=$arch" ]
 	run -2 mica build -q --build-arg SOURCE_DATE_EPOCH=-1 "$ctx"
 	[[ $output == *"bad SOURCE_DATE_EPOCH '-1'"* ]]
 }
+
+# --- attestations ---
+
+@test "provenance: as BuildKit keeps it; materials, arguments, recipe; nothing without being asked (RCP-529, RCP-992)" {
+	echo token >"$BATS_TEST_TMPDIR/secret"
+	printf 'FROM base\nARG A\nRUN --mount=type=secret,id=tok --network=none true\n' | dockerfile
+	mica build -q -t plain -o "type=oci,dest=$out.plain,tar=false" "$ctx"
+	[ "$(jq -r '.manifests[0].mediaType' "$out.plain/index.json")" = application/vnd.oci.image.manifest.v1+json ]
+	mica build -q -t app --provenance=max --build-arg A=1 --build-arg HTTPS_PROXY=http://u:hidden@p --label l=m --secret "id=tok,src=$BATS_TEST_TMPDIR/secret" \
+		-o "type=oci,dest=$out,tar=false" -o type=image --iidfile "$out.id" --metadata-file "$out.md" "$ctx"
+	index=$(layout_digest "$out")
+	run -0 jq -c '.manifests[] | [.platform.os, .annotations["vnd.docker.reference.type"]]' <(blob "$out" "$index")
+	[ "$output" = $'["linux",null]\n["unknown","attestation-manifest"]' ]
+	image=$(blob "$out" "$index" | jq -r '.manifests[0].digest')
+	[ "$(blob "$out" "$index" | jq -r '.manifests[1].annotations["vnd.docker.reference.digest"]')" = "$image" ]
+	attestation=$(blob "$out" "$index" | jq -r '.manifests[1].digest')
+	run -0 jq -r '.layers[] | .mediaType, .annotations["in-toto.io/predicate-type"]' <(blob "$out" "$attestation")
+	[ "$output" = $'application/vnd.in-toto+json\nhttps://slsa.dev/provenance/v1' ]
+	blob "$out" "$(blob "$out" "$attestation" | jq -r '.layers[0].digest')" >"$out.statement"
+	run -0 jq -r '._type, .predicateType, .subject[0].digest.sha256, .subject[0].name' "$out.statement"
+	[ "$output" = "https://in-toto.io/Statement/v1
+https://slsa.dev/provenance/v1
+${image#sha256:}
+pkg:docker/app@latest?platform=linux%2Famd64" ]
+	run -0 jq -c '.predicate.buildDefinition | [.externalParameters.request.args, .externalParameters.request.secrets, .externalParameters.configSource.path]' "$out.statement"
+	[ "$output" = '[{"build-arg:A":"1","label:l":"m"},[{"id":"tok"}],"Dockerfile"]' ]
+	run -0 jq -r '.predicate.buildDefinition.resolvedDependencies[] | .uri, .digest.sha256' "$out.statement"
+	[ "$output" = "pkg:docker/base@latest?platform=linux%2Famd64
+$(manifest_of base | cut -d: -f2)" ]
+	[ "$(jq -r '.predicate.runDetails.metadata.mica_metadata.source.text' "$out.statement")" = "$(cat "$ctx/Dockerfile")" ]
+	run ! grep -qE 'token|hidden' "$out.statement"
+	[ "$(jq -r '."buildx.build.provenance".buildDefinition.buildType' "$out.md")" = urn:mica:build:v1 ]
+	# It is an image like any other.
+	[ "$(mica inspect app | jq -r '.[0].Id')" = "$(cat "$out.id")" ]
+	mica run app true
+	mica gc
+	skopeo inspect --config "oci:$out:latest" >/dev/null
+}
+
+@test "provenance min has no arguments, with an epoch it is reproducible (RCP-529, RCP-989)" {
+	simple
+	for n in 1 2; do
+		mica build -q --no-cache --attest type=provenance --sbom --build-arg A=1 --source-date-epoch 1600000000 \
+			-o "type=oci,dest=$out.$n,tar=false" "$ctx"
+	done
+	[ "$(layout_digest "$out.1")" = "$(layout_digest "$out.2")" ]
+	run ! grep -rq '"build-arg' "$out.1/blobs"
+	run -2 mica build -q --provenance=most "$ctx"
+	[[ $output == *"min, max or false"* ]]
+	run ! mica build -q --sbom=generator=x/y "$ctx"
+	[[ $output == *"are not run"* ]]
+}
+
+@test "sbom: what dpkg and apk have installed (RCP-529)" {
+	mkdir -p "$ctx/var/lib/dpkg" "$ctx/lib/apk/db" "$ctx/etc"
+	printf 'ID=debian\nVERSION_ID="12"\n' >"$ctx/etc/os-release"
+	cp "$PWD/tests/fuzz/inputs/packages/dpkg" "$ctx/var/lib/dpkg/status"
+	cp "$PWD/tests/fuzz/inputs/packages/apk" "$ctx/lib/apk/db/installed"
+	printf 'FROM scratch\nCOPY . /\n' | dockerfile
+	mica build -q -t app --platform linux/amd64,linux/arm64 --sbom -o "type=oci,dest=$out,tar=false" "$ctx"
+	index=$(layout_digest "$out")
+	[ "$(blob "$out" "$index" | jq -c '[.manifests[].platform.os]')" = '["linux","linux","unknown","unknown"]' ]
+	layer=$(blob "$out" "$(blob "$out" "$index" | jq -r '.manifests[3].digest')" | jq -r '.layers[0].digest')
+	run -0 jq -r '.predicateType, (.predicate.packages[1:][] | .externalRefs[0].referenceLocator)' <(blob "$out" "$layer")
+	[ "$output" = "https://spdx.dev/Document
+pkg:apk/debian/busybox@1.36?arch=x86_64&distro=debian-12
+pkg:apk/debian/musl@1.2.4-r2?arch=x86_64&distro=debian-12
+pkg:deb/debian/bash@5.2.15-2?arch=amd64&distro=debian-12" ]
+	run -0 jq -r '.predicate | .spdxVersion, .creationInfo.created, (.relationships | length)' <(blob "$out" "$layer")
+	[[ $output == SPDX-2.3* ]]
+}
