@@ -31,7 +31,7 @@ struct recorded_step {
 
 struct record {
 	struct store *store;
-	char id[32];
+	char id[RECORD_ID_MAX];
 	char *name, *log_path;
 	int dir_fd;
 	FILE *events;
@@ -202,7 +202,7 @@ static void see(void *self, const struct event *event)
 	write_event(record, event, log_offset);
 }
 
-static void make_id(char id[32], int64_t now_ns)
+static void make_id(char id[RECORD_ID_MAX], int64_t now_ns)
 {
 	time_t now = (time_t)(now_ns / 1000000000);
 	struct tm tm;
@@ -210,7 +210,7 @@ static void make_id(char id[32], int64_t now_ns)
 	size_t len;
 
 	gmtime_r(&now, &tm);
-	len = strftime(id, 32, "%Y%m%d-%H%M%S-", &tm);
+	len = strftime(id, RECORD_ID_MAX, "%Y%m%d-%H%M%S-", &tm);
 	io_random_hex(random, 6);
 	memcpy(id + len, random, sizeof(random));
 }
@@ -419,4 +419,70 @@ void record_free(struct record *record)
 	free(record->name);
 	free(record->log_path);
 	free(record);
+}
+
+/* --- Builds of before --- */
+
+struct search {
+	const char *prefix;
+	uint64_t skip; /* so many of the newest that match */
+	char *id;
+	struct buf candidates;
+	unsigned found;
+};
+
+static int see_build(void *argument, const struct state_build *build, struct err *err)
+{
+	struct search *search = argument;
+	size_t len = strlen(search->prefix);
+
+	if (strncmp(build->id, search->prefix, len) != 0)
+		return 0;
+	if (search->skip) {
+		search->skip--;
+		return 0;
+	}
+	buf_printf(&search->candidates, "%s%s", search->found ? ", " : "", build->id);
+	if (search->found++ == 0 || strcmp(build->id, search->prefix) == 0)
+		snprintf(search->id, RECORD_ID_MAX, "%s", build->id);
+	(void)err;
+	return 0;
+}
+
+int record_find(struct store *store, const char *build, char ret_id[RECORD_ID_MAX], struct err *err)
+{
+	auto_buf struct buf candidates = BUF_INIT(4096);
+	struct search search = { .prefix = build, .id = ret_id, .candidates = candidates };
+	bool counted = build[0] == '^' || build[0] == '\0';
+	int r;
+
+	if (build[0] == '^' && build[1] &&
+	    str_to_u64(str_from(build + 1), UINT32_MAX, &search.skip) < 0)
+		return err_set(err, ERR_USAGE, "bad build '%s': ^N counts back from the newest",
+			       build);
+	if (counted)
+		search.prefix = "";
+	r = state_builds(store_state(store), see_build, &search, err);
+	candidates = search.candidates;
+	if (r < 0)
+		return r;
+	if (search.found == 0)
+		return err_set(err, ENOENT, "there is no build '%s'", build[0] ? build : "^0");
+	if (!counted && search.found > 1 && strcmp(ret_id, build) != 0)
+		return err_set(err, ERR_USAGE, "several builds begin with '%s': %s", build,
+			       candidates.failed ? "too many to list" : candidates.data);
+	return 0;
+}
+
+int record_read(struct store *store, const char *id, struct json **ret_record, struct err *err)
+{
+	auto_buf struct buf text = BUF_INIT(64 * MIB);
+	char path[RECORD_ID_MAX + 32];
+	int r;
+
+	snprintf(path, sizeof(path), "builds/%s/record.json", id);
+	r = io_read_file(store_dirfd(store), path, &text, err);
+	if (r == -ENOENT)
+		return err_set(err, ENOENT, "build '%s' has no record: it did not end", id);
+	return r < 0 ? r : json_parse(buf_str(&text), path, ret_record, err);
 }

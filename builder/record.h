@@ -4,6 +4,7 @@
 #define BUILDER_RECORD_H
 
 #include "builder/event.h"
+#include "formats/json.h"
 #include "layerfs/store.h"
 
 struct record;
@@ -15,6 +16,18 @@ const char *record_id(const struct record *record); /* YYYYMMDD-HHMMSS-xxxxxx */
 const char *record_log_path(struct record *record, unsigned step);
 int record_finish(struct record *record, const char *status, struct err *err) must_check;
 void record_free(struct record *record);
+
+/* --- Builds of before --- */
+
+enum { RECORD_ID_MAX = 32 };
+
+/* What BUILD of a command line means (UX-2): "" or "^0" the newest, "^N" the one N before it, an id, or the beginning of one.
+ * ENOENT: there is none; ERR_USAGE: several begin like that, with the candidates. */
+int record_find(struct store *store, const char *build, char ret_id[RECORD_ID_MAX],
+		struct err *err) must_check;
+/* record.json of a build; released with json_free(). ENOENT: it runs still, or did not end by itself. */
+int record_read(struct store *store, const char *id, struct json **ret_record,
+		struct err *err) must_check;
 
 DEFINE_AUTO(record, record_free);
 #define auto_record __attribute__((cleanup(auto_record_)))
