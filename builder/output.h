@@ -111,7 +111,7 @@ struct output_job {
 struct output_result {
 	bool has_image;		    /* the first output that is one */
 	struct descriptor manifest; /* or index */
-	struct digest config; /* unset where there are several */
+	struct digest config;	    /* unset where there are several */
 	const char *const *names;
 	size_t name_count;
 	bool used_stdout;

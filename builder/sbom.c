@@ -123,7 +123,7 @@ static int read_distro(struct sbom *sbom, struct err *err)
 
 static int read_databases(struct sbom *sbom, struct err *err)
 {
-	struct str text;
+	struct str text = STR("");
 	int r = read_distro(sbom, err);
 
 	if (r == 0)
