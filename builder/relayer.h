@@ -12,8 +12,8 @@ int relayer_squash(struct store *store, const struct digest *layers, size_t coun
 		   const struct layer_options *options, struct digest *ret_diff_id,
 		   struct err *err) must_check;
 
-/* The layer with no time later than options->source_date_epoch; itself when it has none. The layer is one that this program
- * wrote: its entries are in canonical order. */
+/* The layer with no time later than options->source_date_epoch; itself when it has none, or when this program did not write it:
+ * then its entries are in another order than ours, and its bytes are not touched. */
 int relayer_clamp(struct store *store, const struct digest *diff_id,
 		  const struct layer_options *options, struct digest *ret_diff_id,
 		  struct err *err) must_check;

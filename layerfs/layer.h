@@ -58,6 +58,9 @@ struct layer_data {
 int layer_writer_new(struct store *store, const struct layer_options *options,
 		     struct layer_writer **ret_writer, struct err *err) must_check;
 
+/* Whether add() may get this path next: for who passes on entries that somebody else put in order. */
+bool layer_writer_may_follow(const struct layer_writer *writer, struct str path);
+
 /* Copies 'entry'. May return before the data was read: an error of a reader is reported by a later call, naming the path. */
 int layer_writer_add(struct layer_writer *writer, const struct tar_entry *entry,
 		     const struct layer_data *data, struct err *err) must_check;

@@ -718,9 +718,14 @@ static bool in_order(struct str a, struct str b)
 	return str_cmp(first, second) < 0;
 }
 
+bool layer_writer_may_follow(const struct layer_writer *writer, struct str path)
+{
+	return path.len && (writer->entries == 0 || in_order(buf_str(&writer->last_path), path));
+}
+
 static int note_path(struct layer_writer *writer, struct str path, struct err *err)
 {
-	assert(writer->entries == 0 || in_order(buf_str(&writer->last_path), path));
+	assert(layer_writer_may_follow(writer, path));
 	buf_clear(&writer->last_path);
 	buf_add(&writer->last_path, path);
 	return buf_check(&writer->last_path, "a path", err);

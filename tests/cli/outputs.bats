@@ -635,3 +635,65 @@ pkg:deb/debian/bash@5.2.15-2?arch=amd64&distro=debian-12" ]
 	run -0 jq -r '.predicate | .spdxVersion, .creationInfo.created, (.relationships | length)' <(blob "$out" "$layer")
 	[[ $output == SPDX-2.3* ]]
 }
+
+# --- configuration and history ---
+
+# Imports layout $1 after 'jq $2' over the config of its image, as image $3.
+load_changed() {
+	local config size manifest
+	manifest=$(layout_digest "$1")
+	blob "$1" "$(blob "$1" "$manifest" | jq -r .config.digest)" | jq -c "$2" | tr -d '\n' >"$1/config"
+	config=$(sha256sum <"$1/config" | cut -d' ' -f1)
+	size=$(stat -c %s "$1/config")
+	mv "$1/config" "$1/blobs/sha256/$config"
+	blob "$1" "$manifest" | jq -c ".config.digest = \"sha256:$config\" | .config.size = $size" | tr -d '\n' >"$1/manifest"
+	manifest=$(sha256sum <"$1/manifest" | cut -d' ' -f1)
+	size=$(stat -c %s "$1/manifest")
+	mv "$1/manifest" "$1/blobs/sha256/$manifest"
+	jq -c ".manifests[0].digest = \"sha256:$manifest\" | .manifests[0].size = $size" "$1/index.json" >"$1/index"
+	mv "$1/index" "$1/index.json"
+	mica load "oci:$1" "$3"
+}
+
+@test "base: labels are inherited, annotations not; unknown fields and history stay (RCP-433, RCP-985, RCP-986)" {
+	printf 'FROM base\nLABEL from=base\nRUN touch /x\nENV E=1\n' | dockerfile
+	mica build -q -t odd -o "type=oci,dest=$out,tar=false,annotation.of=base" "$ctx"
+	load_changed "$out" '.unknown = {"a": [1, null]} | .config.Strange = "x" | .author = "me"' odd:1
+	printf 'FROM odd:1\nRUN touch /y\nLABEL own=1\nWORKDIR /tmp\n' | dockerfile
+	mica build -q -t next -o "type=oci,dest=$out.2,tar=false" -o type=image "$ctx"
+	manifest=$(blob "$out.2" "$(layout_digest "$out.2")")
+	[ "$(jq -c '.annotations' <<<"$manifest")" = null ]
+	blob "$out.2" "$(jq -r .config.digest <<<"$manifest")" >"$out.config"
+	[ "$(jq -c '[.unknown, .config.Strange, .author, .config.Labels]' "$out.config")" = '[{"a":[1,null]},"x","me",{"from":"base","own":"1"}]' ]
+	# Base entries first, one for each instruction, non-empty ones as many as layers.
+	run -0 jq -r '.history[-6:][].created_by' "$out.config"
+	[ "$output" = "LABEL from=base
+RUN /bin/sh -c touch /x # buildkit
+ENV E=1
+RUN /bin/sh -c touch /y # buildkit
+LABEL own=1
+WORKDIR /tmp" ]
+	[ "$(jq '[.history[] | select(.empty_layer | not)] | length' "$out.config")" = "$(jq '.rootfs.diff_ids | length' "$out.config")" ]
+}
+
+@test "what changes the configuration alone makes config and manifest, nothing else (RCP-447, RCP-983)" {
+	printf 'FROM base\nRUN touch /x\nENV A=1\n' | dockerfile
+	mica build -q -t meta "$ctx"
+	before=$(mica inspect meta | jq -c '.[0].RootFS')
+	(cd "$MICA_ROOT" && find layers oci/blobs -type f) | sort >"$out"
+	printf 'FROM base\nRUN touch /x\nENV A=2\nLABEL x=y\nCMD ["/x"]\n' | dockerfile
+	mica build -q -t meta --metadata-file "$out.md" "$ctx"
+	[ "$(jq '."mica.build.steps".executed' "$out.md")" = 0 ]
+	[ "$(mica inspect meta | jq -c '.[0].RootFS')" = "$before" ]
+	run -0 comm -13 "$out" <(cd "$MICA_ROOT" && find layers oci/blobs -type f | sort)
+	[ "${#lines[@]}" = 2 ]
+}
+
+@test "an image gets no label, annotation or comment of its own (RCP-436)" {
+	simple
+	mica build -q -t pure -o "type=oci,dest=$out,tar=false" "$ctx"
+	manifest=$(blob "$out" "$(layout_digest "$out")")
+	[ "$(jq -c 'keys' <<<"$manifest")" = '["config","layers","mediaType","schemaVersion"]' ]
+	run -0 jq -c '[keys, .config]' <(blob "$out" "$(jq -r .config.digest <<<"$manifest")")
+	[ "$output" = '[["architecture","config","created","history","os","rootfs"],{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","A=b"],"WorkingDir":"/"}]' ]
+}
