@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@ enum { OUTPUT_THREADS = 4, PREFIX_MAX = PLATFORM_TEXT_MAX + 8 };
 
 /* One output on its way. */
 struct work {
+	pthread_mutex_t *images_lock; /* of all works: what one compresses, the others find */
 	const struct output_job *job;
 	const struct output *output;
 	struct arena arena;
@@ -464,7 +466,9 @@ static int prepare_by_kind(struct work *work, struct err *err)
 	int r = 0;
 
 	if (output_is_image(work->output)) {
+		pthread_mutex_lock(work->images_lock);
 		r = write_image(work, err);
+		pthread_mutex_unlock(work->images_lock);
 		if (r == 0)
 			tell_image(work);
 	}
@@ -629,6 +633,7 @@ static int prepare_all(struct work *works, size_t count, struct err *err)
 {
 	auto_pool struct pool *pool = NULL;
 	struct pool_batch batch;
+	pthread_mutex_t images_lock;
 	size_t i;
 	int r = 0;
 
@@ -637,7 +642,9 @@ static int prepare_all(struct work *works, size_t count, struct err *err)
 	if (r < 0)
 		return r;
 	pool_batch_init(&batch);
+	pthread_mutex_init(&images_lock, NULL);
 	for (i = 0; i < count; i++) {
+		works[i].images_lock = &images_lock;
 		works[i].started = works[i].output->kind != OUTPUT_NOTHING;
 		if (works[i].started)
 			works[i].row = event_step(works[i].job->hub, row_name(works[i].output),
@@ -651,6 +658,7 @@ static int prepare_all(struct work *works, size_t count, struct err *err)
 	}
 	pool_wait(&batch);
 	pool_batch_release(&batch);
+	pthread_mutex_destroy(&images_lock);
 	for (i = 0; i < count && r == 0; i++) {
 		r = works[i].result;
 		if (r < 0)

@@ -114,39 +114,31 @@ int build_load_ignore(struct build *build, struct err *err)
 	return r;
 }
 
-/* --- Base images --- */
+/* --- Base images ---
+ *
+ * A plain name in the store is the image of this machine's platform, or whatever was made here under it. Images of other
+ * platforms are kept beside it, under NAME@DIGEST, and state remembers which one it is: so builds for several platforms do not
+ * push each other's bases out of the store. */
 
-static int pull_base(struct build *build, const char *name, const struct platform *platform,
-		     bool by_digest, struct digest *ret_manifest, struct err *err)
-{
-	struct arena arena = ARENA_INIT(MIB);
-	struct remote_options remote = { .transfer = { .platform = *platform },
-					 .by_digest = by_digest };
-	struct descriptor manifest;
-	int r;
+enum base_pull { PULL_MISSING, PULL_ALWAYS, PULL_NEVER };
 
-	remote.transfer.registry.http.canceled = cli_canceled;
-	r = remote_pull(build->store, &remote, name, &arena, &manifest, err);
-	if (r == 0)
-		*ret_manifest = manifest.digest;
-	arena_release(&arena);
-	return r;
-}
-
-static int find_base(struct build *build, const char *name, const struct platform *platform,
-		     struct digest *ret_manifest, struct err *err)
+static enum base_pull pull_mode(const struct build *build)
 {
 	const char *pull = build->flags->pull;
-	bool always = pull &&
-		      (*pull == '\0' || strcmp(pull, "always") == 0 || strcmp(pull, "true") == 0);
-	char familiar[REFERENCE_TEXT_MAX];
-	int r = always ? -ENOENT : image_find(build->store, name, familiar, ret_manifest, err);
 
-	if (r != -ENOENT)
-		return r;
 	if (pull && strcmp(pull, "never") == 0)
-		return err_hint(err, "leave out --pull=never, or import it: mica import");
-	return pull_base(build, name, platform, false, ret_manifest, err);
+		return PULL_NEVER;
+	if (pull && (*pull == '\0' || strcmp(pull, "always") == 0 || strcmp(pull, "true") == 0))
+		return PULL_ALWAYS;
+	return PULL_MISSING;
+}
+
+static bool is_foreign(const struct platform *platform)
+{
+	struct platform host;
+
+	platform_host_best(&host);
+	return platform_rank(&host, platform) < 0;
 }
 
 static bool runs_on(const struct image *image, const struct platform *platform)
@@ -156,37 +148,94 @@ static bool runs_on(const struct image *image, const struct platform *platform)
 	return !offered->os[0] || platform_rank(platform, offered) >= 0;
 }
 
-/* The name stands for an image of another platform: that of 'platform' is kept beside it, so that builds for several do not
- * push each other's bases out of the store. What was found is used when there is none. */
-static int open_other_platform(struct build *build, const char *name,
-			       const struct platform *platform, struct image *image,
-			       struct err *err)
+static void platform_key(const char *name, const struct platform *platform, struct buf *key)
+{
+	char text[PLATFORM_TEXT_MAX];
+
+	buf_printf(key, "%s %s", name, platform_text(platform, text));
+}
+
+static int open_named(struct build *build, const char *name, const struct platform *platform,
+		      struct image *ret_image, struct err *err)
+{
+	char familiar[REFERENCE_TEXT_MAX];
+	struct digest manifest;
+	int r = image_find(build->store, name, familiar, &manifest, err);
+
+	return r < 0 ? r : image_open_digest(build->store, &manifest, platform, ret_image, err);
+}
+
+static int open_remembered(struct build *build, const char *name, const struct platform *platform,
+			   struct image *ret_image)
 {
 	auto_buf struct buf key = BUF_INIT(2 * REFERENCE_TEXT_MAX),
 			    value = BUF_INIT(DIGEST_TEXT_MAX);
-	const char *pull = build->flags->pull;
-	char text[PLATFORM_TEXT_MAX], digest_name[DIGEST_TEXT_MAX];
-	struct image other = { .name = "" };
 	struct digest manifest;
 	struct err ignored;
+	int r;
 
-	buf_printf(&key, "%s %s", name, platform_text(platform, text));
-	if (state_value_get(store_state(build->store), "base", buf_str(&key), &value, &ignored) ==
-		    0 &&
-	    digest_parse(buf_str(&value), &manifest, &ignored) == 0 &&
-	    image_open_digest(build->store, &manifest, platform, &other, &ignored) == 0) {
-		image_release(image);
-		*image = other;
+	platform_key(name, platform, &key);
+	r = state_value_get(store_state(build->store), "base", buf_str(&key), &value, &ignored);
+	if (r == 0)
+		r = digest_parse(buf_str(&value), &manifest, &ignored);
+	return r < 0 ? r
+		     : image_open_digest(build->store, &manifest, platform, ret_image, &ignored);
+}
+
+static int pull_base(struct build *build, const char *name, const struct platform *platform,
+		     struct image *ret_image, struct err *err)
+{
+	auto_arena struct arena arena = ARENA_INIT(MIB);
+	struct remote_options remote = { .transfer = { .platform = *platform },
+					 .by_digest = is_foreign(platform) };
+	auto_buf struct buf key = BUF_INIT(2 * REFERENCE_TEXT_MAX);
+	struct descriptor manifest;
+	char digest[DIGEST_TEXT_MAX];
+	struct err ignored;
+	int r;
+
+	remote.transfer.registry.http.canceled = cli_canceled;
+	r = remote_pull(build->store, &remote, name, &arena, &manifest, err);
+	if (r < 0)
+		return r;
+	platform_key(name, platform, &key);
+	if (remote.by_digest &&
+	    state_value_put(store_state(build->store), "base", buf_str(&key),
+			    str_from(digest_text(&manifest.digest, digest)), &ignored) < 0)
+		log_debug("cannot remember a base image: %s", ignored.text);
+	return image_open_digest(build->store, &manifest.digest, platform, ret_image, err);
+}
+
+/* An image that the name has in the store, but of another platform, is taken when there is no better one: the recipe's checks
+ * say so. */
+static int open_base(struct build *build, const char *name, const struct platform *platform,
+		     struct image *ret_image, struct err *err)
+{
+	enum base_pull mode = pull_mode(build);
+	struct image image = { .name = "" };
+	struct err ignored;
+	int local = open_named(build, name, platform, &image, err), r = local;
+
+	if (mode != PULL_ALWAYS &&
+	    ((local < 0 && local != -ENOENT) || (local == 0 && runs_on(&image, platform))))
+		goto done;
+	if (mode != PULL_ALWAYS && open_remembered(build, name, platform, ret_image) == 0) {
+		image_release(&image);
 		return 0;
 	}
-	if ((pull && strcmp(pull, "never") == 0) ||
-	    pull_base(build, name, platform, true, &manifest, &ignored) < 0)
-		return 0;
-	image_release(image);
-	if (state_value_put(store_state(build->store), "base", buf_str(&key),
-			    str_from(digest_text(&manifest, digest_name)), &ignored) < 0)
-		log_debug("cannot remember a base image: %s", ignored.text);
-	return image_open_digest(build->store, &manifest, platform, image, err);
+	if (mode == PULL_NEVER)
+		goto done;
+	r = pull_base(build, name, platform, ret_image,
+		      local == 0 && mode != PULL_ALWAYS ? &ignored : err);
+	if (r == 0 || local < 0 || mode == PULL_ALWAYS) {
+		image_release(&image);
+		return r;
+	}
+	r = 0;
+done:
+	if (r == 0)
+		*ret_image = image;
+	return r;
 }
 
 int build_resolve_base(void *argument, const char *name, const struct platform *platform,
@@ -208,11 +257,7 @@ int build_resolve_base(void *argument, const char *name, const struct platform *
 	snprintf(row_name, sizeof(row_name), "[internal] load metadata for %s", full);
 	row = event_step(build->hub, row_name, NULL, -1, lines);
 	event_started(build->hub, row);
-	r = find_base(build, name, platform, ret_manifest, err);
-	if (r == 0)
-		r = image_open_digest(build->store, ret_manifest, platform, &image, err);
-	if (r == 0 && !runs_on(&image, platform))
-		r = open_other_platform(build, name, platform, &image, err);
+	r = open_base(build, name, platform, &image, err);
 	if (r == 0) {
 		*ret_config = image.config;
 		*ret_manifest = image.manifest_digest;
