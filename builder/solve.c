@@ -326,6 +326,32 @@ static bool run_is_canceled(void *self)
 	return failed || interrupted(solve);
 }
 
+/* --- What mounts are made of --- */
+
+static int stack_of(void *self, const struct step *from, struct stack *ret_stack, struct err *err)
+{
+	struct solve *solve = self;
+
+	return node_stack(solve, node_of(solve, from), ret_stack, err);
+}
+
+static const uint8_t *identity_of(void *self, const struct step *from)
+{
+	return node_of(self, from)->definition.bytes;
+}
+
+static int context_of(void *self, const char *name, struct context **ret_context, struct err *err)
+{
+	const struct solve *solve = self;
+
+	if (name)
+		return err_set(err, ENOENT, "there is no context '%s'", name);
+	if (!solve->options->context)
+		return err_set(err, ENOENT, "there is no build context");
+	*ret_context = solve->options->context;
+	return 0;
+}
+
 void solve_wait(struct solve *solve)
 {
 	struct err err = { 0 };
@@ -703,6 +729,10 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 
 	*ret_result = (struct solve_result){ .exit_status = 0 };
 	io_raise_descriptor_limit();
+	solve.run.roots = (struct run_roots){ .self = &solve,
+					      .stack_of = stack_of,
+					      .identity_of = identity_of,
+					      .context_of = context_of };
 	solve.run.canceled = run_is_canceled;
 	solve.run.canceled_self = &solve;
 	pthread_mutex_init(&solve.lock, NULL);

@@ -16,6 +16,21 @@ struct run_secret {
 	const char *file, *env; /* exactly one */
 };
 
+struct context;
+
+/* Where bind and cache mounts take their content from; by whoever knows the plan and the contexts. Any thread. */
+struct run_roots {
+	void *self;
+	/* The root filesystem after a step that is done. */
+	int (*stack_of)(void *self, const struct step *from, struct stack *ret_stack,
+			struct err *err);
+	/* What of 'from' names its content in the identity of a cache mount: its definition. Borrowed. */
+	const uint8_t *(*identity_of)(void *self, const struct step *from);
+	/* The context of this name, NULL: the build context; borrowed. ENOENT. */
+	int (*context_of)(void *self, const char *name, struct context **ret_context,
+			  struct err *err);
+};
+
 struct run_options {
 	struct store *store;
 	struct sandbox *sandbox;
@@ -25,7 +40,7 @@ struct run_options {
 	const struct run_secret *secrets;
 	size_t secret_count;
 	const char *const *add_hosts;
-	int context_fd; /* for bind mounts of the context, -1: none */
+	struct run_roots roots;
 	bool (*canceled)(void *self);
 	void *canceled_self;
 };

@@ -60,27 +60,52 @@ static int add_env(struct run *run, const char *text, struct err *err)
 	return 0;
 }
 
-static int mount_context(struct run *run, const struct run_mount *mount, struct err *err)
-{
-	const char *source = mount->source ? mount->source : ".";
-	int fd;
+/* --- bind --- */
 
-	if (run->options->context_fd < 0)
-		return err_set(err, ENOENT, "there is no build context to bind");
-	fd = io_open_in_root(run->options->context_fd, source, O_PATH, 0);
-	if (fd < 0)
-		return err_sys(err, -fd, "cannot bind '%s' of the context", source);
-	if (own_fd(run, fd, err) < 0)
-		return -err->code;
-	return add_mount(
-		run,
-		&(struct sandbox_mount){ .kind = SANDBOX_BIND,
-					 .source_fd = fd,
-					 .target = mount->target,
-					 /* The context is the user's own: nothing writes there. */
-					 .read_only = true },
-		err);
+static int find_root(struct run *run, const struct run_mount *mount, bool writable,
+		     struct bind_root **ret_root, struct err *err)
+{
+	struct run_mounts *to = run->to;
+	struct bind_root **roots;
+	size_t i;
+	int r;
+
+	for (i = 0; i < to->root_count; i++)
+		if (bind_root_serves(to->roots[i], mount, writable)) {
+			*ret_root = to->roots[i];
+			return 0;
+		}
+	roots = arena_grow(&to->arena, to->roots, to->root_count, sizeof(struct bind_root *));
+	if (!roots)
+		return err_nomem(err);
+	to->roots = roots;
+	r = bind_root_open(run->options, mount, writable, &roots[to->root_count], err);
+	if (r == 0)
+		*ret_root = roots[to->root_count++];
+	return r;
 }
+
+static int mount_bind(struct run *run, const struct run_mount *mount, struct err *err)
+{
+	const char *source = mount->source ? mount->source : "/";
+	struct bind_root *root = NULL;
+	int fd = -1, r = find_root(run, mount, !mount->read_only, &root, err);
+
+	if (r == 0)
+		r = bind_root_find(root, source, &fd, err);
+	if (r == 0)
+		r = own_fd(run, fd, err);
+	if (r < 0)
+		return r;
+	return add_mount(run,
+			 &(struct sandbox_mount){ .kind = SANDBOX_BIND,
+						  .source_fd = fd,
+						  .target = mount->target,
+						  .read_only = mount->read_only },
+			 err);
+}
+
+/* --- cache --- */
 
 /* Directory of a cache mount: named by the hash of its identity, so an id is never part of a path (SEC-B02). */
 static int cache_directory(struct run *run, const struct run_mount *mount, int *ret_fd,
@@ -146,6 +171,8 @@ static int mount_cache(struct run *run, const struct run_mount *mount, struct er
 						  .read_only = mount->read_only },
 			 err);
 }
+
+/* --- secret --- */
 
 static const struct run_secret *find_secret(const struct run_options *options, const char *id)
 {
@@ -251,10 +278,7 @@ static int add_run_mount(struct run *run, const struct run_mount *mount, struct 
 {
 	switch (mount->kind) {
 	case MOUNT_BIND:
-		if (mount->from)
-			return err_set(err, ERR_UNSUPPORTED,
-				       "RUN --mount=type=bind,from=... is not supported yet");
-		return mount_context(run, mount, err);
+		return mount_bind(run, mount, err);
 	case MOUNT_CACHE:
 		return mount_cache(run, mount, err);
 	case MOUNT_TMPFS:
@@ -321,5 +345,7 @@ void run_mounts_close(struct run_mounts *mounts)
 {
 	while (mounts->fd_count)
 		close(mounts->fds[--mounts->fd_count]);
+	while (mounts->root_count)
+		bind_root_close(mounts->roots[--mounts->root_count]);
 	arena_release(&mounts->arena);
 }

@@ -10,6 +10,7 @@
 #define BUILDER_STEP_RUN_MOUNTS_H
 
 #include "builder/account.h"
+#include "builder/bind_root.h"
 #include "builder/step_run.h"
 #include "formats/base/arena.h"
 #include "formats/base/limits.h"
@@ -26,6 +27,8 @@ struct run_mounts {
 	size_t fd_count;
 	int memory_fd; /* tmpfs that holds files made for this RUN; -1: none yet */
 	unsigned file_number;
+	struct bind_root **roots; /* what binds show */
+	size_t root_count;
 };
 
 #define RUN_MOUNTS_INIT ((struct run_mounts){ .arena = ARENA_INIT(64 * MIB), .memory_fd = -1 })

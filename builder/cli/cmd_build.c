@@ -272,7 +272,6 @@ static int solve(struct build *build, struct command_context *context, struct li
 			.secrets = build->secrets,
 			.secret_count = build->flags->secrets.count,
 			.add_hosts = build->flags->add_hosts.items,
-			.context_fd = build->context_fd,
 			.canceled = cli_canceled,
 		},
 	};

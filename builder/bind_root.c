@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Roots to bind from.
+ *
+ * A stage or image is its stack, mounted like the root filesystem of a RUN. A context directory is bound as it is where that
+ * shows the right thing: read-only, and nothing of it ignored. Otherwise it becomes the lowest element of a stack, with the
+ * mask of the ignored above it and the throw-away upper on top; both lie in a step's directory of the store and go with it. */
+#include "builder/bind_root.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "builder/context_mask.h"
+#include "builder/selection.h"
+#include "formats/base/io.h"
+#include "formats/base/limits.h"
+
+struct bind_root {
+	struct store *store;
+	const struct step *from; /* NULL: a context */
+	const char *from_context;
+	const char *source; /* of a masked context: what the mask is for; else NULL */
+	bool writable;
+	int plain_fd; /* the context itself, borrowed; -1: 'rootfs' it is */
+	struct stack stack;
+	struct rootfs *rootfs;
+	struct store_step mask, upper;
+	bool has_mask, has_upper;
+};
+
+static int find_context(const struct run_options *options, const char *name,
+			struct context **ret_context, struct err *err)
+{
+	*ret_context = NULL;
+	if (options->roots.context_of)
+		return options->roots.context_of(options->roots.self, name, ret_context, err);
+	return err_set(err, ENOENT, "there is no build context to bind");
+}
+
+/* Puts the mask on the stack if the ignore file hides anything at 'source'. */
+static int add_mask(struct bind_root *root, struct context *context, const char *source,
+		    struct err *err)
+{
+	const struct ignore *ignore = context_ignore(context);
+	auto_buf struct buf canonical = BUF_INIT(CONTEXT_PATH_MAX);
+	auto_close int mask_fd = -1;
+	bool masked = false;
+	struct stat st;
+	int r;
+
+	if (!ignore || ignore_count(ignore) == 0)
+		return 0;
+	r = context_resolve(context, str_from(source), true, &st, &canonical);
+	if (r < 0)
+		return r == -ENOENT || r == -ENOTDIR
+			       ? err_set(err, ENOENT, "\"%s\": not found", source)
+			       : err_sys(err, -r, "cannot bind \"%s\" of the context", source);
+	r = store_step_new(root->store, &root->mask, err);
+	if (r < 0)
+		return r;
+	root->has_mask = true;
+	mask_fd = openat(root->mask.upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (mask_fd < 0)
+		return err_sys(err, errno, "cannot open the mask of ignored files");
+	r = context_mask_make(context_dirfd(context), ignore, canonical.len ? canonical.data : "",
+			      mask_fd, &masked, err);
+	if (r == 0 && masked)
+		r = stack_push_upper(&root->stack, mask_fd, rootfs_own_marks(), err);
+	root->source = source;
+	return r;
+}
+
+static int open_context(struct bind_root *root, const struct run_options *options,
+			const char *source, struct err *err)
+{
+	struct context *context;
+	int r = find_context(options, root->from_context, &context, err);
+
+	if (r == 0)
+		r = stack_push_upper(&root->stack, context_dirfd(context), rootfs_own_marks(), err);
+	if (r == 0)
+		r = add_mask(root, context, source, err);
+	if (r == 0 && !root->writable && root->stack.count == 1)
+		root->plain_fd = context_dirfd(context);
+	return r;
+}
+
+static int mount_stack(struct bind_root *root, const struct run_options *options, struct err *err)
+{
+	struct rootfs_options rootfs = {
+		.driver = options->driver,
+		.writable = root->writable,
+		.allow_suid = true,
+		.server_argv = options->server_argv,
+	};
+	int r = 0;
+
+	if (root->writable) {
+		r = store_step_new(root->store, &root->upper, err);
+		root->has_upper = r == 0;
+		rootfs.upper_fd = root->upper.upper_fd;
+		rootfs.work_fd = root->upper.work_fd;
+	}
+	return r < 0 ? r : rootfs_mount(&root->stack, &rootfs, &root->rootfs, err);
+}
+
+int bind_root_open(const struct run_options *options, const struct run_mount *mount, bool writable,
+		   struct bind_root **ret_root, struct err *err)
+{
+	auto_bind_root struct bind_root *root = calloc(1, sizeof(*root));
+	int r;
+
+	if (!root)
+		return err_nomem(err);
+	root->store = options->store;
+	root->from = mount->from;
+	root->from_context = mount->from_context;
+	root->writable = writable;
+	root->plain_fd = -1;
+	if (root->from)
+		r = options->roots.stack_of(options->roots.self, root->from, &root->stack, err);
+	else
+		r = open_context(root, options, mount->source ? mount->source : "/", err);
+	if (r == 0 && root->plain_fd < 0)
+		r = mount_stack(root, options, err);
+	if (r == 0)
+		*ret_root = take(root);
+	return r;
+}
+
+int bind_root_find(const struct bind_root *root, const char *source, int *ret_fd, struct err *err)
+{
+	int fd = io_open_in_root(root->plain_fd >= 0 ? root->plain_fd : rootfs_fd(root->rootfs),
+				 source, O_PATH, 0);
+
+	if (fd == -ENOENT || fd == -ENOTDIR)
+		return err_set(err, ENOENT, "\"%s\": not found%s%s", source,
+			       root->from ? " in " : "", root->from ? root->from->name : "");
+	if (fd < 0)
+		return err_sys(err, -fd, "cannot bind \"%s\"", source);
+	*ret_fd = fd;
+	return 0;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+	return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+bool bind_root_serves(const struct bind_root *root, const struct run_mount *mount, bool writable)
+{
+	return !writable && !root->writable && root->from == mount->from &&
+	       same_text(root->from_context, mount->from_context) &&
+	       (!root->source || same_text(root->source, mount->source));
+}
+
+void bind_root_close(struct bind_root *root)
+{
+	if (!root)
+		return;
+	rootfs_close(root->rootfs);
+	stack_release(&root->stack);
+	if (root->has_mask)
+		store_step_release(root->store, &root->mask);
+	if (root->has_upper)
+		store_step_release(root->store, &root->upper);
+	free(root);
+}
