@@ -76,7 +76,7 @@ static int start_from_image(struct stage *stage)
 	if (!text)
 		return plan_nomem(planner);
 	lint_base_platform(stage);
-	stage->unknown_base = planner->options->check_only;
+	stage->unknown_base = stage->image->unknown;
 	if (!stage->config.platform.os[0] || planner->options->platform_given ||
 	    instruction_flag(stage->from, "platform"))
 		stage->config.platform = stage->platform;
@@ -285,7 +285,7 @@ static int apply_labels(struct planner *planner)
 
 static int judge_findings(struct planner *planner)
 {
-	if (!planner->check.error || !planner->finding_count)
+	if (!planner->check.error || !planner->finding_count || planner->options->check_only)
 		return 0;
 	return err_set(planner->err, ERR_FORMAT, "lint violation found for rules: %s%s",
 		       planner->first_finding, planner->finding_count > 1 ? " and others" : "");
@@ -355,6 +355,8 @@ static void release_planner(struct planner *planner)
 	map_free(planner->declared);
 	map_free(planner->stages_by_name);
 	map_free(planner->contexts);
+	map_free(planner->arguments);
+	map_free(planner->findings);
 }
 
 static int fail(const struct planner *planner, struct line_range *ret_lines)
@@ -385,8 +387,11 @@ int plan_new(const struct recipe *recipe, const struct plan_options *options,
 	planner.declared = map_new();
 	planner.stages_by_name = map_new();
 	planner.contexts = map_new();
+	planner.arguments = map_new();
+	planner.findings = map_new();
 	platform_host(&planner.host);
-	if (planner.build_args && planner.declared && planner.stages_by_name && planner.contexts)
+	if (planner.build_args && planner.declared && planner.stages_by_name && planner.contexts &&
+	    planner.arguments && planner.findings)
 		r = make_plan(&planner);
 	else
 		r = err_nomem(err);

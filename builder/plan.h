@@ -110,6 +110,15 @@ struct plan_stage {
 	size_t history_step_count, base_history_count;
 };
 
+/* For --call=outline: an argument that a needed stage declares, or a global one. */
+struct plan_argument {
+	const char *name;
+	const char *value; /* NULL: unset */
+	const char *description;
+	struct line_range lines;
+	bool used; /* something was expanded with it, or a RUN of its stage sees it */
+};
+
 struct plan {
 	struct arena arena;
 	struct step **steps; /* topological order */
@@ -118,6 +127,16 @@ struct plan {
 	unsigned stage_count;
 	const char **unused_args; /* RCP-207 */
 	size_t unused_arg_count;
+	/* Only with check_only. */
+	struct plan_argument **arguments; /* in order of declaration, each name once */
+	size_t argument_count;
+};
+
+/* What the language has only when it is switched on (RCP-803). */
+enum plan_extension {
+	EXTENSION_FROM_ARGS = 1,     /* global arguments in --from and from= */
+	EXTENSION_RUN_NO_CACHE = 2,  /* RUN --no-cache */
+	EXTENSION_OPTIONAL_COPY = 4, /* COPY --optional */
 };
 
 struct plan_options {
@@ -141,8 +160,11 @@ struct plan_options {
 	bool strict_syntax; /* a foreign '# syntax=' is an error, not a warning (RCP-125) */
 	/* Lint findings and other warnings (rule NULL), in order; may be NULL. */
 	void (*warn)(void *argument, const char *rule, struct line_range lines, const char *text);
-	/* Only the lint pass: all stages are evaluated, no resolver is called, bases count as images without anything. */
+	/* Only the lint pass: a base that the resolver does not find counts as an image of which nothing is known. */
 	bool check_only;
+	bool target_only;    /* check_only: not all stages, those the target needs */
+	bool check_error;    /* findings are errors whatever '# check=' says */
+	unsigned extensions; /* of enum plan_extension */
 };
 
 /* On failure '*ret_lines' is what to show below the message (0,0: nothing). The recipe must outlive the plan. */

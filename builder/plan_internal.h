@@ -16,8 +16,9 @@
 /* What ENV, ARG and the image config say of a name. They share one list: the later declaration wins (RCP-205). */
 struct variable {
 	struct str name, value;
-	bool set;    /* false: only declared, by "ARG name" */
-	bool is_arg; /* declared by ARG */
+	bool set;		     /* false: only declared, by "ARG name" */
+	bool is_arg;		     /* declared by ARG */
+	struct plan_argument *shown; /* how --call=outline shows it, or NULL */
 };
 
 struct scope {
@@ -34,6 +35,7 @@ struct base_image {
 	struct platform platform;
 	struct image_config config;
 	struct digest manifest;
+	bool unknown;	   /* check_only: nobody knows its configuration */
 	struct step *step; /* for --from and mounts */
 	struct base_image *next;
 };
@@ -71,7 +73,7 @@ struct stage {
 
 /* Settings of '# check=' (RCP-127). */
 struct check_settings {
-	struct str skip; /* rules, comma-separated */
+	struct str skip, experimental; /* rules, comma-separated */
 	bool error;
 };
 
@@ -92,6 +94,8 @@ struct planner {
 	size_t stage_count;
 	struct stage *target;
 	struct base_image *images;
+	struct map *arguments; /* check_only: name -> struct plan_argument */
+	struct map *findings;  /* what was reported, so that it is not reported again */
 	struct check_settings check;
 	unsigned finding_count;
 	const char *first_finding; /* rule, for the error */
@@ -157,8 +161,9 @@ int scope_copy(struct planner *planner, const struct scope *from, struct scope *
 void scope_release(struct scope *scope);
 int scope_global_arg(struct planner *planner, const struct instruction *instruction);
 int scope_arg(struct stage *stage, const struct instruction *instruction);
-/* FROM lines: globals and automatic arguments. */
-int scope_expand_global(struct planner *planner, struct str word, struct str *ret_text);
+/* FROM lines: globals and automatic arguments. 'instruction' is where 'word' stands, for findings. */
+int scope_expand_global(struct planner *planner, const struct instruction *instruction,
+			struct str word, struct str *ret_text);
 /* The same without build arguments and without errors: false when it cannot be expanded. */
 bool scope_expand_default(struct planner *planner, struct str word, struct str *ret_text);
 int scope_read_build_args(struct planner *planner);
@@ -211,6 +216,8 @@ void lint_ignored_source(struct stage *stage, const struct instruction *instruct
 /* '# syntax=' and BUILDKIT_SYNTAX (RCP-125). */
 int lint_syntax(struct planner *planner);
 void lint_undefined_var(struct stage *stage, struct str name);
+void lint_undefined_global(struct planner *planner, const struct instruction *instruction,
+			   struct str name);
 void lint_secret_name(struct stage *stage, const char *what, struct str name);
 
 #endif

@@ -3,10 +3,12 @@
  * value is, through lint_report(), which knows what is skipped. */
 #include "builder/plan_internal.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "builder/lint.h"
 #include "formats/reference.h"
 
 enum { LINT_TEXT_MAX = 1024 };
@@ -18,15 +20,26 @@ static bool list_has(struct str list, const char *rule)
 	bool more = true;
 
 	while (more) {
-		struct str item, rest;
+		struct str item, rest, word;
 
 		more = str_cut(list, ',', &item, &rest);
 		list = rest;
-		item = str_trim(item);
+		/* "A, B because of ..." ends with B. */
+		str_cut(str_trim(item), ' ', &item, &word);
 		if (str_is_nocase(item, rule) || str_is_nocase(item, "all"))
 			return true;
 	}
 	return false;
+}
+
+static int unknown_option(struct str key, struct err *err)
+{
+	static const char *const known[] = { "skip", "error", "experimental", NULL };
+	const char *nearest = str_nearest(key, known);
+
+	return err_set(err, ERR_FORMAT, "unknown check option '%.*s'%s%s%s", (int)key.len, key.ptr,
+		       nearest ? " (did you mean " : "", nearest ? nearest : "",
+		       nearest ? "?)" : "");
 }
 
 /* "skip=A,B;error=true;experimental=all" (RCP-127). */
@@ -49,18 +62,18 @@ static int read_check(struct str text, struct check_settings *settings, struct e
 		value = str_trim(value);
 		if (str_is_nocase(key, "skip"))
 			settings->skip = value;
-		else if (str_is_nocase(key, "error") && str_is_nocase(value, "true"))
+		else if (str_is_nocase(key, "experimental"))
+			settings->experimental = value;
+		else if (!str_is_nocase(key, "error"))
+			return unknown_option(key, err);
+		else if (str_is_nocase(value, "true") || str_is(value, "1"))
 			settings->error = true;
-		else if (str_is_nocase(key, "error") && str_is_nocase(value, "false"))
+		else if (str_is_nocase(value, "false") || str_is(value, "0"))
 			settings->error = false;
-		else if (str_is_nocase(key, "error"))
+		else
 			return err_set(err, ERR_FORMAT,
-				       "check option 'error' takes true or false, "
-				       "not '%.*s'",
+				       "check option 'error' takes true or false, not '%.*s'",
 				       (int)value.len, value.ptr);
-		else if (!str_is_nocase(key, "experimental"))
-			return err_set(err, ERR_FORMAT, "unknown check option '%.*s'", (int)key.len,
-				       key.ptr);
 	}
 	return 0;
 }
@@ -68,13 +81,19 @@ static int read_check(struct str text, struct check_settings *settings, struct e
 int lint_read_settings(struct planner *planner)
 {
 	const char *given = map_get(planner->build_args, STR("BUILDKIT_DOCKERFILE_CHECK"));
+	int r = read_check(given ? str_from(given) : planner->recipe->check, &planner->check,
+			   planner->err);
 
-	return read_check(given ? str_from(given) : planner->recipe->check, &planner->check,
-			  planner->err);
+	if (r < 0)
+		return err_wrap(planner->err, "%s",
+				given ? "BUILDKIT_DOCKERFILE_CHECK" : "directive 'check'");
+	planner->check.error |= planner->options->check_error;
+	return 0;
 }
 
-/* "check=skip=Rule" in the comment block above the instruction. */
-static bool skipped_by_comment(const struct instruction *instruction, const char *rule)
+/* Whether "check=skip=Rule" or "check=experimental=Rule" stands in the comment block above the instruction. */
+static bool named_by_comment(const struct instruction *instruction, const char *rule,
+			     bool experimental)
 {
 	struct str comment = instruction->doc_comment;
 	bool more = true;
@@ -88,10 +107,36 @@ static bool skipped_by_comment(const struct instruction *instruction, const char
 		comment = rest;
 		if (!str_cut(line, '=', &key, &value) || !str_is_nocase(str_trim(key), "check"))
 			continue;
-		if (read_check(value, &settings, &err) == 0 && list_has(settings.skip, rule))
+		if (read_check(value, &settings, &err) == 0 &&
+		    list_has(experimental ? settings.experimental : settings.skip, rule))
 			return true;
 	}
 	return false;
+}
+
+static bool is_wanted(const struct planner *planner, const char *rule,
+		      const struct instruction *instruction)
+{
+	const struct lint_rule *known = lint_rule_find(rule);
+	const struct check_settings *check = &planner->check;
+
+	assert(known);
+	if (known->experimental && !list_has(check->experimental, rule) &&
+	    !(instruction && named_by_comment(instruction, rule, true)))
+		return false;
+	return !list_has(check->skip, rule) &&
+	       !(instruction && named_by_comment(instruction, rule, false));
+}
+
+/* Whether the same was said before: a variable that is used twice, a trigger of two stages. */
+static bool is_repeated(struct planner *planner, const char *rule, struct line_range lines,
+			const char *text)
+{
+	char *key = arena_printf(planner->arena, "%s %u %s", rule, lines.first, text);
+
+	/* Without memory it is said twice. */
+	return key && (map_has(planner->findings, str_from(key)) ||
+		       map_put(planner->findings, str_from(key), planner) < 0);
 }
 
 void lint_report(struct planner *planner, const char *rule, const struct instruction *instruction,
@@ -100,12 +145,13 @@ void lint_report(struct planner *planner, const char *rule, const struct instruc
 	char text[LINT_TEXT_MAX];
 	va_list args;
 
-	if (list_has(planner->check.skip, rule) ||
-	    (instruction && skipped_by_comment(instruction, rule)))
+	if (!is_wanted(planner, rule, instruction))
 		return;
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
+	if (is_repeated(planner, rule, lines, text))
+		return;
 	if (!planner->finding_count++)
 		planner->first_finding = rule;
 	if (planner->options->warn)
@@ -115,17 +161,17 @@ void lint_report(struct planner *planner, const char *rule, const struct instruc
 /* --- names of variables --- */
 
 /* The nearest set name, for the message. */
-static struct str nearest_variable(const struct stage *stage, struct str name)
+static struct str nearest_variable(const struct scope *scope, struct str name)
 {
 	struct str nearest = STR("");
 	unsigned best = 3;
 	size_t i;
 
-	for (i = 0; i < stage->scope.count; i++) {
-		struct str candidate = stage->scope.items[i].name;
+	for (i = 0; i < scope->count; i++) {
+		struct str candidate = scope->items[i].name;
 		unsigned distance = str_distance(name, candidate, 2);
 
-		if (stage->scope.items[i].set && distance < best && distance < candidate.len &&
+		if (scope->items[i].set && distance < best && distance < candidate.len &&
 		    distance < name.len) {
 			best = distance;
 			nearest = candidate;
@@ -136,13 +182,24 @@ static struct str nearest_variable(const struct stage *stage, struct str name)
 
 void lint_undefined_var(struct stage *stage, struct str name)
 {
-	struct str nearest = nearest_variable(stage, name);
+	struct str nearest = nearest_variable(&stage->scope, name);
 
 	if (stage->unknown_base)
 		return;
 	lint_report(stage->planner, "UndefinedVar", stage->current, stage->planner->lines,
 		    "Usage of undefined variable '$%.*s'%s%.*s%s", (int)name.len, name.ptr,
 		    nearest.len ? " (did you mean $" : "", (int)nearest.len, nearest.ptr,
+		    nearest.len ? "?)" : "");
+}
+
+void lint_undefined_global(struct planner *planner, const struct instruction *instruction,
+			   struct str name)
+{
+	struct str nearest = nearest_variable(&planner->globals, name);
+
+	lint_report(planner, "UndefinedArgInFrom", instruction, planner->lines,
+		    "FROM argument '%.*s' is not declared%s%.*s%s", (int)name.len, name.ptr,
+		    nearest.len ? " (did you mean " : "", (int)nearest.len, nearest.ptr,
 		    nearest.len ? "?)" : "");
 }
 
@@ -215,6 +272,48 @@ static void lint_casing(struct planner *planner)
 				    (int)instruction->name.len, instruction->name.ptr,
 				    wanted == CASING_LOWER ? "lowercase" : "uppercase");
 	}
+}
+
+/* --- comments --- */
+
+/* The last line of the block that is no '# check=' of the instruction. */
+static struct str last_comment(const struct instruction *instruction)
+{
+	struct str comment = instruction->doc_comment, last = STR("");
+	bool more = true;
+
+	while (more) {
+		struct str line, key, value;
+
+		more = str_cut(comment, '\n', &line, &comment);
+		if (!str_cut(line, '=', &key, &value) || !str_is_nocase(str_trim(key), "check"))
+			last = line;
+	}
+	return last;
+}
+
+/* A comment right above ARG and FROM is shown as the description of what they name, so it should be one (RCP-128). */
+static void lint_definition(struct planner *planner, const struct instruction *instruction)
+{
+	size_t first = instruction->kind == INSTRUCTION_FROM ? 2 : 0, i;
+	struct instruction described = *instruction;
+	struct str word, name, rest;
+
+	described.doc_comment = last_comment(instruction);
+	str_cut(described.doc_comment, ' ', &word, &rest);
+	if (!word.len || instruction->word_count <= first)
+		return;
+	for (i = first; i < instruction->word_count; i++) {
+		str_cut(instruction->words[i], '=', &name, &rest);
+		if (instruction_description(&described, name).len || str_eq(word, name))
+			return;
+	}
+	str_cut(instruction->words[first], '=', &name, &rest);
+	if (instruction->word_count > first + 1)
+		name = STR("<arg_key>");
+	lint_report(planner, "InvalidDefinitionDescription", instruction, instruction->lines,
+		    "Comment for %s should follow the format: `# %.*s <description>`",
+		    instruction_name(instruction->kind), (int)name.len, name.ptr);
 }
 
 /* --- FROM --- */
@@ -390,5 +489,9 @@ int lint_recipe(struct planner *planner)
 		lint_report(planner, "NoEmptyContinuation", NULL, recipe->blank_continuations[i],
 			    "Empty continuation line");
 	lint_casing(planner);
+	for (i = 0; i < recipe->instruction_count; i++)
+		if (recipe->instructions[i].kind == INSTRUCTION_FROM ||
+		    recipe->instructions[i].kind == INSTRUCTION_ARG)
+			lint_definition(planner, &recipe->instructions[i]);
 	return lint_stages(planner);
 }

@@ -112,6 +112,7 @@ int scope_copy(struct planner *planner, const struct scope *from, struct scope *
 			return plan_nomem(planner);
 		item->value = from->items[i].value;
 		item->set = from->items[i].set;
+		item->shown = from->items[i].shown;
 	}
 	for (i = 0; r == 0 && i < from->arg_count; i++)
 		r = declare(planner, to, from->items[from->args[i]].name);
@@ -257,12 +258,54 @@ static bool inherited_arg(struct planner *planner, struct str name, struct str *
 	       automatic_arg(planner, name, ret_value);
 }
 
+/* --- what --call=outline shows --- */
+
+/* Makes 'name' of 'scope', declared just now by 'instruction', one of the shown arguments. */
+static int show_argument(struct planner *planner, const struct scope *scope,
+			 const struct instruction *instruction, struct str name)
+{
+	struct variable *item = find(scope, name);
+	struct plan_argument *shown = map_get(planner->arguments, name);
+	struct str description = instruction_description(instruction, name);
+	struct plan *plan = planner->plan;
+
+	if (!planner->options->check_only || !item)
+		return 0;
+	if (!shown) {
+		shown = arena_alloc(planner->arena, sizeof(*shown));
+		plan->arguments = arena_grow(planner->arena, plan->arguments, plan->argument_count,
+					     sizeof(*plan->arguments));
+		if (!shown || !plan->arguments || map_put(planner->arguments, name, shown) < 0)
+			return plan_nomem(planner);
+		*shown = (struct plan_argument){ .name = arena_strdup(planner->arena, name),
+						 .description = "",
+						 .lines = instruction->lines };
+		plan->arguments[plan->argument_count++] = shown;
+	}
+	/* A later declaration of the name says more, or says it again. */
+	if (description.len)
+		shown->description = arena_strdup(planner->arena, description);
+	if (item->set)
+		shown->value = arena_strdup(planner->arena, item->value);
+	item->shown = shown;
+	if (!shown->name || !shown->description || (item->set && !shown->value))
+		return plan_nomem(planner);
+	return 0;
+}
+
+static void show_use(const struct variable *item)
+{
+	if (item && item->shown)
+		item->shown->used = true;
+}
+
 /* --- expansion --- */
 
 static bool stage_get(void *argument, struct str name, struct str *ret_value)
 {
 	const struct stage *stage = argument;
 
+	show_use(find(&stage->scope, name));
 	return scope_get(&stage->scope, name, ret_value);
 }
 
@@ -371,22 +414,38 @@ static bool global_get(void *argument, struct str name, struct str *ret_value)
 	return build_arg(planner, name, ret_value) || automatic_arg(planner, name, ret_value);
 }
 
-static void global_unset(void *argument, struct str name)
-{
-	struct planner *planner = argument;
-	struct str nothing;
+/* Where a global name is used. */
+struct global_use {
+	struct planner *planner;
+	const struct instruction *instruction;
+};
 
-	if (!is_declared(&planner->globals, name) && !automatic_arg(planner, name, &nothing))
-		lint_report(planner, "UndefinedArgInFrom", NULL, planner->lines,
-			    "FROM argument '%.*s' is not declared", (int)name.len, name.ptr);
+static bool used_global_get(void *argument, struct str name, struct str *ret_value)
+{
+	struct planner *planner = ((struct global_use *)argument)->planner;
+
+	show_use(find(&planner->globals, name));
+	return global_get(planner, name, ret_value);
 }
 
-int scope_expand_global(struct planner *planner, struct str word, struct str *ret_text)
+static void global_unset(void *argument, struct str name)
 {
+	struct global_use *use = argument;
+	struct str nothing;
+
+	if (!is_declared(&use->planner->globals, name) &&
+	    !automatic_arg(use->planner, name, &nothing))
+		lint_undefined_global(use->planner, use->instruction, name);
+}
+
+int scope_expand_global(struct planner *planner, const struct instruction *instruction,
+			struct str word, struct str *ret_text)
+{
+	struct global_use use = { planner, instruction };
 	struct expand_options options = { .escape = planner->recipe->escape,
-					  .get = global_get,
+					  .get = used_global_get,
 					  .unset = global_unset,
-					  .argument = planner };
+					  .argument = &use };
 
 	return expand_with(planner, word, &options, ret_text);
 }
@@ -422,9 +481,10 @@ int scope_global_arg(struct planner *planner, const struct instruction *instruct
 	size_t i;
 
 	for (i = 0; i < instruction->word_count; i++) {
+		struct global_use use = { planner, instruction };
 		struct expand_options options = { .escape = planner->recipe->escape,
-						  .get = global_get,
-						  .argument = planner };
+						  .get = used_global_get,
+						  .argument = &use };
 		struct str name, value, given, text;
 		bool has_default = str_cut(instruction->words[i], '=', &name, &value);
 		bool has_value = build_arg(planner, name, &given);
@@ -443,6 +503,8 @@ int scope_global_arg(struct planner *planner, const struct instruction *instruct
 			r = declare(planner, &planner->globals, name);
 		if (r == 0 && (has_value || has_default))
 			r = scope_set(planner, &planner->globals, name, value);
+		if (r == 0)
+			r = show_argument(planner, &planner->globals, instruction, name);
 		if (r < 0)
 			return r;
 	}
@@ -450,7 +512,8 @@ int scope_global_arg(struct planner *planner, const struct instruction *instruct
 }
 
 /* One "name[=default]" of an ARG in a stage; 'history' gets it as RCP-441 wants. */
-static int stage_arg(struct stage *stage, struct str word, struct buf *history)
+static int stage_arg(struct stage *stage, const struct instruction *instruction, struct str word,
+		     struct buf *history)
 {
 	struct planner *planner = stage->planner;
 	struct str name, value, given;
@@ -470,6 +533,8 @@ static int stage_arg(struct stage *stage, struct str word, struct buf *history)
 		r = declare(planner, &stage->scope, name);
 	if (r == 0 && set)
 		r = scope_set(planner, &stage->scope, name, value);
+	if (r == 0)
+		r = show_argument(planner, &stage->scope, instruction, name);
 	buf_putc(history, ' ');
 	buf_add(history, name);
 	if (set) {
@@ -487,7 +552,7 @@ int scope_arg(struct stage *stage, const struct instruction *instruction)
 
 	buf_puts(&history, "ARG");
 	for (i = 0; r == 0 && i < instruction->word_count; i++)
-		r = stage_arg(stage, instruction->words[i], &history);
+		r = stage_arg(stage, instruction, instruction->words[i], &history);
 	if (r == 0)
 		r = buf_check(&history, "ARG", stage->planner->err);
 	return r < 0 ? r : plan_add_history(stage, history.data, NULL);
@@ -556,6 +621,8 @@ int scope_environment(struct stage *stage, const char ***ret_env, const char ***
 				sizeof(*env.items));
 	if (!env.items)
 		return plan_nomem(planner);
+	for (i = 0; r == 0 && i < stage->scope.count; i++)
+		show_use(&stage->scope.items[i]);
 	for (i = 0; r == 0 && i < stage->scope.count; i++)
 		if (stage->scope.items[i].set)
 			r = add_env(planner, &env, stage->scope.items[i].name,

@@ -240,7 +240,7 @@ static int read_platform(struct planner *planner, struct stage *stage)
 
 	if (!flag)
 		return 0;
-	r = scope_expand_global(planner, flag->value, &text);
+	r = scope_expand_global(planner, stage->from, flag->value, &text);
 	if (r < 0)
 		return r;
 	if (!text.len)
@@ -256,7 +256,7 @@ static int read_from(struct planner *planner, struct stage *stage, struct map *e
 	const char *source;
 	struct str name;
 	char *lower;
-	int r = scope_expand_global(planner, stage->from->words[0], &name);
+	int r = scope_expand_global(planner, stage->from, stage->from->words[0], &name);
 
 	if (r == 0)
 		r = read_platform(planner, stage);
@@ -334,9 +334,15 @@ int stage_resolve(struct planner *planner, const char *name, const struct platfo
 	image->name = name;
 	image->platform = *platform;
 	image_config_init(&image->config);
-	if (!options->check_only)
+	image->unknown = options->check_only && !options->resolve;
+	if (!image->unknown)
 		r = options->resolve(options->argument, name, platform, planner->lines,
 				     &image->config, &image->manifest, planner->err);
+	if (r < 0 && options->check_only && r != -ERR_CANCELED) {
+		image->unknown = true;
+		image_config_init(&image->config);
+		r = 0;
+	}
 	if (r == -ENOENT)
 		suggest_stage(planner, str_from(name));
 	if (r < 0)
@@ -523,7 +529,7 @@ int stage_find_needed(struct planner *planner)
 	for (i = planner->stage_count; r == 0 && i > 0; i--) {
 		struct stage *stage = &planner->stages[i - 1];
 
-		stage->needed |= planner->options->check_only;
+		stage->needed |= planner->options->check_only && !planner->options->target_only;
 		if (stage->needed)
 			r = need_of_stage(planner, stage);
 	}

@@ -21,6 +21,10 @@ struct remote_options {
 /* Pulls 'name' and tags it. '*ret_manifest' strings live in 'arena'. */
 int remote_pull(struct store *store, const struct remote_options *options, const char *name,
 		struct arena *arena, struct descriptor *ret_manifest, struct err *err) must_check;
+/* Only the configuration of 'name' for the platform of the options, from its registry; no store is involved. Released by the
+ * caller. */
+int remote_config(const struct remote_options *options, const char *name,
+		  struct image_config *ret_config, struct err *err) must_check;
 /* Pushes image 'name' of the store to 'destination' (NULL: the same name). */
 int remote_push(struct store *store, const struct remote_options *options, const char *name,
 		const char *destination, struct digest *ret_digest, struct err *err) must_check;

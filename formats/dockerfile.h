@@ -108,6 +108,9 @@ void recipe_release(struct recipe *recipe);
 const char *instruction_name(enum instruction_kind kind); /* "COPY" */
 const struct instruction_flag *instruction_flag(const struct instruction *instruction,
 						const char *name); /* last one, or NULL */
+/* What the comment block above says of 'name', a stage or an argument (RCP-128): the text behind "name " at the start of a
+ * line, "" when there is none. Stages are found in either letter case. */
+struct str instruction_description(const struct instruction *instruction, struct str name);
 bool instruction_flag_is_true(const struct instruction *instruction, const char *name);
 
 /* The excerpt of UX-33: lines around 'range' with '>>>' marks; appended to 'buf'. */

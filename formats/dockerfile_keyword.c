@@ -104,6 +104,40 @@ const struct instruction_flag *instruction_flag(const struct instruction *instru
 	return NULL;
 }
 
+static char fold(char c, bool upper)
+{
+	if (upper)
+		return c >= 'a' && c <= 'z' ? (char)(c - 32) : c;
+	return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
+}
+
+static bool is_same_name(struct str a, struct str b, bool any_case)
+{
+	size_t i;
+
+	if (a.len != b.len || !any_case)
+		return str_eq(a, b);
+	for (i = 0; i < a.len; i++)
+		if (fold(a.ptr[i], false) != fold(b.ptr[i], false))
+			return false;
+	return true;
+}
+
+struct str instruction_description(const struct instruction *instruction, struct str name)
+{
+	struct str comment = instruction->doc_comment;
+	bool more = name.len > 0, any_case = instruction->kind == INSTRUCTION_FROM;
+
+	while (more) {
+		struct str line, word, text;
+
+		more = str_cut(comment, '\n', &line, &comment);
+		if (str_cut(line, ' ', &word, &text) && is_same_name(word, name, any_case))
+			return text;
+	}
+	return STR("");
+}
+
 bool instruction_flag_is_true(const struct instruction *instruction, const char *name)
 {
 	const struct instruction_flag *flag = instruction_flag(instruction, name);
@@ -112,13 +146,6 @@ bool instruction_flag_is_true(const struct instruction *instruction, const char 
 }
 
 /* --- names --- */
-
-static char fold(char c, bool upper)
-{
-	if (upper)
-		return c >= 'a' && c <= 'z' ? (char)(c - 32) : c;
-	return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
-}
 
 static bool has_upper(struct str word)
 {

@@ -2,6 +2,7 @@
 /* build: private to the verb 'build': its flags, and one build from its flags to its end.
  *
  *	cmd_build.c	the way of a build, and how it ends
+ *	cmd_check.c	what is said about a recipe instead
  *	build_flags.c	the table of options; their texts to values
  *	build_args.c	build arguments from all their sources
  *	build_inputs.c	context, recipe, ignore file, base images
@@ -34,7 +35,10 @@ struct build_flags {
 	bool force_compression, omit_history;
 	struct text_list tags, build_args, build_arg_files, labels, secrets, add_hosts, allow;
 	uint64_t jobs;
-	bool no_cache, quiet, push, check, load, tls_verify, http_proxy;
+	const char *check, *call, *format;
+	struct text_list extensions;
+	bool check_error, strict_syntax, offline;
+	bool no_cache, quiet, push, load, tls_verify, http_proxy;
 };
 
 extern const struct option build_option_table[];
@@ -71,6 +75,7 @@ struct build {
 	char image_id[DIGEST_TEXT_MAX], image_digest[DIGEST_TEXT_MAX];
 	struct buf metadata; /* JSON, for whoever asked */
 	bool drop_base_labels;
+	unsigned extensions; /* of enum plan_extension */
 	enum { ATTEST_OFF, ATTEST_MIN, ATTEST_FULL } provenance;
 	bool sbom;
 	int64_t begun_ns;
@@ -85,7 +90,23 @@ struct build {
 	const char *failed_log; /* of the step that failed, or NULL; borrowed from the record */
 };
 
+/* --- cmd_build.c --- */
+
+void build_init(struct build *build, const struct build_flags *flags, struct store *store,
+		const char *context_path);
+void build_release(struct build *build);
+/* Of the plan for one platform. */
+struct plan_options build_plan_options(struct build *build, const struct platform *platform);
+
+/* --- cmd_check.c --- */
+
+/* Instead of a build. ERR_NEGATIVE: there was something to say. */
+int build_check(struct build *build, struct err *err) must_check;
+
 /* --- build_flags.c --- */
+
+/* Whether nothing is to be built. */
+bool build_only_checks(const struct build_flags *flags);
 
 /* Checks every flag before anything is done. ERR_USAGE. */
 int build_parse_flags(struct build *build, struct err *err) must_check;

@@ -49,7 +49,11 @@ const struct option build_option_table[] = {
 	{ "metadata-file", 0, OPTION_TEXT, offsetof(struct build_flags, metadata_file), "PATH", "write digests and names to a file as JSON" },
 	{ "digestfile", 0, OPTION_TEXT, offsetof(struct build_flags, digestfile), "PATH", "write the manifest digest to a file" },
 	{ "digest-file", 0, OPTION_TEXT, offsetof(struct build_flags, digestfile), NULL, NULL },
-	{ "check", 0, OPTION_FLAG, offsetof(struct build_flags, check), NULL, "only check the recipe; exit status 1 when there is something to say" },
+	{ "check", 0, OPTION_OPTIONAL, offsetof(struct build_flags, check), "error", "only check the recipe; exit status 1 when there is something to say" },
+	{ "check-error", 0, OPTION_FLAG, offsetof(struct build_flags, check_error), NULL, "build, but fail before anything runs when the check has something to say" },
+	{ "call", 0, OPTION_TEXT, offsetof(struct build_flags, call), "check|outline|targets[,format=FORMAT]", "tell this instead of building" },
+	{ "strict-syntax", 0, OPTION_FLAG, offsetof(struct build_flags, strict_syntax), NULL, "refuse a recipe whose first lines ask for another language" },
+	{ "ext", 0, OPTION_LIST, offsetof(struct build_flags, extensions), "NAME[,...]", "extensions of the language: from-args, run-no-cache, optional-copy" },
 	{ "tls-verify", 0, OPTION_FLAG, offsetof(struct build_flags, tls_verify), NULL, NULL },
 	{ "load", 0, OPTION_FLAG, offsetof(struct build_flags, load), NULL, NULL },
 	{ .name = NULL },
@@ -238,6 +242,45 @@ static int parse_inherit_labels(struct build *build, struct err *err)
 	return 0;
 }
 
+/* "--check=error" is another way to write --check-error. */
+bool build_only_checks(const struct build_flags *flags)
+{
+	const char *check = flags->check;
+
+	if (flags->call && strcmp(flags->call, "build") != 0)
+		return true;
+	return check && strcmp(check, "error") != 0 && strcmp(check, "false") != 0;
+}
+
+static int parse_extensions(struct build *build, struct err *err)
+{
+	static const char *const names[] = { "from-args", "run-no-cache", "optional-copy", NULL };
+	size_t i, j;
+
+	for (i = 0; i < build->flags->extensions.count; i++) {
+		struct str rest = str_from(build->flags->extensions.items[i]), name;
+		bool more = true;
+
+		while (more) {
+			more = str_cut(rest, ',', &name, &rest);
+			for (j = 0; names[j] && !str_is(name, names[j]); j++)
+				;
+			if (!names[j]) {
+				const char *nearest = str_nearest(name, names);
+
+				return err_set(err, ERR_USAGE,
+					       "unknown extension '%.*s'%s%s%s: from-args, "
+					       "run-no-cache or optional-copy",
+					       (int)name.len, name.ptr,
+					       nearest ? " (did you mean " : "",
+					       nearest ? nearest : "", nearest ? "?)" : "");
+			}
+			build->extensions |= 1U << j;
+		}
+	}
+	return 0;
+}
+
 int build_parse_flags(struct build *build, struct err *err)
 {
 	const char *network = build->flags->network;
@@ -262,6 +305,8 @@ int build_parse_flags(struct build *build, struct err *err)
 		r = parse_platforms(build, err);
 	if (r == 0)
 		r = parse_inherit_labels(build, err);
+	if (r == 0)
+		r = parse_extensions(build, err);
 	if (r == 0)
 		r = build_parse_attest(build, err);
 	if (r == 0)

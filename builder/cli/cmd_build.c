@@ -104,10 +104,9 @@ static void show_excerpt(struct build *build, struct line_range lines)
 
 /* --- The build --- */
 
-static int make_plan(struct build *build, const struct platform *platform, struct plan **ret_plan,
-		     struct line_range *ret_lines, struct err *err)
+struct plan_options build_plan_options(struct build *build, const struct platform *platform)
 {
-	struct plan_options plan_options = {
+	return (struct plan_options){
 		.target = build->flags->target,
 		.build_args = build->build_args.items,
 		.labels = build->flags->labels.items,
@@ -120,10 +119,19 @@ static int make_plan(struct build *build, const struct platform *platform, struc
 		.argument = build,
 		.warn = warn,
 		.ignore = build->ignore,
-		.check_only = build->flags->check,
+		.strict_syntax = build->flags->strict_syntax,
+		.check_error = build->flags->check_error ||
+			       (build->flags->check && strcmp(build->flags->check, "error") == 0),
+		.extensions = build->extensions,
 	};
+}
 
-	return plan_new(&build->recipe, &plan_options, ret_plan, ret_lines, err);
+static int make_plan(struct build *build, const struct platform *platform, struct plan **ret_plan,
+		     struct line_range *ret_lines, struct err *err)
+{
+	struct plan_options options = build_plan_options(build, platform);
+
+	return plan_new(&build->recipe, &options, ret_plan, ret_lines, err);
 }
 
 /* One plan for each platform. */
@@ -339,30 +347,23 @@ static int run_build(struct build *build, struct command_context *context,
 	return r;
 }
 
-static int check_recipe(struct build *build, struct err *err)
+void build_init(struct build *build, const struct build_flags *flags, struct store *store,
+		const char *context_path)
 {
-	struct line_range lines = { 0 };
-	int r = build_load_recipe(build, &lines, err);
-
-	if (r == 0)
-		r = make_plans(build, &lines, err);
-	if (r < 0) {
-		show_excerpt(build, lines);
-		/* A recipe that cannot be built is a finding (UX-60). */
-		err->code = ERR_NEGATIVE;
-		return -ERR_NEGATIVE;
-	}
-	if (build->finding_count == 0) {
-		puts("Check complete, no warnings found.");
-		return 0;
-	}
-	printf("Check complete, %u warning%s been found!\n\n", build->finding_count,
-	       build->finding_count == 1 ? " has" : "s have");
-	cli_print_escaped(stdout, buf_str(&build->findings));
-	return err_set(err, ERR_NEGATIVE, "%s", "");
+	*build = (struct build){
+		.flags = flags,
+		.store = store,
+		.context_fd = -1,
+		.context_path = context_path,
+		.recipe_text = BUF_INIT(LIMIT_RECIPE_BYTES),
+		.findings = BUF_INIT(4 * MIB),
+		.metadata = BUF_INIT(16 * MIB),
+		.driver = ROOTFS_AUTO,
+		.begun_ns = io_realtime_ns(),
+	};
 }
 
-static void release(struct build *build)
+void build_release(struct build *build)
 {
 	size_t i;
 
@@ -444,27 +445,19 @@ static void tell_ci(struct build *build, const struct err *failure)
 static int run(struct command_context *context, const void *flags, int argc, char **argv,
 	       struct err *err)
 {
-	struct build build = {
-		.flags = flags,
-		.store = context->store,
-		.context_fd = -1,
-		.context_path = argc ? argv[0] : ".",
-		.recipe_text = BUF_INIT(LIMIT_RECIPE_BYTES),
-		.findings = BUF_INIT(4 * MIB),
-		.metadata = BUF_INIT(16 * MIB),
-		.driver = ROOTFS_AUTO,
-		.begun_ns = io_realtime_ns(),
-	};
+	struct build build;
 	struct line_range lines = { 0 };
 	struct err record_err;
 	const char *status;
-	int r = build_parse_flags(&build, err);
+	int r;
 
+	build_init(&build, flags, context->store, argc ? argv[0] : ".");
+	r = build_parse_flags(&build, err);
 	if (r == 0)
 		r = build_open_context(&build, err);
-	if (r == 0 && build.flags->check) {
-		r = check_recipe(&build, err);
-		release(&build);
+	if (r == 0 && build_only_checks(build.flags)) {
+		r = build_check(&build, err);
+		build_release(&build);
 		return r;
 	}
 	if (r == 0) {
@@ -472,7 +465,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 		r = start_views(&build, context, err);
 	}
 	if (r < 0) {
-		release(&build);
+		build_release(&build);
 		return r;
 	}
 	if (context->isolation_note[0])
@@ -491,7 +484,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 		show_excerpt(&build, lines);
 	if (r < 0 && r != -ERR_CANCELED)
 		err_wrap(err, "failed to solve");
-	release(&build);
+	build_release(&build);
 	return r;
 }
 
