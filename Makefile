@@ -28,7 +28,7 @@ PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) $(HEAD
 PKG_LIBS   = $(eval PKG_LIBS := $(shell pkg-config --libs $(PACKAGES)))$(PKG_LIBS)
 ALL_CFLAGS = $(CSTD) $(WARNINGS) $(OPTIMISE) $(HARDENING) -I. -I$(BUILD)/gen $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = $(if $(SAN),-fsanitize=$(SAN)) -pie -Wl,-z,relro,-z,now,-z,noexecstack,--as-needed $(LDFLAGS)
-LIBS       = $(PKG_LIBS) -lpthread -ldl
+LIBS       = $(PKG_LIBS) -lm -lpthread -ldl
 
 # Folders, lowest first; each is a library that knows only those before it (registry-client does not know layerfs).
 SRC_formats  := $(wildcard formats/base/*.c formats/*.c)

@@ -37,6 +37,7 @@ enum field {
 	FIELD_EXTRA,
 	FIELD_OPERATION,
 	FIELD_SHAPE,
+	FIELD_SETTINGS,
 };
 
 static void frame(struct key_fields *fields, unsigned id, uint64_t len)
@@ -143,6 +144,8 @@ static void add_run(struct key_fields *fields, const struct step *step)
 	key_text(fields, FIELD_HOSTNAME, step->hostname);
 	key_number(fields, FIELD_NETWORK, step->network_none);
 	key_number(fields, FIELD_SECURITY, step->insecure);
+	if (step->settings)
+		key_list(fields, FIELD_SETTINGS, step->settings, list_length(step->settings));
 	key_number(fields, FIELD_MOUNT, step->mount_count);
 	for (i = 0; i < step->mount_count; i++)
 		add_mount(fields, &step->mounts[i]);

@@ -177,14 +177,33 @@ static void pump(struct run *run, struct pipes *pipes, struct sandbox_process *p
 
 /* --- The run --- */
 
+/* Whether the limit of the step's own group killed something, which a shell above it may have turned into any status. */
+static bool ran_out_of_memory(const struct cgroup *group, uint64_t *ret_limit_bytes)
+{
+	struct cgroup_memory memory;
+
+	if (!cgroup_read_memory(group, &memory) || memory.oom_kills == 0)
+		return false;
+	*ret_limit_bytes = memory.limit_bytes;
+	return true;
+}
+
 static int describe_failure(const struct step *step, const struct sandbox_exit *exit,
-			    struct err *err)
+			    const struct cgroup *group, struct err *err)
 {
 	auto_buf struct buf command = BUF_INIT(4096);
+	char limit[CGROUP_BYTES_TEXT_MAX];
+	uint64_t limit_bytes;
 	const char **word;
 
 	for (word = step->argv; *word; word++)
 		buf_printf(&command, "%s%s", word == step->argv ? "" : " ", *word);
+	if (ran_out_of_memory(group, &limit_bytes)) {
+		err_set(err, ERR_STEP, "process \"%.700s\" was killed: out of memory (limit %s)",
+			command.data ? command.data : step->argv[0],
+			cgroup_bytes_text(limit_bytes, limit));
+		return err_hint(err, "a larger --memory, or fewer processes at a time in the RUN");
+	}
 	if (exit->signal)
 		return err_set(err, ERR_STEP, "process \"%.700s\" was killed by signal %d (%s)",
 			       command.data ? command.data : step->argv[0], exit->signal,
@@ -204,15 +223,33 @@ static int start_failure(struct sandbox_exit *exit, struct err *err)
 	return -ERR_STEP;
 }
 
+/* The command in its container until all of it has gone. */
+static int attend(struct run *run, struct sandbox_spec *spec, struct pipes *pipes, unsigned row,
+		  struct sandbox_exit *ret_exit, struct err *err)
+{
+	struct sandbox_process *process;
+	bool killed;
+	int r = sandbox_start(run->options->sandbox, spec, &process, err);
+
+	close(take_fd(&pipes->write[0]));
+	close(take_fd(&pipes->write[1]));
+	if (r < 0)
+		return start_failure(ret_exit, err);
+	pump(run, pipes, process, row, &killed);
+	r = sandbox_wait(process, ret_exit, err);
+	return r == 0 && killed ? err_set(err, ERR_CANCELED, "canceled") : r;
+}
+
 static int run_command(struct run *run, unsigned row, struct sandbox_exit *ret_exit,
 		       struct err *err)
 {
 	const struct step *step = run->step;
-	struct sandbox_process *process;
+	struct sandbox_cgroup sandbox_cgroup;
+	struct cgroup group = { .dir_fd = -1 };
 	struct pipes pipes;
-	bool killed;
 	int r = open_pipes(&pipes, err);
 	struct sandbox_spec spec = {
+		.policy = run->options->policy,
 		.root_fd = rootfs_fd(run->rootfs),
 		.argv = step->argv,
 		.env = run->env,
@@ -235,20 +272,19 @@ static int run_command(struct run *run, unsigned row, struct sandbox_exit *ret_e
 
 	if (r < 0)
 		return r;
-	r = sandbox_start(run->options->sandbox, &spec, &process, err);
-	close(take_fd(&pipes.write[0]));
-	close(take_fd(&pipes.write[1]));
-	if (r < 0) {
-		close_pipes(&pipes);
-		return start_failure(ret_exit, err);
+	if (run->options->cgroups) {
+		r = cgroup_new(run->options->cgroups, &group, err);
+		sandbox_cgroup = (struct sandbox_cgroup){ .dir_fd = group.dir_fd,
+							  .procs_fds = group.procs_fds,
+							  .procs_count = group.procs_count };
+		spec.cgroup = &sandbox_cgroup;
 	}
-	pump(run, &pipes, process, row, &killed);
+	if (r == 0)
+		r = attend(run, &spec, &pipes, row, ret_exit, err);
 	close_pipes(&pipes);
-	r = sandbox_wait(process, ret_exit, err);
-	if (r == 0 && killed)
-		return err_set(err, ERR_CANCELED, "canceled");
 	if (r == 0 && ret_exit->status != 0)
-		return describe_failure(step, ret_exit, err);
+		r = describe_failure(step, ret_exit, &group, err);
+	cgroup_release(&group);
 	return r;
 }
 

@@ -3,6 +3,7 @@
 #ifndef BUILDER_STEP_RUN_H
 #define BUILDER_STEP_RUN_H
 
+#include "builder/cgroup.h"
 #include "builder/event.h"
 #include "builder/plan.h"
 #include "builder/sandbox/sandbox.h"
@@ -40,6 +41,8 @@ struct run_options {
 	const struct run_secret *secrets;
 	size_t secret_count;
 	const char *const *add_hosts;
+	const struct sandbox_policy *policy; /* NULL: the defaults */
+	struct cgroups *cgroups;	     /* NULL: no limits */
 	struct run_roots roots;
 	bool (*canceled)(void *self);
 	void *canceled_self;

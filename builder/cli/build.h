@@ -15,6 +15,7 @@
 
 #include "builder/cli/ci_report.h"
 #include "builder/cli/cli.h"
+#include "builder/cli/container_flags.h"
 #include "builder/cli/progress.h"
 #include "builder/context.h"
 #include "builder/output.h"
@@ -33,7 +34,8 @@ struct build_flags {
 	struct text_list outputs, annotations, unset_env, unset_labels, attests;
 	uint64_t compression_level;
 	bool force_compression, omit_history;
-	struct text_list tags, build_args, build_arg_files, labels, secrets, add_hosts, allow;
+	struct text_list tags, build_args, build_arg_files, labels, secrets, allow;
+	struct container_flags container;
 	uint64_t jobs;
 	const char *check, *call, *format;
 	struct text_list extensions;
@@ -79,6 +81,8 @@ struct build {
 	enum { ATTEST_OFF, ATTEST_MIN, ATTEST_FULL } provenance;
 	bool sbom;
 	int64_t begun_ns;
+	struct container_settings container;
+	struct cgroups *cgroups; /* NULL: no limits */
 	enum rootfs_driver driver;
 	char **names; /* familiar, of --tag */
 	size_t name_count;
@@ -110,6 +114,8 @@ bool build_only_checks(const struct build_flags *flags);
 
 /* Checks every flag before anything is done. ERR_USAGE. */
 int build_parse_flags(struct build *build, struct err *err) must_check;
+/* Whether --allow names it. */
+bool build_is_allowed(const struct build *build, const char *entitlement);
 void build_release_flags(struct build *build);
 
 /* --- build_args.c --- */
@@ -137,7 +143,6 @@ int build_provide_base(void *argument, const struct step *base, unsigned row,
 
 /* Part of build_parse_flags(): --output, --push, --annotation and what they ask of new layers. */
 int build_parse_outputs(struct build *build, struct err *err) must_check;
-bool build_is_allowed(const struct build *build, const char *entitlement);
 /* Everything that comes out, then the files that tell the ids, and the id on standard output. */
 int build_write_outputs(struct build *build, struct err *err) must_check;
 

@@ -30,10 +30,10 @@ const struct option build_option_table[] = {
 	{ "attest", 0, OPTION_LIST, offsetof(struct build_flags, attests), "type=provenance|sbom[,mode=min|max]", "the same in other words" },
 	{ "push", 0, OPTION_FLAG, offsetof(struct build_flags, push), NULL, "push the image to the registries of its names" },
 	{ "secret", 0, OPTION_LIST, offsetof(struct build_flags, secrets), "id=ID[,src=PATH|,env=NAME]", "secret for RUN --mount=type=secret" },
-	{ "add-host", 0, OPTION_LIST, offsetof(struct build_flags, add_hosts), "HOST:IP", "line for /etc/hosts of RUN" },
 	{ "network", 0, OPTION_TEXT, offsetof(struct build_flags, network), "host|none", "network of RUN (default: host)" },
 	{ "hostname", 0, OPTION_TEXT, offsetof(struct build_flags, hostname), "NAME", "host name inside RUN" },
 	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host|output.delete", "let RUN --security=insecure and --network=host do what they ask, and an output delete files" },
+	CONTAINER_OPTIONS(struct build_flags, container),
 	{ "jobs", 'j', OPTION_NUMBER, offsetof(struct build_flags, jobs), "N", "steps that run at the same time (default: CPUs; MICA_JOBS)" },
 	{ "compression", 0, OPTION_TEXT, offsetof(struct build_flags, compression), "zstd|gzip|uncompressed", "of new layers (default: zstd)" },
 	{ "compression-level", 0, OPTION_NUMBER, offsetof(struct build_flags, compression_level), "N", "1 to 22 for zstd, 1 to 9 for gzip" },
@@ -311,14 +311,32 @@ int build_parse_flags(struct build *build, struct err *err)
 		r = build_parse_attest(build, err);
 	if (r == 0)
 		r = build_parse_outputs(build, err);
+	if (r == 0)
+		r = container_settings_parse(&build->flags->container, &build->container, err);
+	if (r == 0 && build->container.needs_insecure &&
+	    !build_is_allowed(build, "security.insecure"))
+		r = err_set(err, ERR_USAGE,
+			    "--cap-add of more than the usual capabilities and seccomp=unconfined "
+			    "need --allow security.insecure");
 	build->layer.source_date_epoch = build->source_date_epoch;
 	return r;
+}
+
+bool build_is_allowed(const struct build *build, const char *entitlement)
+{
+	size_t i;
+
+	for (i = 0; i < build->flags->allow.count; i++)
+		if (strcmp(build->flags->allow.items[i], entitlement) == 0)
+			return true;
+	return false;
 }
 
 void build_release_flags(struct build *build)
 {
 	size_t i;
 
+	container_settings_release(&build->container);
 	for (i = 0; i < build->name_count; i++)
 		free(build->names[i]);
 	free(build->names);

@@ -151,16 +151,6 @@ static int make_plans(struct build *build, struct line_range *ret_lines, struct 
 	return r;
 }
 
-bool build_is_allowed(const struct build *build, const char *entitlement)
-{
-	size_t i;
-
-	for (i = 0; i < build->flags->allow.count; i++)
-		if (strcmp(build->flags->allow.items[i], entitlement) == 0)
-			return true;
-	return false;
-}
-
 /* What a recipe may not take for itself is refused before anything runs (RCP-276, SEC-B04). */
 static int check_entitlements(const struct build *build, const struct plan *plan,
 			      struct line_range *ret_lines, struct err *err)
@@ -246,16 +236,28 @@ static bool uses_context(const struct plan *plan)
 	return false;
 }
 
-static void apply_network(const struct build *build)
+/* Options that hold for every RUN, put into the steps that they change. */
+static void apply_options(const struct build *build)
 {
+	bool no_network = build->flags->network && strcmp(build->flags->network, "none") == 0;
 	size_t i, j;
 
-	if (!build->flags->network || strcmp(build->flags->network, "none") != 0)
-		return;
 	for (i = 0; i < build->platform_count; i++)
-		for (j = 0; j < build->plans[i]->step_count; j++)
-			if (!build->plans[i]->steps[j]->network_host)
-				build->plans[i]->steps[j]->network_none = true;
+		for (j = 0; j < build->plans[i]->step_count; j++) {
+			struct step *step = build->plans[i]->steps[j];
+
+			if (no_network && !step->network_host)
+				step->network_none = true;
+			step->settings = build->container.key;
+		}
+}
+
+/* A limit that cannot be applied is refused before anything runs (RCP-519). */
+static int open_cgroups(struct build *build, struct err *err)
+{
+	if (!cgroup_limits_given(&build->container.limits))
+		return 0;
+	return cgroups_open(&build->container.limits, NULL, &build->cgroups, err);
 }
 
 static int solve(struct build *build, struct command_context *context, struct line_range *ret_lines,
@@ -279,7 +281,9 @@ static int solve(struct build *build, struct command_context *context, struct li
 			.server_argv = cli_fuse_server,
 			.secrets = build->secrets,
 			.secret_count = build->flags->secrets.count,
-			.add_hosts = build->flags->add_hosts.items,
+			.add_hosts = build->container.hosts,
+			.policy = &build->container.policy,
+			.cgroups = build->cgroups,
 			.canceled = cli_canceled,
 		},
 	};
@@ -337,7 +341,9 @@ static int run_build(struct build *build, struct command_context *context,
 	if (r == 0)
 		r = check_plans(build, ret_lines, err);
 	if (r == 0)
-		apply_network(build);
+		apply_options(build);
+	if (r == 0)
+		r = open_cgroups(build, err);
 	if (r == 0)
 		r = solve(build, context, ret_lines, err);
 	if (r == 0)
@@ -380,6 +386,7 @@ void build_release(struct build *build)
 	buf_release(&build->recipe_text);
 	buf_release(&build->findings);
 	buf_release(&build->metadata);
+	cgroups_close(build->cgroups);
 	build_release_flags(build);
 	if (build->context_fd >= 0)
 		close(build->context_fd);

@@ -1,25 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* mica run: an ephemeral writable container of an image. Its exit status is ours, its changes are thrown away.
- *
- * With -t on a terminal the command gets a pseudo terminal and this process passes bytes both ways; otherwise the command has
- * our own standard streams. Signals that we get go to the command. */
+/* mica run: an ephemeral writable container of an image. Its exit status is ours, its changes are thrown away. */
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <termios.h>
 #include <unistd.h>
 
 #include "builder/account.h"
 #include "builder/cli/cli.h"
+#include "builder/cli/container_flags.h"
+#include "builder/cli/foreground.h"
 #include "builder/image.h"
 #include "builder/remote.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
+#include "formats/base/log.h"
 #include "layerfs/rootfs.h"
 #include "layerfs/snapshot.h"
 
@@ -28,7 +23,8 @@
 struct run_flags {
 	const char *workdir, *user, *entrypoint, *network, *hostname, *driver, *platform, *name,
 		*pull;
-	struct text_list env, volumes, add_hosts, tmpfs;
+	struct text_list env, volumes, tmpfs;
+	struct container_flags container;
 	bool interactive, terminal, remove, read_only, init;
 };
 
@@ -44,7 +40,7 @@ static const struct option options[] = {
 	{ "entrypoint", 0, OPTION_TEXT, offsetof(struct run_flags, entrypoint), "COMMAND", "instead of the image's" },
 	{ "network", 0, OPTION_TEXT, offsetof(struct run_flags, network), "host|none", "network (default: host)" },
 	{ "hostname", 0, OPTION_TEXT, offsetof(struct run_flags, hostname), "NAME", "host name (default: mica)" },
-	{ "add-host", 0, OPTION_LIST, offsetof(struct run_flags, add_hosts), "HOST:IP", "line for /etc/hosts" },
+	CONTAINER_OPTIONS(struct run_flags, container),
 	{ "read-only", 0, OPTION_FLAG, offsetof(struct run_flags, read_only), NULL, "root filesystem that cannot be written" },
 	{ "init", 0, OPTION_FLAG, offsetof(struct run_flags, init), NULL, "a small init as process 1 that reaps and forwards signals" },
 	{ "driver", 0, OPTION_TEXT, offsetof(struct run_flags, driver), "auto|kernel|fuse", "how the root filesystem is mounted (MICA_DRIVER)" },
@@ -65,6 +61,8 @@ struct container {
 	struct store_step step;
 	bool has_step;
 	struct sandbox *sandbox;
+	struct container_settings settings;
+	struct cgroups *cgroups; /* NULL: no limits */
 	struct arena arena;
 	struct account account;
 	const char **argv, **env;
@@ -306,137 +304,17 @@ static int mount_root(struct container *container, struct err *err)
 	return r < 0 ? r : rootfs_mount(&container->stack, &rootfs, &container->rootfs, err);
 }
 
-/* --- Terminal --- */
-
-struct terminal {
-	int master_fd, slave_fd;
-	struct termios before;
-	bool raw;
-};
-
-static void copy_size(int from_fd, int to_fd)
-{
-	struct winsize size;
-
-	if (ioctl(from_fd, TIOCGWINSZ, &size) == 0)
-		(void)ioctl(to_fd, TIOCSWINSZ, &size);
-}
-
-static int open_terminal(struct terminal *terminal, struct err *err)
-{
-	char name[64];
-
-	terminal->master_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (terminal->master_fd < 0 || grantpt(terminal->master_fd) < 0 ||
-	    unlockpt(terminal->master_fd) < 0 ||
-	    ptsname_r(terminal->master_fd, name, sizeof(name)) != 0)
-		return err_sys(err, errno, "cannot make a pseudo terminal");
-	terminal->slave_fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (terminal->slave_fd < 0)
-		return err_sys(err, errno, "cannot open '%s'", name);
-	copy_size(STDIN_FILENO, terminal->master_fd);
-	if (tcgetattr(STDIN_FILENO, &terminal->before) == 0) {
-		struct termios raw = terminal->before;
-
-		cfmakeraw(&raw);
-		terminal->raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
-	}
-	return 0;
-}
-
-static void close_terminal(struct terminal *terminal)
-{
-	if (terminal->raw)
-		(void)tcsetattr(STDIN_FILENO, TCSADRAIN, &terminal->before);
-	if (terminal->master_fd >= 0)
-		close(terminal->master_fd);
-	if (terminal->slave_fd >= 0)
-		close(terminal->slave_fd);
-}
-
-static bool pass_on(int from_fd, int to_fd)
-{
-	char chunk[16384];
-	ssize_t count = read(from_fd, chunk, sizeof(chunk));
-
-	return count > 0 && io_write(to_fd, chunk, (size_t)count) == 0;
-}
-
-/* --- Waiting --- */
-
-static volatile sig_atomic_t pending_signal;
-
-static void note_signal(int number)
-{
-	pending_signal = number;
-}
-
-static void catch_signals(void)
-{
-	static const int numbers[] = {
-		SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH
-	};
-	struct sigaction action = { .sa_handler = note_signal };
-	size_t i;
-
-	for (i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-		sigaction(numbers[i], &action, NULL);
-}
-
-static void forward_signal(struct sandbox_process *process, const struct terminal *terminal)
-{
-	int number = pending_signal;
-
-	pending_signal = 0;
-	if (number == SIGWINCH && terminal->master_fd >= 0)
-		copy_size(STDIN_FILENO, terminal->master_fd);
-	else if (number && number != SIGWINCH)
-		sandbox_kill(process, number);
-}
-
-/* Until the command has gone. Process 1 of a namespace ignores signals it has no handler for; a second TERM kills. */
-static void attend(struct sandbox_process *process, const struct terminal *terminal)
-{
-	struct pollfd watched[3] = { { .fd = sandbox_pidfd(process), .events = POLLIN },
-				     { .fd = terminal->master_fd, .events = POLLIN },
-				     { .fd = terminal->master_fd >= 0 ? STDIN_FILENO : -1,
-				       .events = POLLIN } };
-	unsigned terminations = 0;
-
-	for (;;) {
-		int ready = poll(watched, 3, 100);
-
-		if (pending_signal == SIGTERM || pending_signal == SIGINT)
-			terminations++;
-		if (terminations > 1 && pending_signal)
-			sandbox_kill(process, SIGKILL);
-		forward_signal(process, terminal);
-		if (ready <= 0)
-			continue;
-		if (watched[2].revents && !pass_on(STDIN_FILENO, terminal->master_fd))
-			watched[2].fd = -1;
-		if (watched[1].revents && !pass_on(terminal->master_fd, STDOUT_FILENO))
-			watched[1].fd = -1;
-		if (watched[0].revents)
-			break;
-	}
-	/* What the command wrote last may still be in the terminal. */
-	while (watched[1].fd >= 0 && poll(&watched[1], 1, 0) > 0 &&
-	       pass_on(terminal->master_fd, STDOUT_FILENO))
-		;
-}
-
 static int run_container(struct container *container, struct sandbox_exit *ret_exit,
 			 struct err *err)
 {
 	const struct run_flags *flags = container->flags;
 	const struct image_config *config = &container->image.config;
 	const char *workdir = flags->workdir ? flags->workdir : config->working_dir;
-	bool use_terminal = flags->terminal && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-	struct terminal terminal = { .master_fd = -1, .slave_fd = -1 };
-	struct sandbox_process *process;
-	int r = use_terminal ? open_terminal(&terminal, err) : 0;
+	struct sandbox_cgroup sandbox_cgroup;
+	struct cgroup group = { .dir_fd = -1 };
+	struct cgroup_memory memory;
 	struct sandbox_spec spec = {
+		.policy = &container->settings.policy,
 		.root_fd = rootfs_fd(container->rootfs),
 		.root_read_only = flags->read_only,
 		.argv = container->argv,
@@ -452,33 +330,36 @@ static int run_container(struct container *container, struct sandbox_exit *ret_e
 										 : SANDBOX_NET_HOST,
 		.mounts = container->mounts,
 		.mount_count = container->mount_count,
-		.add_hosts = flags->add_hosts.items,
-		.stdin_fd = use_terminal	 ? terminal.slave_fd
-			    : flags->interactive ? STDIN_FILENO
-						 : -1,
-		.stdout_fd = use_terminal ? terminal.slave_fd : STDOUT_FILENO,
-		.stderr_fd = use_terminal ? terminal.slave_fd : STDERR_FILENO,
-		.terminal = use_terminal,
+		.add_hosts = container->settings.hosts,
 		.init = flags->init,
 	};
+	int r = 0;
 
-	if (r == 0) {
-		catch_signals();
-		r = sandbox_start(container->sandbox, &spec, &process, err);
+	if (container->cgroups) {
+		r = cgroup_new(container->cgroups, &group, err);
+		sandbox_cgroup = (struct sandbox_cgroup){ .dir_fd = group.dir_fd,
+							  .procs_fds = group.procs_fds,
+							  .procs_count = group.procs_count };
+		spec.cgroup = &sandbox_cgroup;
 	}
-	if (r == 0) {
-		if (terminal.slave_fd >= 0)
-			close(take_fd(&terminal.slave_fd));
-		attend(process, &terminal);
-		r = sandbox_wait(process, ret_exit, err);
+	if (r == 0)
+		r = foreground_run(container->sandbox, &spec, flags->terminal, flags->interactive,
+				   ret_exit, err);
+	if (r == 0 && ret_exit->status && cgroup_read_memory(&group, &memory) && memory.oom_kills) {
+		char limit[CGROUP_BYTES_TEXT_MAX];
+
+		log_warn("killed: out of memory (limit %s)",
+			 cgroup_bytes_text(memory.limit_bytes, limit));
 	}
-	close_terminal(&terminal);
+	cgroup_release(&group);
 	return r;
 }
 
 static void release(struct container *container)
 {
 	sandbox_free(container->sandbox);
+	cgroups_close(container->cgroups);
+	container_settings_release(&container->settings);
 	rootfs_close(container->rootfs);
 	if (container->has_step)
 		store_step_release(container->store, &container->step);
@@ -503,8 +384,13 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 	if (network && strcmp(network, "host") != 0 && strcmp(network, "none") != 0 &&
 	    strcmp(network, "default") != 0)
 		return err_set(err, ERR_USAGE, "unknown network '%s': host or none", network);
+	r = container_settings_parse(&container.flags->container, &container.settings, err);
+	/* Before there are other processes, which would have to move too. */
+	if (r == 0 && cgroup_limits_given(&container.settings.limits))
+		r = cgroups_open(&container.settings.limits, NULL, &container.cgroups, err);
 	/* The spawner starts while the rest is prepared. */
-	r = sandbox_new(&container.sandbox, err);
+	if (r == 0)
+		r = sandbox_new(&container.sandbox, err);
 	if (r == 0)
 		r = find_image(&container, argv[0], err);
 	if (r == 0)

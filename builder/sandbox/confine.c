@@ -12,6 +12,7 @@
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
 #include <net/if.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -28,18 +29,24 @@ enum { NOFILE_SOFT = 1024, NOFILE_HARD = 524288, CONTAINER_UMASK = 0022 };
 
 #define CAPABILITY(name) (1ULL << (name))
 
-/* The fourteen of SEC-I20: 00000000a80425fb. */
-#define DEFAULT_CAPABILITIES                                                                       \
-	(CAPABILITY(CAP_CHOWN) | CAPABILITY(CAP_DAC_OVERRIDE) | CAPABILITY(CAP_FSETID) |           \
-	 CAPABILITY(CAP_FOWNER) | CAPABILITY(CAP_MKNOD) | CAPABILITY(CAP_NET_RAW) |                \
-	 CAPABILITY(CAP_SETGID) | CAPABILITY(CAP_SETUID) | CAPABILITY(CAP_SETFCAP) |               \
-	 CAPABILITY(CAP_SETPCAP) | CAPABILITY(CAP_NET_BIND_SERVICE) | CAPABILITY(CAP_SYS_CHROOT) | \
-	 CAPABILITY(CAP_KILL) | CAPABILITY(CAP_AUDIT_WRITE))
-_Static_assert(DEFAULT_CAPABILITIES == 0xa80425fb, "the default set of SEC-I20");
-
 static int fail_errno(struct container *container, const char *object)
 {
 	return container_fail(container, errno, object);
+}
+
+/* Into the groups of version 1, by writing that it is us; one of version 2 we were cloned into. */
+int confine_cgroup(struct container *container)
+{
+	const struct wire_request *request = container->request;
+	bool cloned_into = request->flags & WIRE_INTO_CGROUP;
+
+	for (uint32_t i = cloned_into; i < request->cgroup_fd_count; i++) {
+		if (write(container->cgroup_fds[i], "0", 1) < 0)
+			return fail_errno(container, "cgroup.procs");
+	}
+	if (request->cgroup_fd_count > 0 && unshare(CLONE_NEWCGROUP) < 0)
+		return fail_errno(container, "namespace");
+	return 0;
 }
 
 int confine_session(struct container *container)
@@ -104,20 +111,55 @@ int confine_hostname(struct container *container)
 	return 0;
 }
 
+static const char *rlimit_name(uint32_t resource)
+{
+	static const char *const names[RLIM_NLIMITS] = {
+		[RLIMIT_CPU] = "cpu",		[RLIMIT_FSIZE] = "fsize",
+		[RLIMIT_DATA] = "data",		[RLIMIT_STACK] = "stack",
+		[RLIMIT_CORE] = "core",		[RLIMIT_RSS] = "rss",
+		[RLIMIT_NPROC] = "nproc",	[RLIMIT_NOFILE] = "nofile",
+		[RLIMIT_MEMLOCK] = "memlock",	[RLIMIT_AS] = "as",
+		[RLIMIT_LOCKS] = "locks",	[RLIMIT_SIGPENDING] = "sigpending",
+		[RLIMIT_MSGQUEUE] = "msgqueue", [RLIMIT_NICE] = "nice",
+		[RLIMIT_RTPRIO] = "rtprio",	[RLIMIT_RTTIME] = "rttime",
+	};
+
+	return resource < RLIM_NLIMITS && names[resource] ? names[resource] : "unknown";
+}
+
+static bool is_given(const struct container *container, uint32_t resource)
+{
+	for (uint32_t i = 0; i < container->request->rlimit_count; i++) {
+		if (container->rlimits[i].resource == resource)
+			return true;
+	}
+	return false;
+}
+
+/* A hard limit once lowered stays so: what is given is set instead of the default, not after it. */
 int confine_limits(struct container *container)
 {
 	const struct rlimit core = { 0, 0 };
 	struct rlimit files;
 
-	if (setrlimit(RLIMIT_CORE, &core) < 0)
+	if (!is_given(container, RLIMIT_CORE) && setrlimit(RLIMIT_CORE, &core) < 0)
 		return fail_errno(container, "core");
-	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
-		return fail_errno(container, "nofile");
-	if (files.rlim_max > NOFILE_HARD)
-		files.rlim_max = NOFILE_HARD;
-	files.rlim_cur = files.rlim_max < NOFILE_SOFT ? files.rlim_max : NOFILE_SOFT;
-	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
-		return fail_errno(container, "nofile");
+	if (!is_given(container, RLIMIT_NOFILE)) {
+		if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+			return fail_errno(container, "nofile");
+		if (files.rlim_max > NOFILE_HARD)
+			files.rlim_max = NOFILE_HARD;
+		files.rlim_cur = files.rlim_max < NOFILE_SOFT ? files.rlim_max : NOFILE_SOFT;
+		if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+			return fail_errno(container, "nofile");
+	}
+	for (uint32_t i = 0; i < container->request->rlimit_count; i++) {
+		const struct wire_rlimit *wire = &container->rlimits[i];
+		const struct rlimit limit = { wire->soft, wire->hard };
+
+		if (setrlimit((__rlimit_resource_t)wire->resource, &limit) < 0)
+			return fail_errno(container, rlimit_name(wire->resource));
+	}
 	return 0;
 }
 
@@ -182,10 +224,13 @@ int confine_capabilities(struct container *container)
 {
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
 		return fail_errno(container, "ambient set");
+	if (container->request->flags & WIRE_NO_NEW_PRIVILEGES &&
+	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return fail_errno(container, "no_new_privs");
 	if (!container_is_secure(container))
 		return 0;
 	for (unsigned capability = 0; capability < 64; capability++) {
-		if (DEFAULT_CAPABILITIES & CAPABILITY(capability))
+		if (container->request->capabilities & CAPABILITY(capability))
 			continue;
 		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0) {
 			if (errno == EINVAL) /* beyond the last one of this kernel */
@@ -207,7 +252,7 @@ int confine_seccomp(struct container *container)
 								 : seccomp_filter_userns),
 	};
 
-	if (!container_is_secure(container))
+	if (!container_is_secure(container) || container->request->flags & WIRE_NO_FILTER)
 		return 0;
 	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
 		return fail_errno(container, "seccomp");
@@ -226,7 +271,7 @@ static int set_capabilities(const struct container *container)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2] = { { 0 } };
-	uint64_t keep = DEFAULT_CAPABILITIES;
+	uint64_t keep = container->request->capabilities;
 
 	if (container->request->uid != 0) {
 		keep = 0;

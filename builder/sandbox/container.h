@@ -60,11 +60,14 @@ struct container {
 	const struct base *base;
 	const struct wire_request *request;
 	const struct wire_mount *mounts;
+	const struct wire_rlimit *rlimits;
 	const uint32_t *groups;
 	const char *cwd, *hostname, *hosts, *resolv;
 	const char **argv, **env, **mount_targets;
 	int report_fd, root_fd, stdio[3];
 	const int *mount_fds; /* one for each WIRE_BIND, in order */
+	const int
+		*cgroup_fds; /* the directory, if it is to be cloned into, and files cgroup.procs */
 
 	/* filled by the operations */
 	int root; /* the attached root filesystem */
@@ -91,6 +94,7 @@ int place_masks(struct container *container);
 int place_cwd(struct container *container);
 int place_root_read_only(struct container *container);
 
+int confine_cgroup(struct container *container);
 int confine_session(struct container *container);
 int confine_network(struct container *container);
 int confine_hostname(struct container *container);

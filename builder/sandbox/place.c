@@ -203,8 +203,13 @@ int place_dev(struct container *container)
 		{ container->base->rung == RUNG_SINGLE ? NULL : "gid", "5" },
 		{ 0 },
 	};
-	const struct mount_option shared[] = { { "mode", "1777" }, { "size", "64m" }, { 0 } };
+	char shared_size[24] = "64m";
+	const struct mount_option shared[] = { { "mode", "1777" }, { "size", shared_size }, { 0 } };
 	int result = clone_kit(container, PART_DEV, "dev");
+
+	if (container->request->shm_bytes)
+		snprintf(shared_size, sizeof(shared_size), "%llu",
+			 (unsigned long long)container->request->shm_bytes);
 
 	if (result == 0)
 		result = clone_devices(container);

@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <pthread.h>
@@ -36,6 +37,17 @@ extern const char _binary_spawner_start[], _binary_spawner_end[];
 #endif
 
 enum { SPAWNER_SOCKET = 3, REPLY_SPARE = 16, RESOLV_MAX = 64 << 10 };
+
+#define CAPABILITY(name) (1ULL << (name))
+
+/* The fourteen of SEC-I20: 00000000a80425fb. */
+#define DEFAULT_CAPABILITIES                                                                       \
+	(CAPABILITY(CAP_CHOWN) | CAPABILITY(CAP_DAC_OVERRIDE) | CAPABILITY(CAP_FSETID) |           \
+	 CAPABILITY(CAP_FOWNER) | CAPABILITY(CAP_MKNOD) | CAPABILITY(CAP_NET_RAW) |                \
+	 CAPABILITY(CAP_SETGID) | CAPABILITY(CAP_SETUID) | CAPABILITY(CAP_SETFCAP) |               \
+	 CAPABILITY(CAP_SETPCAP) | CAPABILITY(CAP_NET_BIND_SERVICE) | CAPABILITY(CAP_SYS_CHROOT) | \
+	 CAPABILITY(CAP_KILL) | CAPABILITY(CAP_AUDIT_WRITE))
+_Static_assert(DEFAULT_CAPABILITIES == 0xa80425fb, "the default set of SEC-I20");
 
 struct sandbox {
 	int socket_fd, pidfd;
@@ -190,11 +202,13 @@ static void make_hosts(const struct sandbox_spec *spec, const char *hostname, st
 }
 
 /* The host's own, since a container uses the host's network; without one names are simply not resolved. */
-static void read_resolv(struct buf *resolv)
+static void read_resolv(const char *given, struct buf *resolv)
 {
 	struct err ignored;
 
-	if (io_read_file(AT_FDCWD, "/etc/resolv.conf", resolv, &ignored) < 0)
+	if (given)
+		buf_puts(resolv, given);
+	else if (io_read_file(AT_FDCWD, "/etc/resolv.conf", resolv, &ignored) < 0)
 		buf_clear(resolv);
 	buf_putc(resolv, '\0');
 }
@@ -215,33 +229,52 @@ static void add_text(struct buf *buf, const char *text)
 	buf_append(buf, text, strlen(text) + 1);
 }
 
+static uint32_t policy_flags(const struct sandbox_policy *policy)
+{
+	return (policy->no_new_privileges ? WIRE_NO_NEW_PRIVILEGES : 0U) |
+	       (policy->no_filter ? WIRE_NO_FILTER : 0U);
+}
+
 static uint32_t flags_of(const struct sandbox_spec *spec)
 {
 	return (spec->root_read_only ? WIRE_ROOT_READ_ONLY : 0U) |
 	       (spec->make_cwd ? WIRE_MAKE_CWD : 0U) |
 	       (spec->network == SANDBOX_NET_NONE ? WIRE_NETWORK_NONE : 0U) |
 	       (spec->insecure ? WIRE_INSECURE : 0U) | (spec->terminal ? WIRE_TERMINAL : 0U) |
-	       (spec->init ? WIRE_INIT : 0U);
+	       (spec->init ? WIRE_INIT : 0U) |
+	       (spec->cgroup && spec->cgroup->dir_fd >= 0 ? WIRE_INTO_CGROUP : 0U);
+}
+
+static uint32_t cgroup_fd_count(const struct sandbox_cgroup *cgroup)
+{
+	return cgroup ? (uint32_t)cgroup->procs_count + (cgroup->dir_fd >= 0) : 0;
 }
 
 static int make_payload(const struct sandbox_spec *spec, struct buf *payload, struct err *err)
 {
+	static const struct sandbox_policy defaults = { .rlimit_count = 0 };
+	const struct sandbox_policy *policy = spec->policy ? spec->policy : &defaults;
 	const char *name = spec->hostname ? spec->hostname : "buildkitsandbox";
 	auto_buf struct buf hosts = BUF_INIT(1 << 20), resolv = BUF_INIT(RESOLV_MAX),
 			    hostname = BUF_INIT(4096);
 	struct wire_request request = {
-		.flags = flags_of(spec),
+		.flags = flags_of(spec) | policy_flags(policy),
 		.uid = spec->uid,
 		.gid = spec->gid,
 		.argument_count = (uint32_t)list_length(spec->argv),
 		.variable_count = (uint32_t)list_length(spec->env),
 		.mount_count = (uint32_t)spec->mount_count,
 		.group_count = (uint32_t)spec->group_count,
+		.cgroup_fd_count = cgroup_fd_count(spec->cgroup),
+		.rlimit_count = (uint32_t)policy->rlimit_count,
+		.capabilities = (DEFAULT_CAPABILITIES & ~policy->drop_capabilities) |
+				policy->add_capabilities,
+		.shm_bytes = policy->shm_bytes,
 	};
 	size_t i;
 
 	make_hosts(spec, name, &hosts);
-	read_resolv(&resolv);
+	read_resolv(policy->resolv, &resolv);
 	buf_printf(&hostname, "%s\n", name);
 	buf_append(payload, &request, sizeof(request));
 	for (i = 0; i < spec->mount_count; i++) {
@@ -253,6 +286,14 @@ static int make_payload(const struct sandbox_spec *spec, struct buf *payload, st
 			.mode = mount->mode,
 			.size_bytes = mount->size_bytes,
 		};
+
+		buf_append(payload, &wire, sizeof(wire));
+	}
+	for (i = 0; i < policy->rlimit_count; i++) {
+		const struct sandbox_rlimit *limit = &policy->rlimits[i];
+		struct wire_rlimit wire = { .resource = (uint32_t)limit->resource,
+					    .soft = limit->soft,
+					    .hard = limit->hard };
 
 		buf_append(payload, &wire, sizeof(wire));
 	}
@@ -301,6 +342,19 @@ static int add_mount(struct request_fds *fds, int source_fd, bool recursive, con
 	fds->owned[fds->owned_count++] = fd;
 	fds->fds[fds->count++] = fd;
 	return 0;
+}
+
+static void add_cgroup(const struct sandbox_spec *spec, struct request_fds *fds)
+{
+	const struct sandbox_cgroup *cgroup = spec->cgroup;
+
+	if (!cgroup)
+		return;
+	assert(cgroup_fd_count(cgroup) <= WIRE_CGROUP_FDS_MAX);
+	if (cgroup->dir_fd >= 0)
+		fds->fds[fds->count++] = cgroup->dir_fd;
+	for (size_t i = 0; i < cgroup->procs_count; i++)
+		fds->fds[fds->count++] = cgroup->procs_fds[i];
 }
 
 static int add_binds(const struct sandbox_spec *spec, struct request_fds *fds, struct err *err)
@@ -366,6 +420,7 @@ static const struct {
 				NULL },
 	[OPERATION_CLONE] = { "create namespaces",
 			      "see user.max_*_namespaces and the limits of this session" },
+	[OPERATION_CGROUP] = { "enter the control group", NULL },
 	[OPERATION_SESSION] = { "begin a session", NULL },
 	[OPERATION_ROOT] = { "attach the root filesystem", NULL },
 	[OPERATION_KIT] = { "make the container's own files", NULL },
@@ -380,7 +435,8 @@ static const struct {
 	[OPERATION_MASKS] = { "mask", NULL },
 	[OPERATION_PIVOT] = { "change to the root filesystem", NULL },
 	[OPERATION_HOSTNAME] = { "set the host name", NULL },
-	[OPERATION_LIMITS] = { "set resource limits", NULL },
+	[OPERATION_LIMITS] = { "set resource limit",
+			       "a limit above the hard limit of this session takes root" },
 	[OPERATION_CWD] = { "enter the working directory", NULL },
 	[OPERATION_ROOT_READ_ONLY] = { "make the root filesystem read-only", NULL },
 	[OPERATION_STDIO] = { "connect standard streams", NULL },
@@ -519,8 +575,10 @@ int sandbox_start(struct sandbox *sandbox, const struct sandbox_spec *spec,
 		r = err_sys(err, errno, "cannot make pipes for a container");
 	} else {
 		r = fill_fixed(spec, report_write, reply_far, &fds, &flags, err);
-		if (r == 0)
+		if (r == 0) {
+			add_cgroup(spec, &fds);
 			r = add_binds(spec, &fds, err);
+		}
 	}
 	if (r == 0)
 		r = send_request(sandbox, &fds, flags, &payload, err);

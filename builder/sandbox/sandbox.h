@@ -58,8 +58,33 @@ struct sandbox_mount {
 
 enum sandbox_network { SANDBOX_NET_HOST, SANDBOX_NET_NONE };
 
+struct sandbox_rlimit {
+	int resource; /* RLIMIT_* */
+	uint64_t soft, hard;
+};
+
+/* Where the defaults may be changed, for all containers of a command alike. All zero: the defaults. */
+struct sandbox_policy {
+	struct sandbox_rlimit rlimits[16];
+	size_t rlimit_count;
+	uint64_t shm_bytes;			      /* of /dev/shm; 0: 64 MiB */
+	uint64_t add_capabilities, drop_capabilities; /* bits 1 << CAP_*; adding comes last */
+	bool no_new_privileges;
+	bool no_filter;	    /* no system call filter */
+	const char *resolv; /* text of /etc/resolv.conf; NULL: the host's */
+};
+
+/* A control group for one container (cgroup.h). Descriptors are borrowed. */
+struct sandbox_cgroup {
+	int dir_fd;	      /* version 2: to be cloned into; -1: none */
+	const int *procs_fds; /* version 1: files cgroup.procs to enter by */
+	size_t procs_count;
+};
+
 struct sandbox_spec {
-	int root_fd; /* detached mount or directory: becomes "/" */
+	const struct sandbox_policy *policy; /* NULL: the defaults */
+	const struct sandbox_cgroup *cgroup; /* NULL: that of mica */
+	int root_fd;			     /* detached mount or directory: becomes "/" */
 	bool root_read_only;
 	const char *const *argv,
 		*const *env; /* NULL-terminated; argv[0] looked up in PATH of env */
@@ -94,7 +119,6 @@ int sandbox_start(struct sandbox *sandbox, const struct sandbox_spec *spec,
 struct sandbox_exit {
 	int status; /* exit status, or 128 + signal */
 	int signal; /* 0 unless killed by one */
-	bool out_of_memory;
 	uint64_t user_us, system_us, peak_rss_bytes;
 };
 /* Waits until the command and everything it left behind is gone; frees 'process'. */

@@ -28,6 +28,7 @@ static const struct {
 	enum operation operation;
 	operation_fn *run;
 } operations[] = {
+	{ OPERATION_CGROUP, confine_cgroup },
 	{ OPERATION_SESSION, confine_session },
 	{ OPERATION_ROOT, place_root_mount },
 	{ OPERATION_KIT, place_kit },

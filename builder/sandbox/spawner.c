@@ -160,12 +160,13 @@ static int take_fixed_fds(struct message *message, struct container *container)
 
 	for (uint32_t i = 0; i < container->request->mount_count; i++)
 		binds += container->mounts[i].kind == WIRE_BIND;
-	if (message->fd_count != WIRE_FIXED_FDS + binds)
+	if (message->fd_count != WIRE_FIXED_FDS + container->request->cgroup_fd_count + binds)
 		return -EBADMSG;
 	container->report_fd = message->fds[0];
 	container->root_fd = message->fds[2];
 	memcpy(container->stdio, message->fds + 3, sizeof(container->stdio));
-	container->mount_fds = message->fds + WIRE_FIXED_FDS;
+	container->cgroup_fds = message->fds + WIRE_FIXED_FDS;
+	container->mount_fds = container->cgroup_fds + container->request->cgroup_fd_count;
 	return 0;
 }
 
@@ -177,17 +178,21 @@ static int read_request(struct message *message, struct container *container,
 	const struct wire_request *request = (const struct wire_request *)(const void *)at;
 	const char *fixed[STRINGS_FIXED + 1];
 	size_t mounts_bytes = (size_t)request->mount_count * sizeof(struct wire_mount);
+	size_t rlimits_bytes = (size_t)request->rlimit_count * sizeof(struct wire_rlimit);
 	size_t groups_bytes = (size_t)request->group_count * sizeof(uint32_t);
 
-	if (request->mount_count > WIRE_MOUNTS_MAX ||
-	    mounts_bytes + groups_bytes > (size_t)(end - at) - sizeof(*request) ||
+	if (request->mount_count > WIRE_MOUNTS_MAX || request->rlimit_count > WIRE_RLIMITS_MAX ||
+	    request->cgroup_fd_count > WIRE_CGROUP_FDS_MAX ||
+	    mounts_bytes + rlimits_bytes + groups_bytes > (size_t)(end - at) - sizeof(*request) ||
 	    request->argument_count > WIRE_PAYLOAD_MAX ||
 	    request->variable_count > WIRE_PAYLOAD_MAX)
 		return -EBADMSG;
 	container->request = request;
 	container->mounts = (const struct wire_mount *)(const void *)(at + sizeof(*request));
-	container->groups = (const uint32_t *)(const void *)(at + sizeof(*request) + mounts_bytes);
-	at += sizeof(*request) + mounts_bytes + groups_bytes;
+	at += sizeof(*request) + mounts_bytes;
+	container->rlimits = (const struct wire_rlimit *)(const void *)at;
+	container->groups = (const uint32_t *)(const void *)(at + rlimits_bytes);
+	at += rlimits_bytes + groups_bytes;
 	int result = read_strings(&at, end, fixed, STRINGS_FIXED);
 
 	if (result < 0)
@@ -250,14 +255,20 @@ static void send_started(int reply_fd, int pidfd)
 static pid_t clone_container(const struct container *container, int *ret_pidfd)
 {
 	struct clone_args args = {
-		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-			 CLONE_NEWCGROUP | CLONE_PIDFD,
+		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD,
 		.pidfd = (uint64_t)(uintptr_t)ret_pidfd,
 		.exit_signal = SIGCHLD,
 	};
 
 	if (container->request->flags & WIRE_NETWORK_NONE)
 		args.flags |= CLONE_NEWNET;
+	if (container->request->flags & WIRE_INTO_CGROUP) {
+		args.flags |= CLONE_INTO_CGROUP;
+		args.cgroup = (uint64_t)container->cgroup_fds[0];
+	}
+	/* A namespace's top is the group at its making, so one that is still to be entered comes first (confine_cgroup). */
+	if (container->request->cgroup_fd_count == 0)
+		args.flags |= CLONE_NEWCGROUP;
 	return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
 }
 

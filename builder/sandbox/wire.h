@@ -8,7 +8,9 @@
  *	                       ◄── WIRE_EXITED on the reply socket
  *
  * Both ends are one build of one program, so structs travel as they are in memory. Lengths are checked nevertheless.
- * A payload is: struct wire_request, mounts, groups, then NUL-terminated strings in the order cwd, hostname, hosts,
+ * Descriptors are: report, reply, root, stdin, stdout, stderr, those of the control group, one for each bind mount, and the
+ * payload if it did not fit.
+ * A payload is: struct wire_request, mounts, rlimits, groups, then NUL-terminated strings in the order cwd, hostname, hosts,
  * resolv.conf, argv, env, mount targets. */
 #ifndef SANDBOX_WIRE_H
 #define SANDBOX_WIRE_H
@@ -21,7 +23,9 @@ enum {
 			   1024, /* execve itself takes some 2 MiB of arguments (ARG_MAX) */
 	WIRE_FDS_MAX = 253,	 /* SCM_MAX_FD of the kernel */
 	WIRE_FIXED_FDS = 6,	 /* report, reply, root, stdin, stdout, stderr */
-	WIRE_MOUNTS_MAX = WIRE_FDS_MAX - WIRE_FIXED_FDS - 1,
+	WIRE_CGROUP_FDS_MAX = 8,
+	WIRE_MOUNTS_MAX = WIRE_FDS_MAX - WIRE_FIXED_FDS - WIRE_CGROUP_FDS_MAX - 1,
+	WIRE_RLIMITS_MAX = 16,
 	WIRE_OBJECT_MAX = 244,
 };
 
@@ -33,6 +37,9 @@ enum wire_flag {
 	WIRE_INSECURE = 1 << 4,
 	WIRE_TERMINAL = 1 << 5,
 	WIRE_INIT = 1 << 6,
+	WIRE_INTO_CGROUP = 1 << 7, /* the first descriptor of the control group is its directory */
+	WIRE_NO_NEW_PRIVILEGES = 1 << 8,
+	WIRE_NO_FILTER = 1 << 9,
 };
 
 /* Before every payload, and alone when the payload is in a memfd. */
@@ -46,7 +53,15 @@ struct wire_request {
 	uint32_t uid, gid;
 	uint32_t argument_count, variable_count;
 	uint32_t mount_count, group_count;
+	uint32_t cgroup_fd_count, rlimit_count;
 	uint32_t strings_bytes;
+	uint64_t capabilities; /* of a container that is not insecure */
+	uint64_t shm_bytes;
+};
+
+struct wire_rlimit {
+	uint32_t resource, padding;
+	uint64_t soft, hard;
 };
 
 enum wire_mount_kind { WIRE_BIND, WIRE_TMPFS };
@@ -63,6 +78,7 @@ enum operation {
 	OPERATION_BASE,	   /* of the spawner, once */
 	OPERATION_REQUEST, /* the message itself was bad */
 	OPERATION_CLONE,
+	OPERATION_CGROUP,
 	OPERATION_SESSION,
 	OPERATION_ROOT,
 	OPERATION_KIT,
