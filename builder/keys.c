@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "builder/keys.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/base/limits.h"
@@ -38,6 +40,10 @@ enum field {
 	FIELD_OPERATION,
 	FIELD_SHAPE,
 	FIELD_SETTINGS,
+	FIELD_DEVICE,
+	FIELD_NESTED,
+	FIELD_BUILD,
+	FIELD_VERSION,
 };
 
 static void frame(struct key_fields *fields, unsigned id, uint64_t len)
@@ -115,13 +121,12 @@ static void add_mount(struct key_fields *fields, const struct run_mount *mount)
 {
 	key_number(fields, FIELD_MOUNT, mount->kind);
 	key_text(fields, FIELD_MOUNT, mount->target);
-	/* Identity and content of a cache mount never enter (RCP-606); neither do secret values. */
-	if (mount->kind == MOUNT_BIND)
-		key_text(fields, FIELD_MOUNT, mount->source);
+	/* Identity and content of a cache mount never enter (RCP-606); neither do secret values, only what the user calls
+	 * their version (RCP-613). Sources are in definition and content. */
 	if (mount->kind == MOUNT_SECRET || mount->kind == MOUNT_SSH) {
 		key_text(fields, FIELD_MOUNT, mount->id);
 		key_text(fields, FIELD_MOUNT, mount->env);
-		key_number(fields, FIELD_MOUNT, mount->required);
+		key_text(fields, FIELD_VERSION, mount->version);
 	}
 	key_number(fields, FIELD_MOUNT, mount->read_only);
 	key_number(fields, FIELD_MOUNT, mount->size_bytes);
@@ -130,7 +135,68 @@ static void add_mount(struct key_fields *fields, const struct run_mount *mount)
 	key_number(fields, FIELD_MOUNT, mount->has_gid ? mount->gid + 1ULL : 0);
 }
 
-static void add_run(struct key_fields *fields, const struct step *step)
+static int compare_mounts(const void *a, const void *b, void *step_)
+{
+	const struct step *step = step_;
+	size_t x = *(const size_t *)a, y = *(const size_t *)b;
+	int order = strcmp(step->mounts[x].target ? step->mounts[x].target : "",
+			   step->mounts[y].target ? step->mounts[y].target : "");
+
+	return order ? order : (x > y) - (x < y);
+}
+
+void key_mount_order(const struct step *step, size_t *order)
+{
+	size_t i;
+
+	for (i = 0; i < step->mount_count; i++)
+		order[i] = i;
+	qsort_r(order, step->mount_count, sizeof(*order), compare_mounts, (void *)step);
+}
+
+/* Whether one of two targets covers the other. */
+static bool mounts_meet(const struct run_mount *a, const struct run_mount *b)
+{
+	struct str x = str_from(a->target), y = str_from(b->target);
+
+	if (x.len > y.len) {
+		struct str z = x;
+
+		x = y;
+		y = z;
+	}
+	return y.len >= x.len && memcmp(x.ptr, y.ptr, x.len) == 0 &&
+	       (y.len == x.len || y.ptr[x.len] == '/' || (x.len && x.ptr[x.len - 1] == '/'));
+}
+
+/* Of nested mounts the order counts: each tells how many of those it meets come before it, which determines the order of all. */
+static uint64_t met_before(const struct step *step, size_t mount)
+{
+	uint64_t count = 0;
+	size_t i;
+
+	for (i = 0; i < mount; i++)
+		count += mounts_meet(&step->mounts[i], &step->mounts[mount]);
+	return count;
+}
+
+static int add_mounts(struct key_fields *fields, const struct step *step)
+{
+	size_t *order = calloc(step->mount_count + 1, sizeof(*order)), i;
+
+	if (!order)
+		return -ENOMEM;
+	key_mount_order(step, order);
+	key_number(fields, FIELD_MOUNT, step->mount_count);
+	for (i = 0; i < step->mount_count; i++) {
+		add_mount(fields, &step->mounts[order[i]]);
+		key_number(fields, FIELD_NESTED, met_before(step, order[i]));
+	}
+	free(order);
+	return 0;
+}
+
+static int add_run(struct key_fields *fields, const struct step *step)
 {
 	char platform[PLATFORM_TEXT_MAX];
 	size_t i;
@@ -142,21 +208,14 @@ static void add_run(struct key_fields *fields, const struct step *step)
 	key_text(fields, FIELD_CWD, step->cwd);
 	key_text(fields, FIELD_USER, step->user);
 	key_text(fields, FIELD_HOSTNAME, step->hostname);
-	key_number(fields, FIELD_NETWORK, step->network_none);
+	key_number(fields, FIELD_NETWORK, step->network_none ? 1 : step->network_host ? 2 : 0);
 	key_number(fields, FIELD_SECURITY, step->insecure);
 	if (step->settings)
 		key_list(fields, FIELD_SETTINGS, step->settings, list_length(step->settings));
-	key_number(fields, FIELD_MOUNT, step->mount_count);
-	for (i = 0; i < step->mount_count; i++)
-		add_mount(fields, &step->mounts[i]);
-}
-
-/* The base name is what a source contributes besides its content: renaming an unrelated parent keeps the hit. */
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash && slash[1] ? slash + 1 : path;
+	key_number(fields, FIELD_DEVICE, step->device_count);
+	for (i = 0; i < step->device_count; i++)
+		key_text(fields, FIELD_DEVICE, step->devices[i].name);
+	return add_mounts(fields, step);
 }
 
 static void add_copy(struct key_fields *fields, const struct step *step)
@@ -173,9 +232,9 @@ static void add_copy(struct key_fields *fields, const struct step *step)
 			key_bytes(fields, FIELD_HEREDOC, source->heredoc_content.ptr,
 				  source->heredoc_content.len);
 		} else {
-			key_text(fields, FIELD_SOURCE,
-				 step->parents || source->is_url ? source->path
-								 : base_name(source->path));
+			/* Names and content of what is selected are in its digest: renaming an unrelated parent keeps the
+			 * hit. */
+			key_text(fields, FIELD_SOURCE, source->is_url ? source->path : NULL);
 		}
 	}
 	key_text(fields, FIELD_DEST, step->dest);
@@ -194,6 +253,7 @@ int key_operation(const struct step *step, struct key *ret_key, struct err *err)
 	static const char *const kinds[] = { "base", "run", "copy", "workdir" };
 	struct key_fields fields;
 	size_t i;
+	int r = 0;
 
 	key_begin(&fields, kinds[step->kind]);
 	switch (step->kind) {
@@ -206,7 +266,7 @@ int key_operation(const struct step *step, struct key *ret_key, struct err *err)
 		}
 		break;
 	case STEP_RUN:
-		add_run(&fields, step);
+		r = add_run(&fields, step);
 		break;
 	case STEP_COPY:
 		add_copy(&fields, step);
@@ -216,11 +276,64 @@ int key_operation(const struct step *step, struct key *ret_key, struct err *err)
 		key_text(&fields, FIELD_USER, step->user);
 		break;
 	}
+	if (r < 0) {
+		buf_release(&fields.buf);
+		return err_nomem(err);
+	}
+	return key_finish(&fields, ret_key, err);
+}
+
+bool key_ignores_parent(const struct step *step)
+{
+	return step->kind == STEP_COPY && step->link &&
+	       (!step->chown || step->chown[strspn(step->chown, "0123456789:")] == '\0');
+}
+
+int key_paths(const struct step *step, bool *ret_any, uint8_t ret_digest[SHA256_BYTES],
+	      struct err *err)
+{
+	auto_free size_t *order = calloc(step->mount_count + 1, sizeof(*order));
+	struct key_fields fields;
+	struct key key;
+	size_t i;
+	int r;
+
+	if (!order)
+		return err_nomem(err);
+	*ret_any = step->from != NULL;
+	key_begin(&fields, "paths");
+	for (i = 0; step->from && i < step->source_count; i++)
+		key_text(&fields, FIELD_SOURCE, step->sources[i].path);
+	key_mount_order(step, order);
+	for (i = 0; i < step->mount_count; i++) {
+		const struct run_mount *mount = &step->mounts[order[i]];
+
+		if (!mount->from)
+			continue;
+		*ret_any = true;
+		key_text(&fields, FIELD_SOURCE, mount->target);
+		key_text(&fields, FIELD_SOURCE, mount->source);
+	}
+	r = key_finish(&fields, &key, err);
+	if (r == 0)
+		memcpy(ret_digest, key.bytes, SHA256_BYTES);
+	return r;
+}
+
+int key_refreshed(const struct key *definition, struct str build, struct key *ret_key,
+		  struct err *err)
+{
+	struct key_fields fields;
+
+	key_begin(&fields, "refreshed");
+	key_bytes(&fields, FIELD_INPUT, definition->bytes, SHA256_BYTES);
+	key_bytes(&fields, FIELD_BUILD, build.ptr, build.len);
 	return key_finish(&fields, ret_key, err);
 }
 
 int key_definition(const struct key *operation, const struct key *inputs, size_t input_count,
-		   const uint8_t content[SHA256_BYTES], struct key *ret_key, struct err *err)
+		   const uint8_t paths[SHA256_BYTES], const uint8_t content[SHA256_BYTES],
+		   struct key *ret_key, struct err *err)
 {
 	struct key_fields fields;
 	size_t i;
@@ -230,6 +343,8 @@ int key_definition(const struct key *operation, const struct key *inputs, size_t
 	key_number(&fields, FIELD_INPUT, input_count);
 	for (i = 0; i < input_count; i++)
 		key_bytes(&fields, FIELD_INPUT, inputs[i].bytes, SHA256_BYTES);
+	if (paths)
+		key_bytes(&fields, FIELD_SOURCE, paths, SHA256_BYTES);
 	if (content)
 		key_bytes(&fields, FIELD_CONTENT, content, SHA256_BYTES);
 	return key_finish(&fields, ret_key, err);

@@ -35,7 +35,8 @@ struct run_mount {
 	uint32_t mode, uid, gid;
 	bool has_mode, has_uid, has_gid;
 	uint64_t size_bytes;
-	const char *env; /* secret */
+	const char *env;     /* secret */
+	const char *version; /* secret: what --secret says of its value, or NULL (RCP-613) */
 };
 
 /* A CDI device name (RCP-278). */
@@ -58,6 +59,9 @@ struct step {
 	unsigned number;     /* in the plan, topological order */
 	struct step *parent; /* root filesystem it works on; NULL for BASE */
 	unsigned stage;
+	unsigned index;		  /* in its stage as shown, from 1; 0: not a row of a stage */
+	const char *stage_name;	  /* "" when unnamed */
+	bool refresh;		  /* --no-cache-filter: it is not looked up (RCP-611) */
 	struct platform platform; /* of its stage; of BASE: what the image says it is */
 	const char *name;	  /* row name of UX-20: "[build 2/5] RUN make" */
 	struct line_range lines;
@@ -73,7 +77,9 @@ struct step {
 	const char **argv;    /* SHELL applied */
 	const char **env;     /* sorted as RCP-274 says, "K=V" */
 	const char **key_env; /* what of it enters the key (no proxies) */
-	const char *const *settings; /* of the command line, what enters the key (ulimits, /dev/shm), or NULL */
+	const char *const *
+		settings; /* of the command line, what enters the key (ulimits, /dev/shm), or NULL */
+	const char **arg_names; /* which of that was declared by ARG alone; NULL-terminated */
 	const char *cwd, *user, *hostname;
 	bool network_none, network_host, insecure;
 	struct run_mount *mounts;

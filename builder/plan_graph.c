@@ -68,6 +68,8 @@ int plan_add_step(struct stage *stage, const struct step *draft, const char *tex
 	(*ret_step)->lines = stage->planner->lines;
 	(*ret_step)->instruction = stage->current;
 	(*ret_step)->name = row_name(stage, text);
+	(*ret_step)->index = stage->step_index;
+	(*ret_step)->stage_name = stage->name;
 	if (!(*ret_step)->name)
 		return plan_nomem(stage->planner);
 	stage->last = *ret_step;

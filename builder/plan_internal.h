@@ -170,6 +170,8 @@ int scope_read_build_args(struct planner *planner);
 int scope_unused_args(struct planner *planner);
 /* Environment of a RUN: everything, and what of it enters the key. */
 int scope_environment(struct stage *stage, const char ***ret_env, const char ***ret_key_env);
+/* Which variables of it are arguments and not ENV. */
+int scope_arg_names(struct stage *stage, const char ***ret_names);
 /* "|2 A=1 B=2 " for the history, empty when there are none. */
 int scope_history_args(struct stage *stage, struct buf *buf);
 

@@ -633,6 +633,8 @@ static int read_identity(struct stage *stage, struct step *step)
 	step->user = arena_strdup(planner->arena, str_from(stage->config.user));
 	if (!step->cwd || !step->user)
 		return plan_nomem(planner);
+	if (scope_arg_names(stage, &step->arg_names) < 0)
+		return plan_nomem(planner);
 	return scope_environment(stage, &step->env, &step->key_env);
 }
 

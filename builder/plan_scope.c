@@ -608,6 +608,25 @@ static int add_proxy(struct stage *stage, struct env_list *env, const char *name
 	return r;
 }
 
+int scope_arg_names(struct stage *stage, const char ***ret_names)
+{
+	const struct scope *scope = &stage->scope;
+	const char **names = arena_array(stage->planner->arena, scope->count + 1, sizeof(*names));
+	size_t count = 0, i;
+
+	if (!names)
+		return plan_nomem(stage->planner);
+	for (i = 0; i < scope->count; i++) {
+		if (!scope->items[i].set || !scope->items[i].is_arg)
+			continue;
+		names[count] = arena_strdup(stage->planner->arena, scope->items[i].name);
+		if (!names[count++])
+			return plan_nomem(stage->planner);
+	}
+	*ret_names = names;
+	return 0;
+}
+
 int scope_environment(struct stage *stage, const char ***ret_env, const char ***ret_key_env)
 {
 	struct planner *planner = stage->planner;

@@ -210,22 +210,21 @@ static void finish_twins(struct solve *solve, struct node *node)
 
 static int key_node(struct solve *solve, struct node *node, struct err *err)
 {
-	struct state_record record;
 	bool known = true, found = false;
 	int r = node_learn_content(solve, node, &known, err);
 
 	if (r == 0 && known)
-		r = node->step->kind == STEP_BASE ? (node->definition = node->operation, 0)
-						  : node_definition_key(node, err);
+		r = node->step->kind == STEP_BASE
+			    ? (node->definition = node->identity = node->operation, 0)
+			    : node_definition_key(node, err);
 	if (r == 0 && known && node->step->kind != STEP_BASE)
-		r = node_cache_get(solve, &node->definition, &record, &found, err);
+		r = node_look_up(solve, node, &found, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&solve->lock);
 	if (known)
 		announce_key(solve, node);
 	if (found) {
-		node_take_record(node, &record);
 		solve->result->cached++;
 		event_started(solve->options->hub, node->row);
 		event_done(solve->options->hub, node->row, STEP_CACHED, NULL);
@@ -258,6 +257,8 @@ static int key_after_run(struct solve *solve, struct node *node, struct err *err
 	if (node->keyed)
 		return 0;
 	r = node_definition_key(node, err);
+	if (r == 0)
+		r = node_identify(solve, node, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&solve->lock);
@@ -532,28 +533,33 @@ static int announce_row(struct solve *solve, struct node *node, const char *key,
 static int init_node(struct solve *solve, struct node *node, struct err *err)
 {
 	const struct step *step = node->step;
+	auto_free size_t *order = calloc(step->mount_count + 1, sizeof(*order));
 	char display[DIGEST_TEXT_MAX];
 	size_t i;
-	int r = 0;
+	int r = order ? 0 : err_nomem(err);
 
+	if (r < 0)
+		return r;
 	if (step->parent) {
 		node->parent = node_of(solve, step->parent);
 		r = add_input(solve, node, step->parent, err);
 	}
 	if (r == 0 && step->from)
 		r = add_input(solve, node, step->from, err);
+	key_mount_order(step, order);
 	for (i = 0; i < step->mount_count && r == 0; i++)
-		if (step->mounts[i].from)
-			r = add_input(solve, node, step->mounts[i].from, err);
+		if (step->mounts[order[i]].from)
+			r = add_input(solve, node, step->mounts[order[i]].from, err);
 	if (r < 0)
 		return r;
 	/* What is shown as the row's digest must be known now: the definition without content. */
 	if (step->kind == STEP_BASE) {
-		node->definition = node->operation;
+		node->definition = node->identity = node->operation;
 	} else {
 		r = node_definition_key(node, err);
 		if (r < 0)
 			return r;
+		node->identity = node->definition;
 	}
 	return announce_row(solve, node, key_display(&node->definition, display), err);
 }
@@ -611,6 +617,7 @@ static void release_nodes(struct solve *solve)
 		stack_release(&node->lower);
 		if (node->has_upper)
 			store_step_release(solve->options->store, &node->upper);
+		node_close_from(node);
 		selection_free(node->selection);
 		free(node->inputs);
 		free(node->dependents);

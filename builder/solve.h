@@ -20,8 +20,9 @@ struct solve_options {
 	struct run_options run;
 	struct layer_options layer;
 	const char *build_id;
-	unsigned jobs; /* steps that run at the same time; 0: as many as CPUs */
-	bool no_cache; /* nothing is looked up; results are recorded all the same */
+	unsigned jobs;	   /* steps that run at the same time; 0: as many as CPUs */
+	bool no_cache;	   /* nothing is looked up; results are recorded all the same */
+	int64_t oldest_ns; /* records made before are not taken (--cache-ttl); 0: all are */
 	bool (*canceled)(void *self);
 	void *canceled_self;
 	/* Makes sure that the layers of a base image are in the store; called when something works on them. */

@@ -8,48 +8,56 @@
 #include "formats/base/limits.h"
 #include "formats/base/log.h"
 
-int node_cache_get(struct solve *solve, const struct key *key, struct state_record *ret_record,
-		   bool *ret_found, struct err *err)
+static bool looks_up(const struct solve *solve, const struct node *node)
 {
-	struct arena arena = ARENA_INIT(MIB);
+	return !solve->options->no_cache && !node->step->refresh;
+}
+
+/* A record of this key whose layer is there and that is not too old. */
+static int cache_get(struct solve *solve, struct node *node, const struct key *key,
+		     struct arena *arena, struct state_record *ret_record, bool *ret_found,
+		     struct err *err)
+{
+	struct state *state = store_state(solve->options->store);
 	int r;
 
 	*ret_found = false;
-	if (solve->options->no_cache)
-		return 0;
-	r = state_cache_get(store_state(solve->options->store), key->bytes, &arena, ret_record,
-			    err);
-	arena_release(&arena);
-	ret_record->text = ret_record->components = ret_record->build = STR("");
-	if (r == -ENOENT)
-		return 0;
+	r = state_cache_get(state, key->bytes, arena, ret_record, err);
 	if (r < 0)
-		return r;
+		return r == -ENOENT ? 0 : r;
+	if (ret_record->created_ns < solve->options->oldest_ns) {
+		node->expired = true;
+		return 0;
+	}
 	/* A record whose layer is gone counts as a miss (RCP-616). */
 	*ret_found = !digest_is_set(&ret_record->diff_id) ||
 		     layer_exists(solve->options->store, &ret_record->diff_id);
-	if (!*ret_found) {
-		log_warn("a cached step lost its layer and runs again");
-		return state_cache_remove(store_state(solve->options->store), key->bytes, err);
-	}
-	return 0;
+	if (*ret_found)
+		return 0;
+	log_warn("a cached step lost its layer and runs again");
+	return state_cache_remove(state, key->bytes, err);
 }
 
-static int mark_exists(struct solve *solve, const struct key *operation,
-		       const uint8_t shape[SHA256_BYTES], bool *ret_exists, struct err *err)
+static int mark_exists(struct solve *solve, struct node *node, const uint8_t shape[SHA256_BYTES],
+		       bool *ret_exists, struct err *err)
 {
+	auto_arena struct arena arena = ARENA_INIT(MIB);
 	struct state_record record;
 	struct key mark;
 	int r;
 
 	*ret_exists = false;
-	if (solve->options->no_cache)
+	if (!looks_up(solve, node))
 		return 0;
-	r = key_mark(operation, shape, &mark, err);
-	return r < 0 ? r : node_cache_get(solve, &mark, &record, ret_exists, err);
+	r = key_mark(&node->operation, shape, &mark, err);
+	if (r < 0)
+		return r;
+	r = state_cache_get(store_state(solve->options->store), mark.bytes, &arena, &record, err);
+	*ret_exists = r == 0;
+	return r == -ENOENT ? 0 : r;
 }
 
-void node_take_record(struct node *node, const struct state_record *record)
+static void take_record(struct node *node, const struct state_record *record)
 {
 	node->hit = true;
 	node->has_layer = digest_is_set(&record->diff_id);
@@ -60,78 +68,253 @@ void node_take_record(struct node *node, const struct state_record *record)
 }
 
 static int put_record(struct solve *solve, const struct node *node, const struct key *key,
-		      bool is_mark, struct err *err)
+		      enum state_record_kind kind, const struct key *other, struct err *err)
 {
 	struct state_record record = {
 		.created_ns = node->created_ns,
 		.duration_ns = node->duration_ns,
+		.kind = kind,
+		.refreshed = kind == RECORD_RESULT && node->refreshed,
+		.has_other = other != NULL,
 		.text = str_from(node->step->name),
 		.build = str_from(solve->options->build_id),
 	};
 
-	if (!is_mark && node->has_layer)
+	if (other)
+		memcpy(record.other, other->bytes, sizeof(record.other));
+	if (kind != RECORD_MARK && node->has_layer)
 		record.diff_id = node->diff_id;
 	return state_cache_put(store_state(solve->options->store), key->bytes, &record, err);
 }
 
-static int content_key(struct solve *solve, struct node *node, struct key *ret_key,
-		       struct err *err);
+/* --- Identity --- */
+
+/* Steps know an input by its definition, unless that was executed although a record of it may exist: records of later steps
+ * may have been made from the other result, so they must not be met by the same key (RCP-605). */
+int node_identify(struct solve *solve, struct node *node, struct err *err)
+{
+	node->identity = node->definition;
+	if (!node->refreshed)
+		return 0;
+	return key_refreshed(&node->definition, str_from(solve->options->build_id), &node->identity,
+			     err);
+}
+
+int node_look_up(struct solve *solve, struct node *node, bool *ret_hit, struct err *err)
+{
+	auto_arena struct arena arena = ARENA_INIT(MIB);
+	struct state_record record = { .created_ns = 0 };
+	bool existed = false;
+	int r = 0;
+
+	*ret_hit = false;
+	if (looks_up(solve, node)) {
+		record.created_ns = -1;
+		r = cache_get(solve, node, &node->definition, &arena, &record, ret_hit, err);
+		existed = record.created_ns != -1;
+	}
+	if (r < 0)
+		return r;
+	if (!*ret_hit) {
+		node->refreshed = existed || !looks_up(solve, node);
+		return node_identify(solve, node, err);
+	}
+	take_record(node, &record);
+	node->identity = node->definition;
+	return record.refreshed
+		       ? key_refreshed(&node->definition, record.build, &node->identity, err)
+		       : 0;
+}
+
+/* --- What is selected --- */
+
+int node_open_from(struct solve *solve, struct node *node, struct err *err)
+{
+	int r;
+
+	if (node->from_tree)
+		return 0;
+	r = node_stack(solve, node_of(solve, node->step->from), &node->from_stack, err);
+	if (r == 0)
+		r = tree_new(&node->from_stack, &node->from_tree, err);
+	if (r == 0 && !node->selection)
+		r = selection_new(NULL, node->from_tree, node->step,
+				  store_dirfd(solve->options->store), &node->selection, err);
+	return r;
+}
+
+void node_close_from(struct node *node)
+{
+	if (!node->from_tree)
+		return;
+	selection_free(node->selection);
+	node->selection = NULL;
+	tree_free(node->from_tree);
+	node->from_tree = NULL;
+	stack_release(&node->from_stack);
+}
+
+/* Chain id of the root filesystem after 'node'; waits until it is settled. */
+static int chain_id_of(struct solve *solve, struct node *node, struct digest *ret_chain,
+		       struct err *err)
+{
+	auto_free struct node **chain = NULL;
+	auto_free struct digest *layers = NULL;
+	size_t count, layer_count, i;
+	int r = node_chain(node, &chain, &count, err);
+
+	*ret_chain = (struct digest){ .algorithm = DIGEST_NONE };
+	if (r == 0)
+		r = node_layers(solve, chain, count, false, &layers, &layer_count, err);
+	for (i = 0; r == 0 && i < layer_count; i++)
+		r = digest_chain(i ? ret_chain : NULL, &layers[i], ret_chain, err);
+	return r;
+}
+
+static int bind_digest(struct solve *solve, struct context *context, struct tree *tree,
+		       const struct run_mount *mount, uint8_t ret_digest[SHA256_BYTES],
+		       struct err *err)
+{
+	struct copy_source source = { .path = mount->source ? mount->source : "." };
+	struct step copy = {
+		.kind = STEP_COPY, .sources = &source, .source_count = 1, .dest = "/"
+	};
+	auto_selection struct selection *selection = NULL;
+	int r = selection_new(context, tree, &copy, store_dirfd(solve->options->store), &selection,
+			      err);
+
+	return r < 0 ? r : selection_digest(selection, ret_digest, err);
+}
+
+/* All of a root: its chain id says it, and needs no walk. */
+static bool binds_root(const struct run_mount *mount)
+{
+	return !mount->source || mount->source[strspn(mount->source, "/.")] == '\0';
+}
+
+static int bound_from(struct solve *solve, const struct run_mount *mount,
+		      uint8_t ret_digest[SHA256_BYTES], struct err *err)
+{
+	auto_stack struct stack stack = { 0 };
+	auto_tree struct tree *tree = NULL;
+	struct node *from = node_of(solve, mount->from);
+	struct digest chain;
+	int r;
+
+	if (binds_root(mount)) {
+		r = chain_id_of(solve, from, &chain, err);
+		memcpy(ret_digest, chain.bytes, SHA256_BYTES);
+		return r;
+	}
+	r = node_stack(solve, from, &stack, err);
+	if (r == 0)
+		r = tree_new(&stack, &tree, err);
+	return r < 0 ? r : bind_digest(solve, NULL, tree, mount, ret_digest, err);
+}
+
+/* Content of what a RUN binds, in the order that keys see: of the context alone, or of other stages and images, too.
+ * '*ret_any' false: nothing of the kind. */
+static int bound_content(struct solve *solve, const struct node *node, bool with_stages,
+			 bool *ret_any, uint8_t ret_digest[SHA256_BYTES], struct err *err)
+{
+	const struct step *step = node->step;
+	auto_free size_t *order = calloc(step->mount_count + 1, sizeof(*order));
+	auto_buf struct buf digests = BUF_INIT(16 * MIB);
+	size_t i;
+	int r = 0;
+
+	*ret_any = false;
+	if (!order)
+		return err_nomem(err);
+	key_mount_order(step, order);
+	for (i = 0; i < step->mount_count && r == 0; i++) {
+		const struct run_mount *mount = &step->mounts[order[i]];
+		uint8_t digest[SHA256_BYTES] = { 0 };
+
+		if (mount->kind != MOUNT_BIND || (mount->from && !with_stages) ||
+		    (!mount->from && !solve->options->context))
+			continue;
+		r = mount->from
+			    ? bound_from(solve, mount, digest, err)
+			    : bind_digest(solve, solve->options->context, NULL, mount, digest, err);
+		buf_append(&digests, digest, sizeof(digest));
+	}
+	if (r == 0)
+		r = buf_check(&digests, "mounts", err);
+	if (r < 0 || digests.len == 0)
+		return r;
+	*ret_any = true;
+	return sha256_of(digests.data, digests.len, ret_digest) < 0 ? err_nomem(err) : 0;
+}
+
+/* The part of the content key that says what is taken from the context, other stages and images. */
+static int learn_selected(struct solve *solve, struct node *node, struct err *err)
+{
+	const struct step *step = node->step;
+	int r = 0;
+
+	if (node->has_selected)
+		return 0;
+	if (step->kind == STEP_RUN)
+		return bound_content(solve, node, true, &node->has_selected, node->selected, err);
+	if (step->kind != STEP_COPY)
+		return 0;
+	if (!step->from && node->has_content) {
+		memcpy(node->selected, node->content, SHA256_BYTES);
+		node->has_selected = true;
+		return 0;
+	}
+	if (step->from)
+		r = node_open_from(solve, node, err);
+	if (r == 0 && node->selection) {
+		r = selection_digest(node->selection, node->selected, err);
+		node->has_selected = r == 0;
+	}
+	return r;
+}
+
+static int content_key(struct solve *solve, struct node *node, struct key *ret_key, struct err *err)
+{
+	struct digest chain_id = { .algorithm = DIGEST_NONE };
+	int r = learn_selected(solve, node, err);
+
+	if (r == 0 && !key_ignores_parent(node->step))
+		r = chain_id_of(solve, node->parent, &chain_id, err);
+	if (r < 0)
+		return r;
+	return key_content(&node->operation, &chain_id, node->has_selected ? node->selected : NULL,
+			   STR(""), ret_key, err);
+}
+
+static int put_mark(struct solve *solve, const struct node *node, const uint8_t *shape,
+		    struct err *err)
+{
+	struct key mark;
+	int r = key_mark(&node->operation, shape, &mark, err);
+
+	return r < 0 ? r : put_record(solve, node, &mark, RECORD_MARK, NULL, err);
+}
 
 /* Records a settled node under every key by which a later build may find it. */
 int node_record(struct solve *solve, struct node *node, struct err *err)
 {
-	struct key mark, content;
-	int r = 0;
+	uint8_t shape[SHA256_BYTES];
+	struct key content;
+	int r = content_key(solve, node, &content, err);
 
-	if (node->keyed)
-		r = put_record(solve, node, &node->definition, false, err);
 	if (r == 0)
-		r = key_mark(&node->operation, NULL, &mark, err);
+		r = put_record(solve, node, &content, RECORD_CONTENT,
+			       node->keyed ? &node->definition : NULL, err);
+	if (r == 0 && node->keyed)
+		r = put_record(solve, node, &node->definition, RECORD_RESULT, &content, err);
 	if (r == 0)
-		r = put_record(solve, node, &mark, true, err);
+		r = put_mark(solve, node, NULL, err);
 	if (r == 0 && node->selection && node->step->kind == STEP_COPY && !node->step->from) {
-		uint8_t shape[SHA256_BYTES];
-
 		r = selection_shape(node->selection, shape, err);
 		if (r == 0)
-			r = key_mark(&node->operation, shape, &mark, err);
-		if (r == 0)
-			r = put_record(solve, node, &mark, true, err);
+			r = put_mark(solve, node, shape, err);
 	}
-	if (r == 0)
-		r = content_key(solve, node, &content, err);
-	if (r == 0)
-		r = put_record(solve, node, &content, false, err);
-	/* ENODATA: this kind of step has no content key. */
-	return r == -ENODATA ? 0 : r;
-}
-
-/* The content key of a node; waits until its parent is settled. ENODATA: it has none (mounts of other stages: only their
- * definition counts). */
-static int content_key(struct solve *solve, struct node *node, struct key *ret_key, struct err *err)
-{
-	auto_free struct node **chain = NULL;
-	auto_free struct digest *layers = NULL;
-	struct digest chain_id = { 0 };
-	size_t count, layer_count, i;
-	const uint8_t *content = node->has_content ? node->content : NULL;
-	uint8_t selected[SHA256_BYTES];
-	int r;
-
-	if (node->step->kind == STEP_RUN && node->input_count > 1)
-		return err_set(err, ENODATA, "no content key");
-	r = node_chain(node->parent, &chain, &count, err);
-	if (r == 0)
-		r = node_layers(solve, chain, count, false, &layers, &layer_count, err);
-	for (i = 0; r == 0 && i < layer_count; i++)
-		r = digest_chain(i ? &chain_id : NULL, &layers[i], &chain_id, err);
-	if (r == 0 && node->step->kind == STEP_COPY && !content && node->selection) {
-		r = selection_digest(node->selection, selected, err);
-		content = selected;
-	}
-	if (r < 0)
-		return r;
-	return key_content(&node->operation, &chain_id, content, STR(""), ret_key, err);
+	return r;
 }
 
 static int select_from_context(struct solve *solve, struct node *node, struct err *err)
@@ -157,45 +340,21 @@ static bool only_heredocs(const struct step *step)
 int node_definition_key(struct node *node, struct err *err)
 {
 	auto_free struct key *inputs = calloc(node->input_count + 1, sizeof(*inputs));
-	size_t i;
+	size_t first = node->parent && key_ignores_parent(node->step), i;
+	uint8_t paths[SHA256_BYTES];
+	bool any;
+	int r;
 
 	if (!inputs)
 		return err_nomem(err);
-	for (i = 0; i < node->input_count; i++)
-		inputs[i] = node_result(node->inputs[i])->definition;
-	return key_definition(&node->operation, inputs, node->input_count,
-			      node->has_content ? node->content : NULL, &node->definition, err);
-}
-
-/* Content of context paths that a RUN binds. */
-static int bind_content(struct solve *solve, struct node *node, struct err *err)
-{
-	const struct step *step = node->step;
-	auto_buf struct buf digests = BUF_INIT(MIB);
-	size_t i;
-	int r = 0;
-
-	for (i = 0; i < step->mount_count && r == 0; i++) {
-		const struct run_mount *mount = &step->mounts[i];
-		struct copy_source source = { .path = mount->source ? mount->source : "." };
-		struct step copy = {
-			.kind = STEP_COPY, .sources = &source, .source_count = 1, .dest = "/"
-		};
-		auto_selection struct selection *selection = NULL;
-		uint8_t digest[SHA256_BYTES];
-
-		if (mount->kind != MOUNT_BIND || mount->from || !solve->options->context)
-			continue;
-		r = selection_new(solve->options->context, NULL, &copy,
-				  store_dirfd(solve->options->store), &selection, err);
-		if (r == 0)
-			r = selection_digest(selection, digest, err);
-		buf_append(&digests, digest, sizeof(digest));
-	}
-	if (r < 0 || digests.len == 0)
+	r = key_paths(node->step, &any, paths, err);
+	if (r < 0)
 		return r;
-	node->has_content = true;
-	return sha256_of(digests.data, digests.len, node->content) < 0 ? err_nomem(err) : 0;
+	for (i = first; i < node->input_count; i++)
+		inputs[i - first] = node_result(node->inputs[i])->identity;
+	return key_definition(&node->operation, inputs, node->input_count - first,
+			      any ? paths : NULL, node->has_content ? node->content : NULL,
+			      &node->definition, err);
 }
 
 /* Whether the definition key can be known before the step runs; finds the content part of it. */
@@ -208,7 +367,7 @@ int node_learn_content(struct solve *solve, struct node *node, bool *ret_known, 
 
 	*ret_known = true;
 	if (step->kind == STEP_RUN)
-		return bind_content(solve, node, err);
+		return bound_content(solve, node, false, &node->has_content, node->content, err);
 	if (step->kind != STEP_COPY || step->from)
 		return 0;
 	r = select_from_context(solve, node, err);
@@ -216,7 +375,7 @@ int node_learn_content(struct solve *solve, struct node *node, bool *ret_known, 
 		return r;
 	r = selection_shape(node->selection, shape, err);
 	if (r == 0)
-		r = mark_exists(solve, &node->operation, shape, &may_hit, err);
+		r = mark_exists(solve, node, shape, &may_hit, err);
 	if (r == 0 && may_hit) {
 		r = selection_digest(node->selection, node->content, err);
 		node->has_content = true;
@@ -229,27 +388,23 @@ int node_learn_content(struct solve *solve, struct node *node, bool *ret_known, 
  * selection is made here and kept for the copy. */
 int node_look_up_content(struct solve *solve, struct node *node, bool *ret_hit, struct err *err)
 {
+	auto_arena struct arena arena = ARENA_INIT(MIB);
 	struct state_record record;
 	bool exists = false;
 	struct key key;
 	int r;
 
 	*ret_hit = false;
-	/* The content of a stage is known only with its tree; such a COPY hits by definition or runs. */
-	if (node->step->kind == STEP_COPY && node->step->from)
+	if (node->step->kind == STEP_COPY && !node->step->from && !node->has_content)
 		return 0;
-	if (node->step->kind == STEP_COPY && !node->has_content)
-		return 0;
-	r = mark_exists(solve, &node->operation, NULL, &exists, err);
+	r = mark_exists(solve, node, NULL, &exists, err);
 	if (r < 0 || !exists)
 		return r;
 	r = content_key(solve, node, &key, err);
-	if (r == -ENODATA)
-		return 0;
 	if (r == 0)
-		r = node_cache_get(solve, &key, &record, ret_hit, err);
+		r = cache_get(solve, node, &key, &arena, &record, ret_hit, err);
 	if (r < 0 || !*ret_hit)
 		return r;
-	node_take_record(node, &record);
-	return put_record(solve, node, &node->definition, false, err);
+	take_record(node, &record);
+	return put_record(solve, node, &node->definition, RECORD_RESULT, &key, err);
 }

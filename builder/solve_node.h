@@ -36,13 +36,21 @@ struct node {
 
 	enum phase phase;
 	bool keyed, needed, queued;
-	bool blocked;	   /* its key waits for something that has to run first */
-	bool hit, fresh;   /* found in the cache; executed in this build */
+	bool blocked;	 /* its key waits for something that has to run first */
+	bool hit, fresh; /* found in the cache; executed in this build */
+	bool refreshed; /* what a record says of it was not taken: later steps must not meet records made from that */
+	bool expired;	   /* there was a record, but too old */
 	struct node *twin; /* another node with the same definition that executes for both */
 	struct key operation, definition;
-	uint8_t content[SHA256_BYTES];
+	struct key identity;	       /* what stands for it in keys of later steps */
+	uint8_t content[SHA256_BYTES]; /* of context files: part of the definition */
 	bool has_content;
+	uint8_t selected
+		[SHA256_BYTES]; /* of all that is taken from anywhere: part of the content key */
+	bool has_selected;
 	struct selection *selection;
+	struct stack from_stack; /* of the root that a COPY takes from, while it is selected from */
+	struct tree *from_tree;
 
 	/* Result. */
 	bool has_layer; /* a WORKDIR that existed makes none */
@@ -133,10 +141,13 @@ int node_definition_key(struct node *node, struct err *err) must_check;
 /* Finds what of the definition lies in files; '*ret_known' is false when that is not worth reading before the step ran. */
 int node_learn_content(struct solve *solve, struct node *node, bool *ret_known,
 		       struct err *err) must_check;
-/* A record of this key whose layer is there. */
-int node_cache_get(struct solve *solve, const struct key *key, struct state_record *ret_record,
-		   bool *ret_found, struct err *err) must_check;
-void node_take_record(struct node *node, const struct state_record *record);
+/* The result recorded for the definition of 'node', if it may be taken: then the node is a hit. In any case the identity of the
+ * node is known afterwards. */
+int node_look_up(struct solve *solve, struct node *node, bool *ret_hit, struct err *err) must_check;
+int node_identify(struct solve *solve, struct node *node, struct err *err) must_check;
+/* The tree that a COPY takes from; what was selected from it is gone after closing. */
+int node_open_from(struct solve *solve, struct node *node, struct err *err) must_check;
+void node_close_from(struct node *node);
 /* A lookup by content where it has a chance. */
 int node_look_up_content(struct solve *solve, struct node *node, bool *ret_hit,
 			 struct err *err) must_check;

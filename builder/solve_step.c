@@ -153,34 +153,27 @@ static int run_workdir(struct solve *solve, struct node *node, struct err *err)
 
 static int run_copy(struct solve *solve, struct node *node, struct err *err)
 {
-	auto_stack struct stack below = { 0 }, from_stack = { 0 };
-	auto_tree struct tree *tree = NULL, *from = NULL;
+	auto_stack struct stack below = { 0 };
+	auto_tree struct tree *tree = NULL;
 	struct layer_result layer;
 	int r = node_stack(solve, node->parent, &below, err);
 
 	if (r == 0)
 		r = tree_new(&below, &tree, err);
-	if (r == 0 && node->step->from) {
-		r = node_stack(solve, node_of(solve, node->step->from), &from_stack, err);
-		if (r == 0)
-			r = tree_new(&from_stack, &from, err);
-		if (r == 0 && !node->selection)
-			r = selection_new(NULL, from, node->step,
-					  store_dirfd(solve->options->store), &node->selection,
-					  err);
-	}
+	if (r == 0 && node->step->from)
+		r = node_open_from(solve, node, err);
 	if (r == 0)
 		r = step_copy(solve->options->store, tree, node->step, node->selection,
 			      &solve->options->layer, &layer, &node->writer, err);
 	/* Digests of what was selected outlive the trees it was selected from. */
-	if (r == 0 && !node->has_content) {
+	if (r == 0 && node->step->from && !node->has_selected) {
+		r = selection_digest(node->selection, node->selected, err);
+		node->has_selected = r == 0;
+	} else if (r == 0 && !node->step->from && !node->has_content) {
 		r = selection_digest(node->selection, node->content, err);
 		node->has_content = r == 0;
 	}
-	if (r == 0 && node->step->from) {
-		selection_free(node->selection);
-		node->selection = NULL;
-	}
+	node_close_from(node);
 	if (r == 0) {
 		node->diff_id = layer.diff_id;
 		node->has_layer = node->settled = true;

@@ -25,7 +25,7 @@
 #include "formats/base/map.h"
 #include "layerfs/live.h"
 
-enum { SCHEMA_VERSION = 1, BUSY_TIMEOUT_MS = 10000 };
+enum { SCHEMA_VERSION = 2, BUSY_TIMEOUT_MS = 10000 };
 
 /* A time of use that is younger than this is not written again. */
 static const int64_t used_grain_ns = 3600 * 1000000000LL;
@@ -41,7 +41,9 @@ static const char schema[] =
 	"CREATE INDEX blobs_of_layer ON blobs(diff_id);"
 	"CREATE TABLE cache(id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, diff_id TEXT,"
 	" created INTEGER NOT NULL, duration INTEGER NOT NULL, used INTEGER NOT NULL,"
-	" text BLOB, components BLOB, build BLOB);"
+	" text BLOB, components BLOB, build BLOB, kind INTEGER NOT NULL DEFAULT 0,"
+	" refreshed INTEGER NOT NULL DEFAULT 0, other BLOB, position BLOB);"
+	"CREATE INDEX cache_by_position ON cache(position, created);"
 	"CREATE TABLE leases(object TEXT NOT NULL, holder TEXT NOT NULL, since INTEGER NOT NULL,"
 	" PRIMARY KEY(object, holder)) WITHOUT ROWID;"
 	"CREATE TABLE facts(space TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,"
@@ -50,7 +52,16 @@ static const char schema[] =
 	" started INTEGER NOT NULL, completed INTEGER NOT NULL, total_steps INTEGER NOT NULL,"
 	" completed_steps INTEGER NOT NULL, cached_steps INTEGER NOT NULL);"
 	"CREATE INDEX builds_by_time ON builds(started);"
-	"PRAGMA user_version=1;";
+	"PRAGMA user_version=2;";
+
+/* From version 1. Its records tell neither what they are nor where in a recipe they were made: they hit as before, but no
+ * explanation refers to them. */
+static const char upgrade[] = "ALTER TABLE cache ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;"
+			      "ALTER TABLE cache ADD COLUMN refreshed INTEGER NOT NULL DEFAULT 0;"
+			      "ALTER TABLE cache ADD COLUMN other BLOB;"
+			      "ALTER TABLE cache ADD COLUMN position BLOB;"
+			      "CREATE INDEX cache_by_position ON cache(position, created);"
+			      "PRAGMA user_version=2;";
 
 enum statement {
 	BEGIN,
@@ -70,6 +81,7 @@ enum statement {
 	CACHE_PUT,
 	CACHE_REMOVE,
 	CACHE_RECORDS,
+	CACHE_AT_POSITION,
 	CACHE_CLEAR,
 	CACHE_USED,
 	LEASE,
@@ -78,11 +90,14 @@ enum statement {
 	VALUE_GET,
 	VALUE_PUT,
 	BUILD_PUT,
+	BUILD_REMOVE,
 	BUILDS,
 	STATEMENTS,
 };
 
-#define CACHE_COLUMNS "id, key, diff_id, created, duration, used, text, components, build"
+#define CACHE_COLUMNS                                                  \
+	"id, key, diff_id, created, duration, used, text, components," \
+	" build, kind, refreshed, other, position"
 
 static const char *const sql[STATEMENTS] = {
 	[BEGIN] = "BEGIN IMMEDIATE",
@@ -101,10 +116,12 @@ static const char *const sql[STATEMENTS] = {
 	[BLOB_REMOVE] = "DELETE FROM blobs WHERE digest=?",
 	[CACHE_GET] = "SELECT " CACHE_COLUMNS " FROM cache WHERE key=?",
 	[CACHE_PUT] = "INSERT OR REPLACE INTO"
-		      " cache(key, diff_id, created, duration, used, text, components, build)"
-		      " VALUES(?,?,?,?,?,?,?,?)",
+		      " cache(key, diff_id, created, duration, used, text, components, build,"
+		      " kind, refreshed, other, position) VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",
 	[CACHE_REMOVE] = "DELETE FROM cache WHERE key=?",
 	[CACHE_RECORDS] = "SELECT " CACHE_COLUMNS " FROM cache ORDER BY created, id",
+	[CACHE_AT_POSITION] = "SELECT " CACHE_COLUMNS " FROM cache WHERE position=?"
+			      " ORDER BY created DESC, id DESC",
 	[CACHE_CLEAR] = "DELETE FROM cache",
 	[CACHE_USED] = "UPDATE cache SET used=? WHERE id=?",
 	[LEASE] = "INSERT OR REPLACE INTO leases VALUES(?,?,?)",
@@ -113,6 +130,7 @@ static const char *const sql[STATEMENTS] = {
 	[VALUE_GET] = "SELECT value FROM facts WHERE space=? AND key=?",
 	[VALUE_PUT] = "INSERT OR REPLACE INTO facts VALUES(?,?,?)",
 	[BUILD_PUT] = "INSERT OR REPLACE INTO builds VALUES(?,?,?,?,?,?,?,?)",
+	[BUILD_REMOVE] = "DELETE FROM builds WHERE id=?",
 	[BUILDS] = "SELECT id, name, status, started, completed, total_steps, completed_steps,"
 		   " cached_steps FROM builds ORDER BY started DESC, id",
 };
@@ -300,8 +318,8 @@ static int create_schema(struct state *state, struct err *err)
 	if (code != SQLITE_OK)
 		return fail(state, code, "begin", err);
 	r = read_version(state, &version, err);
-	if (r == 0 && version == 0) {
-		code = sqlite3_exec(state->db, schema, NULL, NULL, NULL);
+	if (r == 0 && version < SCHEMA_VERSION) {
+		code = sqlite3_exec(state->db, version == 0 ? schema : upgrade, NULL, NULL, NULL);
 		if (code != SQLITE_OK)
 			r = fail(state, code, "create the tables", err);
 	}
@@ -316,7 +334,7 @@ static int check_version(struct state *state, struct err *err)
 	int version = 0;
 	int r = read_version(state, &version, err);
 
-	if (r == 0 && version == 0)
+	if (r == 0 && version < SCHEMA_VERSION)
 		r = create_schema(state, err);
 	if (r < 0)
 		return r;
@@ -716,11 +734,20 @@ int state_blob_remove(struct state *state, const struct digest *blob, struct err
 
 static int record_columns(sqlite3_stmt *statement, struct state_record *ret_record, struct err *err)
 {
+	struct str other;
+
 	ret_record->created_ns = sqlite3_column_int64(statement, 3);
 	ret_record->duration_ns = (uint64_t)sqlite3_column_int64(statement, 4);
 	ret_record->text = column_str(statement, 6);
 	ret_record->components = column_str(statement, 7);
 	ret_record->build = column_str(statement, 8);
+	ret_record->kind = (enum state_record_kind)sqlite3_column_int(statement, 9);
+	ret_record->refreshed = sqlite3_column_int(statement, 10) != 0;
+	other = column_str(statement, 11);
+	ret_record->has_other = other.len == STATE_KEY_BYTES;
+	if (ret_record->has_other)
+		memcpy(ret_record->other, other.ptr, STATE_KEY_BYTES);
+	ret_record->position = column_str(statement, 12);
 	return column_digest(statement, 2, &ret_record->diff_id, err);
 }
 
@@ -763,6 +790,8 @@ int state_cache_get(struct state *state, const uint8_t key[STATE_KEY_BYTES], str
 		r = copy_str(arena, &record.components, err);
 	if (r == 0)
 		r = copy_str(arena, &record.build, err);
+	if (r == 0)
+		r = copy_str(arena, &record.position, err);
 	if (r == 0) {
 		note_use(state, sqlite3_column_int64(statement, 0),
 			 sqlite3_column_int64(statement, 5));
@@ -788,6 +817,12 @@ int state_cache_put(struct state *state, const uint8_t key[STATE_KEY_BYTES],
 	bind_str(statement, 6, record->text);
 	bind_str(statement, 7, record->components);
 	bind_str(statement, 8, record->build);
+	sqlite3_bind_int(statement, 9, (int)record->kind);
+	sqlite3_bind_int(statement, 10, record->refreshed);
+	if (record->has_other)
+		sqlite3_bind_blob(statement, 11, record->other, STATE_KEY_BYTES, SQLITE_STATIC);
+	if (record->position.len)
+		bind_str(statement, 12, record->position);
 	return run(state, statement, "record a step", err);
 }
 
@@ -834,6 +869,27 @@ int state_cache_records(struct state *state,
 	int r = start(state, CACHE_RECORDS, &statement, err);
 
 	return r < 0 ? r : each_row(state, statement, records_row, &call, err);
+}
+
+int state_cache_at_position(struct state *state, struct str position,
+			    int (*see)(void *argument, const uint8_t key[STATE_KEY_BYTES],
+				       const struct state_record *record, int64_t used_ns,
+				       struct err *err),
+			    void *argument, struct err *err)
+{
+	struct records_call call = { .see = see, .argument = argument };
+	sqlite3_stmt *statement = NULL;
+	int code, r = start(state, CACHE_AT_POSITION, &statement, err);
+
+	if (r < 0)
+		return r;
+	bind_str(statement, 1, position);
+	while (r == 0 && (code = sqlite3_step(statement)) == SQLITE_ROW)
+		r = records_row(statement, &call, err);
+	if (r == 0 && code != SQLITE_DONE)
+		r = fail(state, code, "list", err);
+	end(state, statement);
+	return r < 0 ? r : 0;
 }
 
 int state_cache_clear(struct state *state, struct err *err)
@@ -1031,6 +1087,17 @@ int state_build_put(struct state *state, const struct state_build *build, struct
 	sqlite3_bind_int64(statement, 7, build->completed_steps);
 	sqlite3_bind_int64(statement, 8, build->cached_steps);
 	return run(state, statement, "record a build", err);
+}
+
+int state_build_remove(struct state *state, const char *id, struct err *err)
+{
+	sqlite3_stmt *statement = NULL;
+	int r = start(state, BUILD_REMOVE, &statement, err);
+
+	if (r < 0)
+		return r;
+	bind_text(statement, 1, id);
+	return run(state, statement, "forget a build", err);
 }
 
 struct builds_call {

@@ -65,13 +65,23 @@ int state_layer_of_blob(struct state *state, const struct digest *blob, struct d
 
 /* --- Step cache: key -> result (RCP-601 to RCP-616) --- */
 enum { STATE_KEY_BYTES = 32 };
+enum state_record_kind {
+	RECORD_RESULT,	/* of a step, under its definition key */
+	RECORD_CONTENT, /* the same result under its content key */
+	RECORD_MARK,	/* that there is one at all */
+};
 struct state_record {
 	struct digest diff_id; /* unset: the step made no layer (WORKDIR that existed) */
 	int64_t created_ns;
 	uint64_t duration_ns;
-	struct str text;       /* step as shown */
-	struct str components; /* JSON of what went into the key, for 'why' */
-	struct str build;      /* id of the producing build */
+	enum state_record_kind kind;
+	bool refreshed; /* by a build that did not take what was there (RCP-605) */
+	bool has_other;
+	uint8_t other[STATE_KEY_BYTES]; /* a result's content key */
+	struct str text;		/* step as shown */
+	struct str components;		/* JSON of what went into the key, for 'why' */
+	struct str build;		/* id of the producing build */
+	struct str position;		/* place in the recipe, for 'why'; results only */
 };
 /* ENOENT. Text fields are written to 'arena'. Counts as use. */
 int state_cache_get(struct state *state, const uint8_t key[STATE_KEY_BYTES], struct arena *arena,
@@ -85,6 +95,12 @@ int state_cache_records(struct state *state,
 				   const struct state_record *record, int64_t used_ns,
 				   struct err *err),
 			void *argument, struct err *err) must_check;
+/* The results recorded for one place of recipes, newest first, until 'see' gives a positive value. */
+int state_cache_at_position(struct state *state, struct str position,
+			    int (*see)(void *argument, const uint8_t key[STATE_KEY_BYTES],
+				       const struct state_record *record, int64_t used_ns,
+				       struct err *err),
+			    void *argument, struct err *err) must_check;
 int state_cache_clear(struct state *state, struct err *err) must_check;
 
 /* --- Leases: what live processes use (live.h tells who lives; rows of dead holders are dropped by state_leases) ---
@@ -117,6 +133,7 @@ struct state_build {
 };
 int state_build_put(struct state *state, const struct state_build *build,
 		    struct err *err) must_check;
+int state_build_remove(struct state *state, const char *id, struct err *err) must_check;
 int state_builds(struct state *state,
 		 int (*see)(void *argument, const struct state_build *build, struct err *err),
 		 void *argument, struct err *err) must_check; /* newest first */

@@ -1,0 +1,99 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: Apache-2.0
+# The step cache: what hits, what does not, and what is told about it.
+
+load common
+
+setup_file() {
+	mica_setup_file
+}
+
+setup() {
+	context
+}
+
+teardown() {
+	assert_clean
+}
+
+# Builds the context as 'it'; $steps has the rows of steps with their states, one a line: "DONE RUN make".
+build() {
+	run -0 --separate-stderr mica build --progress=plain -t it "$@" "$ctx"
+	id=$output
+	steps=$(states <<<"$stderr")
+}
+
+states() {
+	awk '/^#[0-9]+ \[[a-z0-9-]* *[0-9]+\/[0-9]+\] / { n = $1; sub(/^#[0-9]+ \[[^]]*\] /, ""); name[n] = $0 }
+		/^#[0-9]+ (CACHED|DONE|CANCELED)/ && name[$1] !~ /^FROM/ && $1 in name { print $2, name[$1] }'
+}
+
+state_of() {
+	grep -F "$1" <<<"$steps" | head -n1 | cut -d' ' -f1
+}
+
+@test "COPY --from takes what it names: the same base name from elsewhere is another key (RCP-602)" {
+	dockerfile <<-'D'
+		FROM base AS b
+		RUN mkdir /a /b && echo 1 >/a/x && echo 2 >/b/x
+		FROM base
+		COPY --from=b /a/x /x
+	D
+	build
+	[ "$(mica cat it /x)" = 1 ]
+	sed -i 's,/a/x /x,/b/x /x,' "$ctx/Dockerfile"
+	build
+	[ "$(mica cat it /x)" = 2 ]
+	[ "$(state_of COPY)" = DONE ]
+}
+
+@test "a step of another stage that ran again with equal content: COPY of it hits (RCP-603, RCP-604, RCP-976)" {
+	dockerfile <<-'D'
+		FROM base AS b
+		RUN mkdir /a && echo 1 >/a/x && echo 1 >/unused
+		FROM base
+		COPY --from=b /a/x /x
+	D
+	build
+	sed -i 's,echo 1 >/unused,echo 2 >/unused,' "$ctx/Dockerfile"
+	build
+	[ "$(state_of 'RUN mkdir')" = DONE ]
+	[ "$(state_of COPY)" = CACHED ]
+	sed -i 's,echo 1 >/a/x,echo 3 >/a/x,' "$ctx/Dockerfile"
+	build
+	[ "$(state_of COPY)" = DONE ]
+	[ "$(mica cat it /x)" = 3 ]
+}
+
+@test "renaming a parent of a source keeps the hit, --link does not see the state below (RCP-606, RCP-975)" {
+	mkdir -p "$ctx/one/src"
+	echo a >"$ctx/one/src/a"
+	dockerfile <<-'D'
+		FROM base
+		RUN echo 1 >/below
+		COPY one/src/ /src/
+		COPY --link one/src/a /linked
+	D
+	build
+	mv "$ctx/one" "$ctx/two"
+	sed -i 's,one/,two/,' "$ctx/Dockerfile"
+	build
+	[ "$(state_of 'COPY two')" = CACHED ]
+	[ "$(state_of 'COPY --link')" = CACHED ]
+	sed -i 's,echo 1,echo 2,' "$ctx/Dockerfile"
+	build
+	[ "$(state_of 'COPY two')" = DONE ]
+	[ "$(state_of 'COPY --link')" = CACHED ]
+}
+
+@test "the order of mounts counts where one covers another, else not (RCP-606)" {
+	mkdir "$ctx/p" "$ctx/q"
+	dockerfile <<-'D'
+		FROM base
+		RUN --mount=source=p,target=/m/p --mount=source=q,target=/m/q ls -R /m >/out
+	D
+	build
+	sed -i 's,\(--mount=source=p[^ ]*\) \(--mount=source=q[^ ]*\),\2 \1,' "$ctx/Dockerfile"
+	run -0 mica build --progress=plain -t it "$ctx"
+	grep -A1 'RUN.*ls -R' <<<"$output" | grep -q CACHED
+}
