@@ -53,7 +53,7 @@ const struct option build_option_table[] = {
 	{ "check-error", 0, OPTION_FLAG, offsetof(struct build_flags, check_error), NULL, "build, but fail before anything runs when the check has something to say" },
 	{ "call", 0, OPTION_TEXT, offsetof(struct build_flags, call), "check|outline|targets[,format=FORMAT]", "tell this instead of building" },
 	{ "strict-syntax", 0, OPTION_FLAG, offsetof(struct build_flags, strict_syntax), NULL, "refuse a recipe whose first lines ask for another language" },
-	{ "ext", 0, OPTION_LIST, offsetof(struct build_flags, extensions), "NAME[,...]", "extensions of the language: from-args, run-no-cache, optional-copy" },
+	{ "ext", 0, OPTION_LIST, offsetof(struct build_flags, extensions), "NAME[,...]", "extensions of the language to switch on" },
 	{ "tls-verify", 0, OPTION_FLAG, offsetof(struct build_flags, tls_verify), NULL, NULL },
 	{ "load", 0, OPTION_FLAG, offsetof(struct build_flags, load), NULL, NULL },
 	{ .name = NULL },

@@ -596,7 +596,7 @@ static const struct option options[] = {
 	{ "platform", 0, OPTION_TEXT, offsetof(struct build_flags, platform), "OS/ARCH[,...]", "platforms of the image (default: this machine's)" },
 	{ "ignorefile", 0, OPTION_TEXT, offsetof(struct build_flags, ignorefile), "PATH", "instead of .dockerignore" },
 	{ "strict-syntax", 0, OPTION_FLAG, offsetof(struct build_flags, strict_syntax), NULL, "refuse a recipe whose first lines ask for another language" },
-	{ "ext", 0, OPTION_LIST, offsetof(struct build_flags, extensions), "NAME[,...]", "extensions of the language: from-args, run-no-cache, optional-copy" },
+	{ "ext", 0, OPTION_LIST, offsetof(struct build_flags, extensions), "NAME[,...]", "extensions of the language to switch on" },
 	{ "offline", 0, OPTION_FLAG, offsetof(struct build_flags, offline), NULL, "ask no registry about base images" },
 	{ .name = NULL },
 };
