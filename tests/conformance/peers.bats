@@ -104,3 +104,28 @@ make_mount_program() {
 		localhost/mounted cat /a/e/c
 	[ "$output" = hi ]
 }
+
+@test "an index of several platforms with attestations: docker, podman and buildx read it (RCP-529, RCP-992)" {
+	printf 'FROM scratch\nLABEL a=b\nCOPY Dockerfile /f\n' >"$BATS_TEST_TMPDIR/Dockerfile"
+	mica build -q --platform linux/amd64,linux/arm64 --provenance=max --sbom -t "$REGISTRY/attested:1" --push \
+		-f "$BATS_TEST_TMPDIR/Dockerfile" "$BATS_FILE_TMPDIR/ctx"
+	peer docker pull -q "$REGISTRY/attested:1"
+	peer docker pull -q --platform linux/arm64 "$REGISTRY/attested:1"
+	peer podman pull -q --tls-verify=false "$REGISTRY/attested:1"
+	run -0 peer docker buildx imagetools inspect "$REGISTRY/attested:1" --format '{{json .Provenance}}'
+	[ "$(jq -r '."linux/arm64".SLSA.buildDefinition.buildType' <<<"$output")" = urn:mica:build:v1 ]
+	run -0 peer docker buildx imagetools inspect "$REGISTRY/attested:1" --format '{{json .SBOM}}'
+	[ "$(jq -r '."linux/amd64".SPDX.SPDXID' <<<"$output")" = SPDXRef-DOCUMENT ]
+}
+
+@test "outputs of a build: docker load, podman load of both archives, Docker's media types (RCP-541, RCP-542)" {
+	mica build -q -t out:1 -o "type=docker,dest=$BATS_TEST_TMPDIR/d.tar" -o "type=oci,dest=$BATS_TEST_TMPDIR/o.tar" \
+		-o "type=registry,name=$REGISTRY/v2s2:1,oci-mediatypes=false,force-compression=true" "$BATS_FILE_TMPDIR/ctx"
+	run -0 peer docker load -i "$BATS_TEST_TMPDIR/d.tar"
+	[[ $output == *out:1* ]]
+	run -0 peer podman load -q -i "$BATS_TEST_TMPDIR/d.tar"
+	run -0 peer podman load -q -i "$BATS_TEST_TMPDIR/o.tar"
+	peer docker pull -q "$REGISTRY/v2s2:1"
+	run -0 --separate-stderr peer docker run --rm --network=host "$REGISTRY/v2s2:1"
+	[ "$output" = "made by mica" ]
+}
