@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Roots to bind from.
  *
- * A stage or image is its stack, mounted like the root filesystem of a RUN. A context directory is bound as it is where that
+ * A stage, an image or a context from elsewhere is its stack, mounted like the root filesystem of a RUN. A context directory is bound as it is where that
  * shows the right thing: read-only, and nothing of it ignored. Otherwise it becomes the lowest element of a stack, with the
  * mask of the ignored above it and the throw-away upper on top; both lie in a step's directory of the store and go with it. */
 #include "builder/bind_root.h"
@@ -79,6 +79,8 @@ static int open_context(struct bind_root *root, const struct run_options *option
 	struct context *context;
 	int r = find_context(options, root->from_context, &context, err);
 
+	if (r == 0 && context_stack(context)) /* a layer; nothing of it is ignored */
+		return stack_copy(context_stack(context), &root->stack, err);
 	if (r == 0)
 		r = stack_push_upper(&root->stack, context_dirfd(context), rootfs_own_marks(), err);
 	if (r == 0)

@@ -34,7 +34,9 @@ enum { KEEP_SECONDS = 30 * 24 * 3600 };
 struct context {
 	struct store *store; /* or NULL: no cache, one thread */
 	int fd;
-	char *path; /* absolute, names the cache */
+	char *path;	    /* absolute, names the cache */
+	struct stack stack; /* of a layer */
+	struct tree *tree;  /* over it; NULL: a directory */
 	const struct ignore *ignore;
 	const char *ignore_name;
 	pthread_mutex_t lock; /* of what follows */
@@ -45,20 +47,30 @@ struct context {
 
 /* --- Opening and the cache's place --- */
 
-int context_open(struct store *store, const char *path, const struct ignore *ignore,
-		 struct context **ret_context, struct err *err)
+static struct context *context_new(struct store *store)
 {
 	struct context *context = calloc(1, sizeof(*context));
-	int r;
 
 	if (!context)
-		return err_nomem(err);
+		return NULL;
 	context->store = store;
-	context->ignore = ignore;
+	context->fd = -1;
 	context->ignore_name = ".dockerignore";
 	pthread_mutex_init(&context->lock, NULL);
 	buf_init(&context->cache, STAT_CACHE_MAX);
 	buf_init(&context->learnt, STAT_CACHE_MAX);
+	return context;
+}
+
+int context_open(struct store *store, const char *path, const struct ignore *ignore,
+		 struct context **ret_context, struct err *err)
+{
+	struct context *context = context_new(store);
+	int r;
+
+	if (!context)
+		return err_nomem(err);
+	context->ignore = ignore;
 	context->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	context->path = context->fd < 0 ? NULL : realpath(path, NULL);
 	if (!context->path) {
@@ -70,6 +82,53 @@ int context_open(struct store *store, const char *path, const struct ignore *ign
 	return 0;
 }
 
+int context_open_layer(struct store *store, const struct digest *diff_id, const char *shown_name,
+		       struct context **ret_context, struct err *err)
+{
+	auto_context struct context *context = context_new(store);
+	auto_index struct index *index = NULL;
+	int r;
+
+	if (!context || !(context->path = strdup(shown_name)))
+		return err_nomem(err);
+	r = index_open_layer(store, diff_id, &index, err);
+	if (r == 0)
+		r = stack_push_index(&context->stack, index, false, err);
+	if (r == 0)
+		r = tree_new(&context->stack, &context->tree, err);
+	if (r < 0)
+		return r;
+	*ret_context = take(context);
+	return 0;
+}
+
+int context_read_file(struct context *context, const char *path, struct buf *text, struct err *err)
+{
+	auto_tree_node struct tree_node *node = NULL;
+	auto_close int fd = -1;
+	int r;
+
+	if (context->tree) {
+		r = tree_resolve(context->tree, str_from(path), true, &node, NULL, err);
+		return r < 0 ? err_wrap(err, "cannot open '%s'", path)
+			     : tree_read_file(context->tree, node, text, err);
+	}
+	fd = io_open_in_root(context->fd, path, O_RDONLY, 0);
+	if (fd < 0)
+		return err_sys(err, -fd, "cannot open '%s'", path);
+	return io_read_fd(fd, path, text, err);
+}
+
+const struct stack *context_stack(const struct context *context)
+{
+	return context->tree ? &context->stack : NULL;
+}
+
+struct tree *context_tree(const struct context *context)
+{
+	return context->tree;
+}
+
 int context_dirfd(const struct context *context)
 {
 	return context->fd;
@@ -78,6 +137,11 @@ int context_dirfd(const struct context *context)
 void context_set_ignore_name(struct context *context, const char *name)
 {
 	context->ignore_name = name;
+}
+
+void context_set_ignore(struct context *context, const struct ignore *ignore)
+{
+	context->ignore = ignore;
 }
 
 const struct ignore *context_ignore(const struct context *context)
@@ -136,10 +200,13 @@ void context_close(struct context *context)
 
 	if (!context)
 		return;
-	if (context->store && context->learnt.len && save_cache(context, &err) < 0)
+	if (context->store && !context->tree && context->learnt.len &&
+	    save_cache(context, &err) < 0)
 		log_debug("stat cache of '%s' is not kept: %s", context->path, err.text);
 	if (context->fd >= 0)
 		close(context->fd);
+	tree_free(context->tree);
+	stack_release(&context->stack);
 	pthread_mutex_destroy(&context->lock);
 	buf_release(&context->cache);
 	buf_release(&context->learnt);

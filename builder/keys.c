@@ -233,14 +233,13 @@ static void add_copy(struct key_fields *fields, const struct step *step)
 				  source->heredoc_content.len);
 		} else {
 			/* Names and content of what is selected are in its digest: renaming an unrelated parent keeps the
-			 * hit. */
-			key_text(fields, FIELD_SOURCE, source->is_url ? source->path : NULL);
+			 * hit. What a remote source is comes with its content, too. */
+			key_text(fields, FIELD_SOURCE, NULL);
 		}
 	}
 	key_text(fields, FIELD_DEST, step->dest);
 	key_text(fields, FIELD_CHOWN, step->chown);
 	key_text(fields, FIELD_CHMOD, step->chmod);
-	key_text(fields, FIELD_CHECKSUM, step->checksum);
 	key_number(fields, FIELD_FLAGS,
 		   (uint64_t)step->is_add | (uint64_t)step->link << 1 |
 			   (uint64_t)step->parents << 2 | (uint64_t)step->keep_git_dir << 3 |

@@ -203,7 +203,7 @@ static int open_tree_file(struct output *output, struct node *node, struct layer
 			  struct err *err)
 {
 	struct placement *placement = output->placement;
-	struct tree *tree = placement->selection->tree;
+	struct tree *tree = node_tree(placement->selection, node);
 	uint64_t offset = placement->spool_len;
 	struct err extent = { .code = 0 };
 	ssize_t got;
@@ -248,7 +248,7 @@ static int open_node(struct output *output, struct node *node, struct layer_data
 							 .memory = node->target };
 		return 0;
 	}
-	if (!output->placement->selection->tree)
+	if (!node->origin)
 		return open_context_file(output, node, ret_data, err);
 	return node->size_bytes ? open_tree_file(output, node, ret_data, err) : 0;
 }

@@ -133,10 +133,11 @@ static int resolve(struct selection *selection, struct str path, struct found *r
 	return r;
 }
 
-static void node_from_found(struct node *node, const struct found *found)
+static void node_from_found(const struct selection *selection, struct node *node,
+			    const struct found *found)
 {
 	if (found->tree)
-		node_from_attr(node, tree_attr(found->tree));
+		node_from_attr(selection, node, tree_attr(found->tree));
 	else
 		node_from_stat(node, &found->st);
 }
@@ -305,7 +306,7 @@ static int not_found(struct matcher *matcher, struct str path, size_t next, stru
 	if (strncmp(shown, "..", 2) == 0 || strstr(shown, "/../"))
 		return err_hint(err,
 				"'%s' was taken inside the %s: nothing outside it can be copied",
-				shown, selection->tree ? "root file system" : "context");
+				shown, selection->root_owned ? "context" : "root file system");
 	suggest(selection, path, err);
 	return -err->code;
 }
@@ -358,7 +359,7 @@ static int make_parents(struct matcher *matcher, struct item *item, struct err *
 
 		if (r < 0)
 			return err_sys(err, -r, "cannot stat '/%s'", level->path);
-		node_from_found(&item->parents[i], &found);
+		node_from_found(selection, &item->parents[i], &found);
 		found_release(&found);
 		if (!name)
 			return err_nomem(err);
@@ -437,7 +438,7 @@ static int finish_match(struct matcher *matcher, struct str path, struct found *
 		return err_nomem(err);
 	item.node->name = path_copy;
 	item.node->name_len = (uint16_t)path.len;
-	node_from_found(item.node, found);
+	node_from_found(selection, item.node, found);
 	r = make_parents(matcher, &item, err);
 	if (r == 0)
 		r = fill_item(selection, item.node, found, &exclude_path, err);
@@ -722,7 +723,38 @@ static int selection_start(struct selection *selection, const struct step *step,
 	return ignore_new(patterns, step->exclude_count, &selection->exclude, err);
 }
 
-static int select_sources(struct selection *selection, const struct step *step, struct err *err)
+/* What a remote source became is one word of the tree it lies in. It has no wildcards, and --parents and where it lies mean
+ * nothing to each other. */
+static int select_remote(struct selection *selection, const struct copy_source *source,
+			 const struct remote_source *remote, size_t number, struct err *err)
+{
+	struct tree *before = selection->tree;
+	struct str component = str_from(remote->name);
+	struct word word = { .shown = source->path,
+			     .number = number,
+			     .components = &component,
+			     .count = *remote->name != '\0' };
+	struct matcher matcher = { .selection = selection, .word = &word };
+	auto_buf struct buf canonical = BUF_INIT(SOURCE_PATH_MAX);
+	struct found root = { .mode = 0 };
+	int r;
+
+	selection->tree = remote->tree;
+	r = resolve(selection, str_of("", 0), &root, &canonical);
+	if (r < 0)
+		err_sys(err, -r, "cannot open '%s'", source->path);
+	else if (word.count)
+		r = enter(&matcher, 1, str_of("", 0), component, false, false, err);
+	else
+		r = match(&matcher, 0, str_of("", 0), &root, err);
+	found_release(&root);
+	free(matcher.levels);
+	selection->tree = before;
+	return r;
+}
+
+static int select_sources(struct selection *selection, const struct step *step,
+			  const struct remote_source *remotes, struct err *err)
 {
 	size_t i;
 
@@ -731,11 +763,9 @@ static int select_sources(struct selection *selection, const struct step *step, 
 		struct word word;
 		int r;
 
-		if (source->is_url)
-			return err_set(err, ERR_UNSUPPORTED,
-				       "cannot add '%s': remote sources are not supported",
-				       source->path);
-		if (source->heredoc) {
+		if (source->is_url) {
+			r = remotes ? select_remote(selection, source, &remotes[i], i, err) : 0;
+		} else if (source->heredoc) {
 			r = select_heredoc(selection, source, i, err);
 		} else if (!selection->context && !selection->tree) {
 			r = err_set(err, ENOENT, "\"/%s\": not found: there is no context",
@@ -752,8 +782,36 @@ static int select_sources(struct selection *selection, const struct step *step, 
 	return refuse_twins(selection, err);
 }
 
+/* Numbers the trees that something is taken from. */
+static int add_trees(struct selection *selection, struct tree *tree, const struct step *step,
+		     const struct remote_source *remotes, struct err *err)
+{
+	size_t i;
+
+	selection->tree = tree;
+	selection->trees = calloc(step->source_count + 1, sizeof(struct tree *));
+	if (!selection->trees)
+		return err_nomem(err);
+	if (tree)
+		selection->trees[selection->tree_count++] = tree;
+	for (i = 0; remotes && i < step->source_count; i++)
+		if (remotes[i].tree)
+			selection->trees[selection->tree_count++] = remotes[i].tree;
+	if (selection->tree_count > UINT8_MAX)
+		return err_set(err, ERR_LIMIT, "more than %u remote sources in one instruction",
+			       UINT8_MAX - 1);
+	return 0;
+}
+
 int selection_new(struct context *context, struct tree *tree, const struct step *step,
 		  int spill_dirfd, struct selection **ret_selection, struct err *err)
+{
+	return selection_new_with(context, tree, step, NULL, spill_dirfd, ret_selection, err);
+}
+
+int selection_new_with(struct context *context, struct tree *tree, const struct step *step,
+		       const struct remote_source *remotes, int spill_dirfd,
+		       struct selection **ret_selection, struct err *err)
 {
 	struct selection *selection = calloc(1, sizeof(*selection));
 	int r;
@@ -761,14 +819,19 @@ int selection_new(struct context *context, struct tree *tree, const struct step 
 	if (!selection)
 		return err_nomem(err);
 	assert(!context || !tree);
-	selection->context = context;
-	selection->tree = tree;
-	selection->step = step;
+	selection->root_owned = !tree;
 	selection->pool = context ? context_pool(context) : NULL;
+	if (context && context_tree(context))
+		tree = context_tree(context);
+	else
+		selection->context = context;
+	selection->step = step;
 	selection->scan_ns = io_realtime_ns();
-	r = selection_start(selection, step, spill_dirfd, err);
+	r = add_trees(selection, tree, step, remotes, err);
 	if (r == 0)
-		r = select_sources(selection, step, err);
+		r = selection_start(selection, step, spill_dirfd, err);
+	if (r == 0)
+		r = select_sources(selection, step, remotes, err);
 	if (r == 0)
 		r = group_links(selection, err);
 	if (r < 0) {
@@ -777,6 +840,29 @@ int selection_new(struct context *context, struct tree *tree, const struct step 
 	}
 	*ret_selection = selection;
 	return 0;
+}
+
+static void normalise_node(struct node *node, int64_t mtime)
+{
+	uint32_t i;
+
+	if (!S_ISLNK(node->mode))
+		node->mode = (node->mode & S_IFMT) |
+			     (S_ISDIR(node->mode) || node->mode & 0111 ? 0755 : 0644);
+	if (mtime != INT64_MIN) {
+		node->mtime = mtime;
+		node->mtime_nsec = 0;
+	}
+	for (i = 0; i < node->child_count; i++)
+		normalise_node(&node->children[i], mtime);
+}
+
+void selection_normalise(struct selection *selection, int64_t mtime)
+{
+	size_t i;
+
+	for (i = 0; i < selection->item_count; i++)
+		normalise_node(selection->items[i].node, mtime);
 }
 
 static void free_tree_nodes(struct node *node)
@@ -796,13 +882,14 @@ void selection_free(struct selection *selection)
 		return;
 	if (selection->context)
 		context_learn(selection->context, selection);
-	for (i = 0; selection->tree && i < selection->item_count; i++)
+	for (i = 0; selection->tree_count && i < selection->item_count; i++)
 		free_tree_nodes(selection->items[i].node);
 	for (i = 0; selection->worker_arenas && i < selection->worker_count; i++)
 		arena_release(&selection->worker_arenas[i]);
 	free(selection->worker_arenas);
 	arena_release(&selection->arena);
 	ignore_free(selection->exclude);
+	free(selection->trees);
 	free(selection);
 }
 

@@ -43,7 +43,7 @@ struct node {
 	uint32_t child_count;
 	uint16_t name_len;
 	uint8_t flags;
-	uint8_t zero;
+	uint8_t origin;	   /* number of the tree it lies in, 1 and up; 0: the context or memory */
 	uint32_t mode;	   /* S_IF* and 12 bits */
 	uint32_t uid, gid; /* as copied: 0 for contexts */
 	uint32_t nlink;
@@ -73,8 +73,11 @@ struct item {
 
 struct selection {
 	struct context *context; /* or NULL */
-	struct tree *tree;	 /* or NULL */
-	struct pool *pool;	 /* or NULL */
+	struct tree *tree;	 /* the words in hand come from it; NULL: from the context */
+	struct tree **trees;	 /* all there are, by origin - 1 */
+	size_t tree_count;
+	bool root_owned;   /* everything becomes 0:0: no copy from a stage or image (RCP-374) */
+	struct pool *pool; /* or NULL */
 	const struct step *step;
 	struct ignore *exclude; /* or NULL */
 	struct item *items;
@@ -106,6 +109,9 @@ int context_walk(struct selection *selection, struct node *top, struct str exclu
 		 struct err *err) must_check;
 const struct ignore *context_ignore(const struct context *context);
 struct pool *context_pool(const struct context *context); /* NULL: none */
+/* What a context from elsewhere lies in; NULL: it is a directory. */
+struct tree *context_tree(const struct context *context);
+const struct stack *context_stack(const struct context *context);
 const char *context_ignore_name(const struct context *context);
 
 /* What is stored about the files of this context; a view that lives as long as the context. */
@@ -116,7 +122,8 @@ int context_open_path(int rootfd, const char *path, int flags) must_check;
 
 /* Attributes of a tree's node; the rest of what a tree knows, which takes the tree node of a regular file over; and
  * everything below a directory, filtered by --exclude with 'exclude_path' (kept as it is) in front. */
-void node_from_attr(struct node *node, const struct tree_attr *attr);
+void node_from_attr(const struct selection *selection, struct node *node,
+		    const struct tree_attr *attr);
 int tree_complete(struct selection *selection, struct node *node, struct tree_node **tree_node,
 		  struct err *err) must_check;
 int selection_walk_tree(struct selection *selection, struct node *top, struct tree_node *dir,
@@ -128,6 +135,8 @@ void node_from_stat(struct node *node, const struct stat *st);
 /* The same for a file that was filled before; if it is another one by now, its digest is forgotten. */
 void node_refresh(struct node *node, const struct stat *st);
 void node_set_empty(struct node *node); /* known to have no content and no xattrs */
+/* Where the content of a node lies; NULL: not in a tree. */
+struct tree *node_tree(const struct selection *selection, const struct node *node);
 /* What remains of one node that was found by name and not by a walk: link target, xattrs, stat cache. */
 int context_complete(struct selection *selection, struct node *node, struct err *err) must_check;
 

@@ -134,7 +134,7 @@ static int hash_file(struct hashing *hashing, unsigned number, struct node *node
 
 static int hash_tree_file(const struct selection *selection, struct node *node, struct err *err)
 {
-	int r = tree_content_digest(selection->tree, node->tree, node->sha256, err);
+	int r = tree_content_digest(node_tree(selection, node), node->tree, node->sha256, err);
 
 	node->flags |= r < 0 ? 0 : NODE_HASHED | NODE_XATTRS;
 	return r;
@@ -149,8 +149,8 @@ static int hash_run(void *argument, struct crew *crew, unsigned number, void *pi
 
 	(void)crew;
 	for (i = 0; r == 0 && i < RUN_FILES && file < end; i++, file++)
-		r = hashing->selection->tree ? hash_tree_file(hashing->selection, *file, err)
-					     : hash_file(hashing, number, *file, err);
+		r = (*file)->origin ? hash_tree_file(hashing->selection, *file, err)
+				    : hash_file(hashing, number, *file, err);
 	return r;
 }
 

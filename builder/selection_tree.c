@@ -9,22 +9,34 @@
 
 #define SOURCE_PATH_MAX (1 * MIB)
 
-void node_from_attr(struct node *node, const struct tree_attr *attr)
+void node_from_attr(const struct selection *selection, struct node *node,
+		    const struct tree_attr *attr)
 {
+	size_t origin = 1;
+
+	while (selection->trees[origin - 1] != selection->tree)
+		origin++;
+	node->origin = (uint8_t)origin;
 	node->mode = attr->mode;
-	node->uid = attr->uid;
-	node->gid = attr->gid;
+	node->uid = selection->root_owned ? 0 : attr->uid;
+	node->gid = selection->root_owned ? 0 : attr->gid;
 	node->nlink = attr->nlink;
 	node->mtime = attr->mtime;
 	node->mtime_nsec = attr->mtime_nsec;
 	node->size_bytes = S_ISREG(attr->mode) ? attr->size_bytes : 0;
 	node->rdev_major = attr->rdev_major;
 	node->rdev_minor = attr->rdev_minor;
-	node->facts = (struct stat_facts){ .ino = attr->identity, .mode = attr->mode };
+	node->facts =
+		(struct stat_facts){ .dev = origin, .ino = attr->identity, .mode = attr->mode };
 	if (S_ISSOCK(attr->mode)) { /* RCP-312 */
 		node->mode = S_IFREG | (attr->mode & 07777);
 		node_set_empty(node);
 	}
+}
+
+struct tree *node_tree(const struct selection *selection, const struct node *node)
+{
+	return node->origin ? selection->trees[node->origin - 1] : NULL;
 }
 
 struct xattr_list {
@@ -97,7 +109,7 @@ static struct node *add_child(struct children *children)
 		children->nodes = larger;
 		children->capacity = capacity;
 	}
-	children->nodes[children->count] = (struct node){ .zero = 0 };
+	children->nodes[children->count] = (struct node){ .origin = 0 };
 	return &children->nodes[children->count++];
 }
 
@@ -128,7 +140,7 @@ static int take_child(struct selection *selection, struct children *children, st
 	node->name = copy;
 	node->name_len = (uint16_t)name.len;
 	node->flags = dropped ? NODE_EXCLUDED : 0;
-	node_from_attr(node, tree_attr(*tree_node));
+	node_from_attr(selection, node, tree_attr(*tree_node));
 	r = tree_complete(selection, node, tree_node, err);
 	if (r < 0)
 		return r;

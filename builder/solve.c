@@ -346,7 +346,8 @@ static int context_of(void *self, const char *name, struct context **ret_context
 	const struct solve *solve = self;
 
 	if (name)
-		return err_set(err, ENOENT, "there is no context '%s'", name);
+		return solve->options->find_context(solve->options->argument, name, ret_context,
+						    err);
 	if (!solve->options->context)
 		return err_set(err, ENOENT, "there is no build context");
 	*ret_context = solve->options->context;
@@ -619,6 +620,7 @@ static void release_nodes(struct solve *solve)
 			store_step_release(solve->options->store, &node->upper);
 		node_close_from(node);
 		selection_free(node->selection);
+		free(node->origins);
 		free(node->inputs);
 		free(node->dependents);
 	}

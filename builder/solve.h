@@ -9,6 +9,7 @@
 
 #include "builder/context.h"
 #include "builder/event.h"
+#include "builder/origin.h"
 #include "builder/plan.h"
 #include "builder/step_run.h"
 #include "layerfs/layer.h"
@@ -17,6 +18,10 @@ struct solve_options {
 	struct store *store;
 	struct event_hub *hub;
 	struct context *context; /* NULL: no step takes anything from it */
+	/* The named context that the plan calls 'source' (RCP-373); called by any thread, the context is borrowed. */
+	int (*find_context)(void *argument, const char *source, struct context **ret_context,
+			    struct err *err);
+	struct origin_options origin;
 	struct run_options run;
 	struct layer_options layer;
 	const char *build_id;

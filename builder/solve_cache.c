@@ -230,13 +230,15 @@ static int bound_content(struct solve *solve, const struct node *node, bool with
 	for (i = 0; i < step->mount_count && r == 0; i++) {
 		const struct run_mount *mount = &step->mounts[order[i]];
 		uint8_t digest[SHA256_BYTES] = { 0 };
+		struct context *context = NULL;
 
-		if (mount->kind != MOUNT_BIND || (mount->from && !with_stages) ||
-		    (!mount->from && !solve->options->context))
+		if (mount->kind != MOUNT_BIND || (mount->from && !with_stages))
 			continue;
-		r = mount->from
-			    ? bound_from(solve, mount, digest, err)
-			    : bind_digest(solve, solve->options->context, NULL, mount, digest, err);
+		if (!mount->from)
+			r = node_context(solve, node, mount->from_context, &context, err);
+		if (r == 0)
+			r = mount->from ? bound_from(solve, mount, digest, err)
+					: bind_digest(solve, context, NULL, mount, digest, err);
 		buf_append(&digests, digest, sizeof(digest));
 	}
 	if (r == 0)
@@ -319,12 +321,15 @@ int node_record(struct solve *solve, struct node *node, struct err *err)
 
 static int select_from_context(struct solve *solve, struct node *node, struct err *err)
 {
+	struct context *context;
+	int r;
+
 	if (node->selection)
 		return 0;
-	if (!solve->options->context)
-		return err_set(err, ENOENT, "%s: there is no build context", node->step->name);
-	return selection_new(solve->options->context, NULL, node->step,
-			     store_dirfd(solve->options->store), &node->selection, err);
+	r = node_context(solve, node, node->step->from_context, &context, err);
+	return r < 0 ? r
+		     : selection_new(context, NULL, node->step, store_dirfd(solve->options->store),
+				     &node->selection, err);
 }
 
 static bool only_heredocs(const struct step *step)
@@ -370,6 +375,8 @@ int node_learn_content(struct solve *solve, struct node *node, bool *ret_known, 
 		return bound_content(solve, node, false, &node->has_content, node->content, err);
 	if (step->kind != STEP_COPY || step->from)
 		return 0;
+	if (node_has_origins(node))
+		return node_find_origins(solve, node, err);
 	r = select_from_context(solve, node, err);
 	if (r < 0 || only_heredocs(step))
 		return r;

@@ -4,6 +4,7 @@
  *	solve.c		phases, queues, threads, the result
  *	solve_root.c	root filesystems: chains of nodes to stacks of layers and uppers
  *	solve_cache.c	keys and records
+ *	solve_origin.c	named contexts and remote sources
  *	solve_step.c	execution of one step and the snapshot behind it
  */
 #ifndef BUILDER_SOLVE_NODE_H
@@ -51,6 +52,7 @@ struct node {
 	struct selection *selection;
 	struct stack from_stack; /* of the root that a COPY takes from, while it is selected from */
 	struct tree *from_tree;
+	struct origin *origins; /* of an ADD with remote sources: one for each source */
 
 	/* Result. */
 	bool has_layer; /* a WORKDIR that existed makes none */
@@ -153,6 +155,26 @@ int node_look_up_content(struct solve *solve, struct node *node, bool *ret_hit,
 			 struct err *err) must_check;
 /* Records a settled node under every key by which a later build may find it. */
 int node_record(struct solve *solve, struct node *node, struct err *err) must_check;
+
+/* --- solve_origin.c --- */
+
+/* The context called 'source', NULL: that of the build. Borrowed. */
+int node_context(const struct solve *solve, const struct node *node, const char *source,
+		 struct context **ret_context, struct err *err) must_check;
+bool node_has_origins(const struct node *node);
+/* Asks what the remote sources of an ADD are now: the content of the node. */
+int node_find_origins(struct solve *solve, struct node *node, struct err *err) must_check;
+
+/* What a selection from remote sources lies in: to be released after it. */
+struct origin_trees {
+	size_t count;
+	struct stack *stacks;
+	struct remote_source *remotes;
+};
+/* Brings the sources and selects from them. */
+int node_select_origins(struct solve *solve, struct node *node, struct origin_trees *trees,
+			struct err *err) must_check;
+void origin_trees_release(struct origin_trees *trees);
 
 /* --- solve_step.c --- */
 

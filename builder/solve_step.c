@@ -155,6 +155,7 @@ static int run_copy(struct solve *solve, struct node *node, struct err *err)
 {
 	auto_stack struct stack below = { 0 };
 	auto_tree struct tree *tree = NULL;
+	struct origin_trees origins = { .count = 0 };
 	struct layer_result layer;
 	int r = node_stack(solve, node->parent, &below, err);
 
@@ -162,6 +163,8 @@ static int run_copy(struct solve *solve, struct node *node, struct err *err)
 		r = tree_new(&below, &tree, err);
 	if (r == 0 && node->step->from)
 		r = node_open_from(solve, node, err);
+	if (r == 0 && node->origins)
+		r = node_select_origins(solve, node, &origins, err);
 	if (r == 0)
 		r = step_copy(solve->options->store, tree, node->step, node->selection,
 			      &solve->options->layer, &layer, &node->writer, err);
@@ -174,6 +177,11 @@ static int run_copy(struct solve *solve, struct node *node, struct err *err)
 		node->has_content = r == 0;
 	}
 	node_close_from(node);
+	if (node->origins) {
+		selection_free(node->selection);
+		node->selection = NULL;
+	}
+	origin_trees_release(&origins);
 	if (r == 0) {
 		node->diff_id = layer.diff_id;
 		node->has_layer = node->settled = true;

@@ -7,8 +7,10 @@
 #include "builder/step_copy.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "builder/account.h"
 #include "builder/placement.h"
@@ -159,6 +161,7 @@ static int refuse_several(const struct selection *selection, const struct destin
 /* --- Items --- */
 
 struct copy {
+	struct store *store;
 	struct placement *placement;
 	struct selection *selection;
 	const struct step *step;
@@ -207,7 +210,33 @@ static int copy_nested(struct copy *copy, const struct item *item, struct err *e
 	return r < 0 ? r : placement_node(placement, dir, str_from(item->name), item->node, err);
 }
 
-/* RCP-331: 1 when it was an archive and is unpacked, 0 when it is to be copied. */
+/* A file of a tree as one of its own, since archives are read from a descriptor that ends where they do. */
+static int copy_out(struct copy *copy, const struct node *node, int *ret_fd, struct err *err)
+{
+	auto_close int fd = openat(store_dirfd(copy->store), ".", O_TMPFILE | O_RDWR | O_CLOEXEC,
+				   0600);
+	int r;
+
+	if (fd < 0 || ftruncate(fd, (off_t)node->size_bytes) < 0)
+		return err_sys(err, errno, "cannot make a temporary file in the store");
+	r = tree_copy(node_tree(copy->selection, node), node->tree, fd);
+	if (r < 0)
+		return err_sys(err, -r, "cannot read '%s'", node->name);
+	*ret_fd = take_fd(&fd);
+	return 0;
+}
+
+/* RCP-331: what is downloaded is unpacked only if that is asked for. */
+static bool may_unpack(const struct copy *copy, const struct item *item)
+{
+	if (!copy->step->is_add || item->heredoc || copy->step->unpack == UNPACK_NO)
+		return false;
+	if (copy->step->sources[item->word].is_url && copy->step->unpack != UNPACK_YES)
+		return false;
+	return S_ISREG(item->node->facts.mode);
+}
+
+/* 1 when it was an archive and is unpacked, 0 when it is to be copied. */
 static int try_unpack(struct copy *copy, const struct item *item, struct err *err)
 {
 	auto_close int fd = -1;
@@ -216,10 +245,10 @@ static int try_unpack(struct copy *copy, const struct item *item, struct err *er
 	struct stat st;
 	int r;
 
-	if (!copy->step->is_add || copy->step->unpack == UNPACK_NO || item->heredoc ||
-	    !S_ISREG(item->node->facts.mode) || copy->selection->tree)
+	if (!may_unpack(copy, item))
 		return 0;
-	r = opener_open(&copy->opener, item->node, &fd, &st, err);
+	r = item->node->origin ? copy_out(copy, item->node, &fd, err)
+			       : opener_open(&copy->opener, item->node, &fd, &st, err);
 	if (r == 0)
 		r = archive_probe(fd, &is_archive, err);
 	if (r < 0 || !is_archive)
@@ -278,7 +307,7 @@ int step_copy(struct store *store, struct tree *below, const struct step *step,
 	      struct selection *selection, const struct layer_options *options,
 	      struct layer_result *ret_result, struct layer_writer **ret_writer, struct err *err)
 {
-	struct copy copy = { .selection = selection, .step = step };
+	struct copy copy = { .store = store, .selection = selection, .step = step };
 	auto_placement struct placement *placement = NULL;
 	struct copy_rules rules;
 	int r = rules_of(below, step, options, &rules, err);

@@ -5,7 +5,8 @@
  *	cmd_check.c	what is said about a recipe instead
  *	build_flags.c	the table of options; their texts to values
  *	build_args.c	build arguments from all their sources
- *	build_inputs.c	context, recipe, ignore file, base images
+ *	build_context.c	the context and the named ones
+ *	build_inputs.c	recipe, ignore file, base images
  *	build_attest.c	what is said about the image
  *	build_config.c	what flags change of the configuration of the image
  *	build_output.c	what comes out: outputs, files with ids
@@ -34,6 +35,7 @@ struct build_flags {
 	struct text_list outputs, annotations, unset_env, unset_labels, attests;
 	uint64_t compression_level;
 	bool force_compression, omit_history;
+	struct text_list build_contexts;
 	struct text_list tags, build_args, build_arg_files, labels, secrets, allow;
 	struct container_flags container;
 	uint64_t jobs;
@@ -56,7 +58,10 @@ struct build {
 
 	int context_fd; /* the directory */
 	const char *context_path;
-	const char *recipe_name; /* as shown */
+	char context_shown[512];	      /* without what nobody shall read */
+	struct origin context_origin;	      /* of a context from git or a URL */
+	struct named_context *named_contexts; /* those in use */
+	const char *recipe_name;	      /* as shown */
 	struct buf recipe_text;
 	struct recipe recipe;
 	struct ignore *ignore;
@@ -124,9 +129,22 @@ void build_release_flags(struct build *build);
 int build_collect_args(const struct build_flags *flags, struct text_list *ret_args,
 		       struct err *err) must_check;
 
+/* --- build_context.c --- */
+
+struct origin_options build_origin_options(const struct build *build);
+/* A directory is opened at once, and errors of the command line are told. */
+int build_open_context(struct build *build, struct err *err) must_check;
+/* Whatever else the context is becomes a layer; it may hold the recipe, or be it. */
+int build_fetch_context(struct build *build, struct err *err) must_check;
+/* Makes 'context' of a directory, when something is taken from it. */
+int build_want_context(struct build *build, struct err *err) must_check;
+/* Callback of solve; 'argument' is the build. */
+int build_find_context(void *argument, const char *source, struct context **ret_context,
+		       struct err *err) must_check;
+void build_close_contexts(struct build *build);
+
 /* --- build_inputs.c --- */
 
-int build_open_context(struct build *build, struct err *err) must_check;
 /* On failure '*ret_lines' is what to show below the message. */
 int build_load_recipe(struct build *build, struct line_range *ret_lines,
 		      struct err *err) must_check;

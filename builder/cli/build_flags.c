@@ -8,8 +8,9 @@
 
 /* clang-format off */
 const struct option build_option_table[] = {
-	{ "file", 'f', OPTION_TEXT, offsetof(struct build_flags, file), "PATH", "recipe; '-' reads it from standard input (default: Dockerfile or Containerfile in the context)" },
+	{ "file", 'f', OPTION_TEXT, offsetof(struct build_flags, file), "PATH", "recipe, a file or URL; '-' reads it from standard input (default: Dockerfile or Containerfile in the context)" },
 	{ "tag", 't', OPTION_LIST, offsetof(struct build_flags, tags), "NAME[:TAG]", "name of the image; may be repeated" },
+	{ "build-context", 0, OPTION_LIST, offsetof(struct build_flags, build_contexts), "NAME=SOURCE", "what NAME means in FROM, --from and mounts: a directory, archive, URL, git address, docker-image://REF or oci-layout://DIR[:TAG]" },
 	{ "build-arg", 0, OPTION_LIST, offsetof(struct build_flags, build_args), "NAME[=VALUE]", "value of an ARG; without a value that of the variable of this name" },
 	{ "build-arg-file", 0, OPTION_LIST, offsetof(struct build_flags, build_arg_files), "PATH", "build arguments, one a line" },
 	{ "http-proxy", 0, OPTION_FLAG, offsetof(struct build_flags, http_proxy), NULL, "give RUN the proxy variables of the environment" },

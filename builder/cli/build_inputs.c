@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a build is made from: context, recipe, ignore file, base images. */
+/* What a build is made from: recipe, ignore file, base images. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -14,15 +14,31 @@
 
 /* --- Recipe and ignore file --- */
 
-int build_open_context(struct build *build, struct err *err)
+/* A file of the context, wherever that is. */
+static int read_from_context(struct build *build, const char *name, struct buf *text,
+			     struct err *err)
 {
-	build->context_fd = open(build->context_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (build->context_fd >= 0)
-		return 0;
-	err_sys(err, errno, "cannot open build context '%s'", build->context_path);
-	if (err->code == ENOENT || err->code == ENOTDIR)
-		err_hint(err, "the last argument is the directory to build from: mica build .");
-	return -err->code;
+	return build->context_fd >= 0 ? io_read_file(build->context_fd, name, text, err)
+				      : context_read_file(build->context, name, text, err);
+}
+
+/* -f is a local file; a recipe of a context from elsewhere may be named too (RCP-372). */
+static int read_named_recipe(struct build *build, const char *file, struct err *err)
+{
+	struct origin_options options = build_origin_options(build);
+	int r;
+
+	build->recipe_name = file;
+	if (strncmp(file, "http://", 7) == 0 || strncmp(file, "https://", 8) == 0) {
+		build->recipe_name = "Dockerfile";
+		return origin_url_text(&options, file, &build->recipe_text, err);
+	}
+	r = io_read_file(AT_FDCWD, file, &build->recipe_text, err);
+	if (r == -ENOENT && build->context_fd < 0)
+		return context_read_file(build->context, file, &build->recipe_text, err);
+	if (r == -ENOENT)
+		err_hint(err, "-f is relative to the current directory");
+	return r;
 }
 
 static int read_recipe_file(struct build *build, struct err *err)
@@ -36,21 +52,20 @@ static int read_recipe_file(struct build *build, struct err *err)
 		build->recipe_name = "Dockerfile";
 		return io_read_fd(STDIN_FILENO, "standard input", &build->recipe_text, err);
 	}
-	if (file) {
-		build->recipe_name = file;
-		r = io_read_file(AT_FDCWD, file, &build->recipe_text, err);
-		if (r == -ENOENT)
-			err_hint(err, "-f is relative to the current directory");
-		return r;
+	if (file)
+		return read_named_recipe(build, file, err);
+	if (build->recipe_text.len) { /* the context was the recipe */
+		build->recipe_name = "Dockerfile";
+		return 0;
 	}
 	for (i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
 		build->recipe_name = defaults[i];
-		r = io_read_file(build->context_fd, defaults[i], &build->recipe_text, err);
+		r = read_from_context(build, defaults[i], &build->recipe_text, err);
 		if (r != -ENOENT)
 			return r;
 	}
 	return err_hint((err_set(err, ENOENT, "no Dockerfile or Containerfile in '%s'",
-				 build->context_path),
+				 build->context_shown),
 			 err),
 			"name the recipe with -f");
 }
@@ -103,10 +118,11 @@ int build_load_ignore(struct build *build, struct err *err)
 	int r;
 
 	event_started(build->hub, row);
-	r = read_ignore_file(build, &text, name, sizeof(name), err);
+	r = build->context_fd < 0 ? -ENOENT
+				  : read_ignore_file(build, &text, name, sizeof(name), err);
 	if (r == 0)
 		r = ignore_parse(buf_str(&text), name, &build->ignore, err);
-	else if (r == -ENOENT && !build->flags->ignorefile)
+	else if (r == -ENOENT && (build->context_fd < 0 || !build->flags->ignorefile))
 		r = 0;
 	snprintf(status, sizeof(status), "transferring context: %zuB", text.len);
 	event_status(build->hub, row, status, 0, 0, true);

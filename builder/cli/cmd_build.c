@@ -123,6 +123,7 @@ struct plan_options build_plan_options(struct build *build, const struct platfor
 		.check_error = build->flags->check_error ||
 			       (build->flags->check && strcmp(build->flags->check, "error") == 0),
 		.extensions = build->extensions,
+		.contexts = build->flags->build_contexts.items,
 	};
 }
 
@@ -227,10 +228,11 @@ static bool uses_context(const struct plan *plan)
 	for (i = 0; i < plan->step_count; i++) {
 		const struct step *step = plan->steps[i];
 
-		if (step->kind == STEP_COPY && !step->from)
+		if (step->kind == STEP_COPY && !step->from && !step->from_context)
 			return true;
 		for (j = 0; j < step->mount_count; j++)
-			if (step->mounts[j].kind == MOUNT_BIND && !step->mounts[j].from)
+			if (step->mounts[j].kind == MOUNT_BIND && !step->mounts[j].from &&
+			    !step->mounts[j].from_context)
 				return true;
 	}
 	return false;
@@ -272,6 +274,8 @@ static int solve(struct build *build, struct command_context *context, struct li
 		.jobs = (unsigned)build->jobs,
 		.no_cache = build->flags->no_cache,
 		.canceled = cli_canceled,
+		.find_context = build_find_context,
+		.origin = build_origin_options(build),
 		.provide_base = build_provide_base,
 		.argument = build,
 		.run = {
@@ -294,8 +298,7 @@ static int solve(struct build *build, struct command_context *context, struct li
 	for (i = 0; i < build->platform_count; i++)
 		with_context |= uses_context(build->plans[i]);
 	if (with_context) {
-		r = context_open(build->store, build->context_path, build->ignore, &build->context,
-				 err);
+		r = build_want_context(build, err);
 		solve_options.context = build->context;
 	}
 	if (r == 0)
@@ -326,6 +329,9 @@ static int run_build(struct build *build, struct command_context *context,
 	unsigned row;
 	int r;
 
+	r = build_fetch_context(build, err);
+	if (r < 0)
+		return r;
 	snprintf(row_name, sizeof(row_name), "[internal] load build definition from %s",
 		 build->flags->file ? build->flags->file : "Dockerfile");
 	row = event_step(build->hub, row_name, NULL, -1, (struct line_range){ 0 });
@@ -376,11 +382,11 @@ void build_release(struct build *build)
 	ci_report_free(build->ci_report);
 	progress_free(build->progress);
 	record_free(build->record);
-	context_close(build->context);
 	for (i = 0; build->plans && i < build->platform_count; i++)
 		plan_free(build->plans[i]);
 	free(build->plans);
 	recipe_release(&build->recipe);
+	build_close_contexts(build);
 	ignore_free(build->ignore);
 	event_hub_free(build->hub);
 	buf_release(&build->recipe_text);
@@ -388,8 +394,6 @@ void build_release(struct build *build)
 	buf_release(&build->metadata);
 	cgroups_close(build->cgroups);
 	build_release_flags(build);
-	if (build->context_fd >= 0)
-		close(build->context_fd);
 }
 
 /* The stacks that the kernel driver takes are of more kinds than the FUSE driver's, and the plan of a build has to know which
@@ -422,7 +426,7 @@ static int start_views(struct build *build, const struct command_context *contex
 		r = event_hub_new(&build->hub, err);
 	if (r == 0)
 		r = record_new(build->store,
-			       build->name_count ? build->names[0] : build->context_path,
+			       build->name_count ? build->names[0] : build->context_shown,
 			       build->hub, &build->record, err);
 	if (r == 0)
 		r = progress_new(mode, right, build->hub, &build->progress, err);
@@ -435,7 +439,7 @@ static int start_views(struct build *build, const struct command_context *contex
 static void tell_ci(struct build *build, const struct err *failure)
 {
 	struct ci_result result = {
-		.name = build->name_count ? build->names[0] : build->context_path,
+		.name = build->name_count ? build->names[0] : build->context_shown,
 		.image_id = build->image_id[0] ? build->image_id : NULL,
 		.digest = build->image_digest[0] ? build->image_digest : NULL,
 		.metadata = buf_str(&build->metadata),
@@ -501,7 +505,7 @@ const struct command command_build = {
 	.name = "build",
 	.aliases = aliases,
 	.usage = "[OPTIONS] CONTEXT",
-	.summary = "Build an image from a recipe (Dockerfile) and a directory",
+	.summary = "Build an image from a recipe (Dockerfile) and a context",
 	.description = "Prints the image id. Unchanged steps are taken from the cache.",
 	.examples = "  mica build -t app .\n"
 		    "  mica build -f Containerfile --target test --build-arg VERSION=2 .",

@@ -479,8 +479,10 @@ static const char *path_of_recipe(struct build *build, struct arena *arena)
 static int load(struct check *check, struct line_range *ret_lines, struct err *err)
 {
 	struct build *build = check->build;
-	int r = build_load_recipe(build, ret_lines, err);
+	int r = build_fetch_context(build, err);
 
+	if (r == 0)
+		r = build_load_recipe(build, ret_lines, err);
 	check->report.source = buf_str(&build->recipe_text);
 	if (build->recipe_name)
 		check->report.path = path_of_recipe(build, &check->report.arena);
