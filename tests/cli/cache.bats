@@ -97,3 +97,46 @@ state_of() {
 	run -0 mica build --progress=plain -t it "$ctx"
 	grep -A1 'RUN.*ls -R' <<<"$output" | grep -q CACHED
 }
+
+@test "mica cache: records are listed, measured, forgotten; du tells what prune --all frees (RCP-534, RCP-631)" {
+	export MICA_ROOT="$BATS_TEST_TMPDIR/store"
+	"$MICA" import "$BATS_FILE_TMPDIR/rootfs" base >/dev/null
+	dockerfile <<-'D'
+		FROM base
+		RUN echo 1 >/one
+		RUN head -c 100000 /dev/urandom >/two
+	D
+	build
+	run -0 mica cache ls
+	[[ ${lines[0]} == RECORD*CREATED*LAST\ USED*SIZE*STEP ]]
+	[ "${#lines[@]}" = 3 ]
+	run -0 mica cache ls --json
+	record=$(jq -r 'select(.step | contains("/one")) | .id' <<<"$output")
+	[ "$(mica cache rm -n "${record:0:12}")" = "$record" ]
+	[ "$(mica cache rm "${record:0:12}")" = "$record" ]
+	run -125 mica cache rm "${record:0:12}"
+	[[ $output == *"no cache record '${record:0:12}' in the store"* ]]
+	build
+	[ "$(state_of 'RUN echo 1')" = DONE ]
+	[ "$(state_of 'RUN head')" = CACHED ]
+
+	mica rm it >/dev/null
+	told=$(mica cache du --json | jq .reclaimable)
+	[ "$(mica cache du -v | grep -c '/')" = "$(mica cache du --json | jq .objects)" ]
+	before=$(du -s --block-size=1 "$MICA_ROOT/oci" "$MICA_ROOT/layers" "$MICA_ROOT/images" | awk '{ n += $1 } END { print n }')
+	run -0 --separate-stderr mica cache prune --all
+	after=$(du -s --block-size=1 "$MICA_ROOT/oci" "$MICA_ROOT/layers" "$MICA_ROOT/images" | awk '{ n += $1 } END { print n }')
+	[ "$told" = $((before - after)) ]
+	[ -z "$(mica cache ls)" ]
+	mica cat base /bin/busybox >/dev/null
+
+	build
+	run -0 mica cache prune --until 1h
+	[ "$(mica cache ls | wc -l)" = 3 ]
+	mica cache prune --filter unused-for=0s
+	[ -z "$(mica cache ls)" ]
+	run -2 mica cache prune --until soon
+	[[ $output == *"bad --until 'soon': a duration such as"* ]]
+	run -2 mica cache prone
+	[[ $output == *"did you mean prune?"* ]]
+}

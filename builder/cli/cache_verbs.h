@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cache_verbs: private to the verb 'cache': its flags, and what its sub-verbs are made of.
+ *
+ *	cmd_cache.c	the verb: table of sub-verbs, their options; records of steps: ls, du, prune, rm
+ */
+#ifndef CLI_CACHE_VERBS_H
+#define CLI_CACHE_VERBS_H
+
+#include "builder/cli/cli.h"
+
+struct cache_flags {
+	const char *format, *keep_storage, *until;
+	struct text_list filters;
+	bool json, verbose, all, dry_run, force;
+};
+
+struct cache_verb {
+	const char *name;
+	const char *arguments;		  /* for the message about a wrong number of them */
+	int min_arguments, max_arguments; /* max -1: any number */
+	int (*run)(struct command_context *context, const struct cache_flags *flags, int argc,
+		   char **argv, struct err *err);
+};
+
+#endif
