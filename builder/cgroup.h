@@ -90,8 +90,9 @@ void cgroup_release(struct cgroup *group);
 struct cgroup_memory {
 	uint64_t limit_bytes; /* CGROUP_UNLIMITED: none */
 	uint64_t current_bytes;
-	uint64_t peak_bytes; /* 0: not told */
-	uint64_t oom_kills;  /* processes the limit has killed */
+	uint64_t reclaimable_bytes; /* of it, page cache that nobody used lately */
+	uint64_t peak_bytes;	    /* 0: not told */
+	uint64_t oom_kills;	    /* processes the limit has killed */
 };
 
 /* False where there is no memory controller. */

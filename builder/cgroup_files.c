@@ -246,6 +246,7 @@ bool cgroup_read_memory_at(int dirfd, bool is_v2, struct cgroup_memory *ret_memo
 			return false;
 		(void)read_number(dirfd, "memory.max", &memory.limit_bytes);
 		(void)read_number(dirfd, "memory.peak", &memory.peak_bytes);
+		(void)read_keyed(dirfd, "memory.stat", "inactive_file", &memory.reclaimable_bytes);
 		(void)read_keyed(dirfd, "memory.events", "oom_kill", &memory.oom_kills);
 	} else {
 		if (!read_number(dirfd, "memory.usage_in_bytes", &memory.current_bytes))
@@ -253,9 +254,13 @@ bool cgroup_read_memory_at(int dirfd, bool is_v2, struct cgroup_memory *ret_memo
 		if (!read_keyed(dirfd, "memory.stat", "hierarchical_memory_limit",
 				&memory.limit_bytes))
 			(void)read_number(dirfd, "memory.limit_in_bytes", &memory.limit_bytes);
+		(void)read_keyed(dirfd, "memory.stat", "total_inactive_file",
+				 &memory.reclaimable_bytes);
 		(void)read_number(dirfd, "memory.max_usage_in_bytes", &memory.peak_bytes);
 		(void)read_keyed(dirfd, "memory.oom_control", "oom_kill", &memory.oom_kills);
 	}
+	if (memory.reclaimable_bytes > memory.current_bytes)
+		memory.reclaimable_bytes = memory.current_bytes;
 	if (memory.limit_bytes >= largest)
 		memory.limit_bytes = CGROUP_UNLIMITED;
 	*ret_memory = memory;

@@ -74,12 +74,11 @@ struct step {
 	struct digest base_manifest;
 
 	/* RUN */
-	const char **argv;    /* SHELL applied */
-	const char **env;     /* sorted as RCP-274 says, "K=V" */
-	const char **key_env; /* what of it enters the key (no proxies) */
-	const char *const *
-		settings; /* of the command line, what enters the key (ulimits, /dev/shm), or NULL */
-	const char **arg_names; /* which of that was declared by ARG alone; NULL-terminated */
+	const char **argv;	     /* SHELL applied */
+	const char **env;	     /* sorted as RCP-274 says, "K=V" */
+	const char **key_env;	     /* what of it enters the key (no proxies) */
+	const char *const *settings; /* options that enter the key (ulimits, /dev/shm), or NULL */
+	const char **arg_names;	     /* which of that was declared by ARG alone; NULL-terminated */
 	const char *cwd, *user, *hostname;
 	bool network_none, network_host, insecure;
 	struct run_mount *mounts;

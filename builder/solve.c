@@ -26,6 +26,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "builder/headroom.h"
 #include "builder/solve_node.h"
 #include "formats/base/io.h"
 
@@ -279,17 +280,8 @@ static int run_node(struct solve *solve, struct node *node, struct err *err)
 		r = node_execute(solve, node, err);
 	if (r == 0)
 		r = key_after_run(solve, node, err);
-	if (r < 0) {
-		pthread_mutex_lock(&solve->lock);
-		if (!solve->failed) {
-			solve->result->failed = node->step;
-			solve->result->failed_row = node->row;
-		}
-		pthread_mutex_unlock(&solve->lock);
-		event_done(solve->options->hub, node->row,
-			   r == -ERR_CANCELED ? STEP_CANCELED : STEP_FAILED, err->text);
+	if (r < 0)
 		return r;
-	}
 	if (node->step->kind == STEP_BASE)
 		event_done(solve->options->hub, node->row, STEP_REUSED, NULL);
 	else
@@ -372,6 +364,61 @@ void solve_wait(struct solve *solve)
 	(void)pthread_cond_timedwait(&solve->changed, &solve->lock, &until);
 }
 
+/* --- Admission --- */
+
+/* Whether a RUN may start now. One always may: it is what memory is waited for by. Asked at most every 100 ms; called with the
+ * lock held. */
+static bool may_start_run(struct solve *solve)
+{
+	uint64_t now = io_monotonic_ns();
+
+	if (solve->options->jobs || solve->running == 0)
+		return true;
+	if (now - solve->memory_asked_ns >= INTERRUPT_POLL_MS * 1000000ULL) {
+		solve->memory_low = headroom_is_low();
+		solve->memory_asked_ns = now;
+	}
+	return !solve->memory_low;
+}
+
+/* The next node that may run: the first one that is no RUN while those have to wait. */
+static struct node *pop_runnable(struct solve *solve)
+{
+	struct node **at = &solve->to_run.first, *node;
+	bool any = !*at || (*at)->step->kind != STEP_RUN || may_start_run(solve);
+
+	while (!any && *at && (*at)->step->kind == STEP_RUN)
+		at = &(*at)->next;
+	node = *at;
+	if (!node)
+		return NULL;
+	*at = node->next;
+	if (!node->next)
+		solve->to_run.last = at;
+	return node;
+}
+
+/* The first failure in time is the build's (UX-13). A RUN that failed while the rest is to go on is one that nothing which builds
+ * on it will ever be started after. Called with the lock held. */
+static void fail_node(struct solve *solve, struct node *node, const struct err *err)
+{
+	bool first = !solve->failed && !solve->kept_going;
+
+	node->phase = NODE_FAILED;
+	event_done(solve->options->hub, node->row,
+		   err->code == ERR_CANCELED ? STEP_CANCELED : STEP_FAILED, err->text);
+	if (first) {
+		solve->result->failed = node->step;
+		solve->result->failed_row = node->row;
+		solve->result->exit_status = node->exit_status;
+		solve->err = *err;
+	}
+	if (solve->options->keep_going && err->code == ERR_STEP)
+		solve->kept_going = true;
+	else
+		solve_fail(solve, first ? err : &solve->err);
+}
+
 /* Takes work until there is none left: with the lock held on entry and exit. */
 static void work(struct solve *solve)
 {
@@ -388,7 +435,7 @@ static void work(struct solve *solve)
 		if (!solve->failed) {
 			node = queue_pop(&solve->to_key);
 			if (!node) {
-				node = queue_pop(&solve->to_run);
+				node = pop_runnable(solve);
 				run = node != NULL;
 			}
 		}
@@ -401,17 +448,13 @@ static void work(struct solve *solve)
 			continue;
 		}
 		node->phase = run ? NODE_RUNNING : NODE_KEYING;
+		solve->running += run && node->step->kind == STEP_RUN;
 		pthread_mutex_unlock(&solve->lock);
 		r = run ? run_node(solve, node, &err) : key_node(solve, node, &err);
 		pthread_mutex_lock(&solve->lock);
-		if (r < 0) {
-			if (!run && !solve->failed) {
-				solve->result->failed = node->step;
-				solve->result->failed_row = node->row;
-				event_done(solve->options->hub, node->row, STEP_FAILED, err.text);
-			}
-			solve_fail(solve, &err);
-		}
+		solve->running -= run && node->step->kind == STEP_RUN;
+		if (r < 0)
+			fail_node(solve, node, &err);
 		solve->unfinished_work--;
 		if (solve->unfinished_work == 0)
 			pthread_cond_broadcast(&solve->changed);
@@ -636,12 +679,8 @@ static void close_rows(struct solve *solve)
 	for (i = 0; i < solve->node_count; i++) {
 		const struct node *node = &solve->all[i];
 
-		if (!node->step || node->phase == NODE_DONE || node->step == solve->result->failed)
-			continue;
-		event_done(solve->options->hub, node->row,
-			   solve->failed && node->phase == NODE_RUNNING ? STEP_CANCELED
-									: STEP_SKIPPED,
-			   NULL);
+		if (node->step && node->phase != NODE_DONE && node->phase != NODE_FAILED)
+			event_done(solve->options->hub, node->row, STEP_SKIPPED, NULL);
 	}
 }
 
@@ -758,7 +797,7 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 			pthread_join(solve.workers[i], NULL);
 		pool_wait(&solve.batch);
 		close_rows(&solve);
-		if (solve.failed) {
+		if (solve.failed || solve.kept_going) {
 			*err = solve.err;
 			r = -err->code;
 		}

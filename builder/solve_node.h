@@ -21,7 +21,7 @@
 /* As many as there are chains of steps at work, more or less. */
 enum { SOLVE_BASES = 4 };
 
-enum phase { NODE_NEW, NODE_KEYING, NODE_MISSED, NODE_RUNNING, NODE_DONE };
+enum phase { NODE_NEW, NODE_KEYING, NODE_MISSED, NODE_RUNNING, NODE_DONE, NODE_FAILED };
 
 struct node {
 	struct step *step; /* of the first plan that has it */
@@ -36,6 +36,7 @@ struct node {
 	unsigned row;
 
 	enum phase phase;
+	int exit_status; /* of a RUN that failed */
 	bool keyed, needed, queued;
 	bool blocked;	 /* its key waits for something that has to run first */
 	bool hit, fresh; /* found in the cache; executed in this build */
@@ -93,7 +94,11 @@ struct solve {
 	pthread_t *workers;
 	unsigned jobs;
 	bool failed;
-	struct err err; /* the first failure */
+	struct err err;		  /* the first failure */
+	bool kept_going;	  /* 'err' is that of a RUN, and the rest went on */
+	unsigned running;	  /* RUN steps */
+	uint64_t memory_asked_ns; /* when 'memory_low' was found out */
+	bool memory_low;
 
 	/* Merged indexes that the next root filesystems are likely to stand on, by the node at their top. Opening one costs a
 	 * descriptor for every layer below. */

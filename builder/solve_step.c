@@ -110,12 +110,8 @@ static int run_run(struct solve *solve, struct node *node, struct err *err)
 	r = step_run(&solve->run, node->step, &node->lower, &node->upper, node->row, &node->marks,
 		     &exit, err);
 	store_step_rest(&node->upper);
-	if (r == -ERR_STEP) {
-		pthread_mutex_lock(&solve->lock);
-		if (!solve->failed)
-			solve->result->exit_status = exit.status;
-		pthread_mutex_unlock(&solve->lock);
-	}
+	if (r == -ERR_STEP)
+		node->exit_status = exit.status;
 	if (r == 0)
 		r = snapshot_is_empty(node->upper.upper_fd, &node->lower, &empty, err);
 	node->has_layer = true;

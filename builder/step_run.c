@@ -19,7 +19,7 @@
 #include "formats/base/limits.h"
 #include "layerfs/snapshot.h"
 
-enum { PUMP_BYTES = 64 << 10, CANCEL_POLL_MS = 100 };
+enum { PUMP_BYTES = 64 << 10, CANCEL_POLL_MS = 100, GRACE_MS = 1500 };
 
 #define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -134,25 +134,44 @@ static bool canceled(const struct run_options *options)
 	return options->canceled && options->canceled(options->canceled_self);
 }
 
-/* Passes output on until both pipes are closed by everybody, or the command is gone and they are empty. */
+/* Ending a command that nobody waits for any more: SIGTERM, for those that hold something worth putting in order, SIGKILL when
+ * nobody notices or GRACE_MS later (RCP-642). */
+struct ending {
+	uint64_t asked_ns; /* 0: not yet */
+	bool killed;
+};
+
+static void end_if_canceled(struct run *run, struct sandbox_process *process, struct ending *ending)
+{
+	if (ending->killed || !canceled(run->options))
+		return;
+	if (!ending->asked_ns) {
+		ending->asked_ns = io_monotonic_ns();
+		ending->killed = !sandbox_terminate(process);
+	} else {
+		ending->killed = io_monotonic_ns() - ending->asked_ns > GRACE_MS * 1000000ULL;
+	}
+	if (ending->killed)
+		sandbox_kill(process, SIGKILL);
+}
+
+/* Passes output on until the command has gone and both pipes are empty: they may be closed long before, or stay open a moment
+ * longer in processes that end with it. */
 static void pump(struct run *run, struct pipes *pipes, struct sandbox_process *process,
-		 unsigned row, bool *ret_killed)
+		 unsigned row, bool *ret_canceled)
 {
 	auto_free char *chunk = malloc(PUMP_BYTES);
 	struct pollfd watched[3] = { { .fd = pipes->read[0], .events = POLLIN },
 				     { .fd = pipes->read[1], .events = POLLIN },
 				     { .fd = sandbox_pidfd(process), .events = POLLIN } };
-	unsigned open_count = 2;
+	struct ending ending = { .asked_ns = 0 };
+	unsigned open_count = 3;
 
-	*ret_killed = false;
 	while (chunk && open_count) {
 		int ready = poll(watched, 3, CANCEL_POLL_MS);
 		size_t i;
 
-		if (!*ret_killed && canceled(run->options)) {
-			sandbox_kill(process, SIGKILL);
-			*ret_killed = true;
-		}
+		end_if_canceled(run, process, &ending);
 		if (ready <= 0)
 			continue;
 		for (i = 0; i < 2; i++) {
@@ -169,10 +188,12 @@ static void pump(struct run *run, struct pipes *pipes, struct sandbox_process *p
 			watched[i].fd = -1;
 			open_count--;
 		}
-		/* All processes of the namespace end with its first one, so the pipes end right behind it. */
-		if (watched[2].revents)
+		if (watched[2].revents) {
 			watched[2].fd = -1;
+			open_count--;
+		}
 	}
+	*ret_canceled = ending.asked_ns != 0;
 }
 
 /* --- The run --- */

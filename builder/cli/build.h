@@ -38,7 +38,8 @@ struct build_flags {
 	struct text_list build_contexts;
 	struct text_list tags, build_args, build_arg_files, labels, secrets, allow;
 	struct container_flags container;
-	uint64_t jobs;
+	const char *jobs;
+	bool keep_going;
 	const char *check, *call, *format;
 	struct text_list extensions;
 	bool check_error, strict_syntax, offline;

@@ -35,7 +35,8 @@ const struct option build_option_table[] = {
 	{ "hostname", 0, OPTION_TEXT, offsetof(struct build_flags, hostname), "NAME", "host name inside RUN" },
 	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host|output.delete", "let RUN --security=insecure and --network=host do what they ask, and an output delete files" },
 	CONTAINER_OPTIONS(struct build_flags, container),
-	{ "jobs", 'j', OPTION_NUMBER, offsetof(struct build_flags, jobs), "N", "steps that run at the same time (default: CPUs; MICA_JOBS)" },
+	{ "jobs", 'j', OPTION_TEXT, offsetof(struct build_flags, jobs), "N|auto", "steps that run at the same time (default: auto, one a CPU while memory lasts; MICA_JOBS)" },
+	{ "keep-going", 0, OPTION_FLAG, offsetof(struct build_flags, keep_going), NULL, "when a RUN fails, still run what does not need it" },
 	{ "compression", 0, OPTION_TEXT, offsetof(struct build_flags, compression), "zstd|gzip|uncompressed", "of new layers (default: zstd)" },
 	{ "compression-level", 0, OPTION_NUMBER, offsetof(struct build_flags, compression_level), "N", "1 to 22 for zstd, 1 to 9 for gzip" },
 	{ "force-compression", 0, OPTION_FLAG, offsetof(struct build_flags, force_compression), NULL, "recompress layers of base images and of the cache where they differ" },
@@ -183,13 +184,17 @@ static int parse_secrets(struct build *build, struct err *err)
 
 static int parse_jobs(struct build *build, struct err *err)
 {
-	const char *text = getenv("MICA_JOBS");
+	const char *text = build->flags->jobs, *from = "--jobs";
 
-	build->jobs = build->flags->jobs;
-	if (build->jobs || !text || !*text || strcmp(text, "auto") == 0)
+	if (!text) {
+		text = getenv("MICA_JOBS");
+		from = "MICA_JOBS";
+	}
+	if (!text || !*text || strcmp(text, "auto") == 0)
 		return 0;
-	if (str_to_u64(str_from(text), UINT32_MAX, &build->jobs) < 0)
-		return err_set(err, ERR_USAGE, "bad MICA_JOBS '%s': a number or auto", text);
+	if (str_to_u64(str_from(text), 65536, &build->jobs) < 0)
+		return err_set(err, ERR_USAGE, "bad value '%s' for %s: a number or auto", text,
+			       from);
 	return 0;
 }
 

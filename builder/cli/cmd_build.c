@@ -272,6 +272,7 @@ static int solve(struct build *build, struct command_context *context, struct li
 		.layer = build->layer,
 		.build_id = record_id(build->record),
 		.jobs = (unsigned)build->jobs,
+		.keep_going = build->flags->keep_going,
 		.no_cache = build->flags->no_cache,
 		.canceled = cli_canceled,
 		.find_context = build_find_context,

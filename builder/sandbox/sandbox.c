@@ -622,6 +622,73 @@ void sandbox_kill(struct sandbox_process *process, int signal)
 	(void)syscall(SYS_pidfd_send_signal, process->pidfd, signal, NULL, 0);
 }
 
+/* --- Asking to end --- */
+
+enum { PROC_TEXT_MAX = 1 << 20, PROCESS_DEPTH_MAX = 64 };
+
+/* The number that a pidfd stands for, as /proc names it; 0: gone. */
+static pid_t pid_of(int pidfd)
+{
+	auto_buf struct buf text = BUF_INIT(4096);
+	struct str rest, line;
+	struct err ignored;
+	uint64_t pid;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+	if (io_read_file(AT_FDCWD, path, &text, &ignored) < 0)
+		return 0;
+	for (rest = buf_str(&text); rest.len;) {
+		str_cut(rest, '\n', &line, &rest);
+		if (str_starts(line, "Pid:") &&
+		    str_to_u64(str_trim(str_from_index(line, 4)), INT32_MAX, &pid) == 0)
+			return (pid_t)pid;
+	}
+	return 0;
+}
+
+/* Whether it has a handler of its own: process 1 of a namespace does not even die of a signal that it has none for. */
+static bool catches_term(pid_t pid)
+{
+	auto_buf struct buf text = BUF_INIT(64 << 10);
+	struct err ignored;
+	const char *caught;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	if (io_read_file(AT_FDCWD, path, &text, &ignored) < 0 || !text.data)
+		return false;
+	caught = strstr(text.data, "\nSigCgt:\t");
+	return caught && strtoull(caught + 9, NULL, 16) & 1ULL << (SIGTERM - 1);
+}
+
+static bool terminate_tree(pid_t pid, unsigned depth)
+{
+	auto_buf struct buf text = BUF_INIT(PROC_TEXT_MAX);
+	struct str rest, word;
+	struct err ignored;
+	bool noticed = catches_term(pid);
+	uint64_t child;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
+	if (depth < PROCESS_DEPTH_MAX && io_read_file(AT_FDCWD, path, &text, &ignored) == 0)
+		for (rest = buf_str(&text); rest.len;) {
+			str_cut(rest, ' ', &word, &rest);
+			if (str_to_u64(word, INT32_MAX, &child) == 0 && child > 1)
+				noticed |= terminate_tree((pid_t)child, depth + 1);
+		}
+	(void)kill(pid, SIGTERM);
+	return noticed;
+}
+
+bool sandbox_terminate(struct sandbox_process *process)
+{
+	pid_t pid = pid_of(process->pidfd);
+
+	return pid > 1 && terminate_tree(pid, 0);
+}
+
 int sandbox_pidfd(const struct sandbox_process *process)
 {
 	return process->pidfd;

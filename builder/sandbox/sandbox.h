@@ -125,7 +125,10 @@ struct sandbox_exit {
 int sandbox_wait(struct sandbox_process *process, struct sandbox_exit *ret_exit,
 		 struct err *err) must_check;
 void sandbox_kill(struct sandbox_process *process,
-		  int signal);				  /* any thread; SIGKILL ends all of it */
+		  int signal); /* any thread; SIGKILL ends all of it */
+/* Sends SIGTERM to every process of the container, as a terminal or a service manager would. False: none of them would notice,
+ * so that waiting is of no use. */
+bool sandbox_terminate(struct sandbox_process *process);
 int sandbox_pidfd(const struct sandbox_process *process); /* readable at exit, borrowed */
 
 /* Paths the set-up may create in a root filesystem as mount points, without leading '/', NULL-terminated: dev, proc, sys,
