@@ -26,6 +26,7 @@ enum { PUMP_BYTES = 64 << 10, CANCEL_POLL_MS = 100, GRACE_MS = 1500 };
 struct run {
 	const struct run_options *options;
 	const struct step *step;
+	unsigned row;
 	struct arena arena;
 	struct tree *tree; /* of what is below */
 	struct rootfs *rootfs;
@@ -325,7 +326,8 @@ static int set_up(struct run *run, const struct stack *lower, struct store_step 
 	if (r == 0)
 		r = resolve_account(run, err);
 	if (r == 0)
-		r = run_mounts_open(&run->mounts, run->options, run->step, &run->account, err);
+		r = run_mounts_open(&run->mounts, run->options, run->step, &run->account, run->row,
+				    err);
 	if (r == 0)
 		r = make_env(run, err);
 	/* The list of variables ends like argv does. */
@@ -375,6 +377,7 @@ int step_run(const struct run_options *options, const struct step *step, const s
 	struct run run = {
 		.options = options,
 		.step = step,
+		.row = row,
 		.arena = ARENA_INIT(64 * MIB),
 		.mounts = RUN_MOUNTS_INIT,
 	};

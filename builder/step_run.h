@@ -32,6 +32,11 @@ struct run_roots {
 			  struct err *err);
 };
 
+/* A directory for the cache mounts of an id (RCP-512). */
+struct run_cache_place {
+	const char *id, *directory;
+};
+
 struct run_options {
 	struct store *store;
 	struct sandbox *sandbox;
@@ -44,6 +49,8 @@ struct run_options {
 	const struct sandbox_policy *policy; /* NULL: the defaults */
 	struct cgroups *cgroups;	     /* NULL: no limits */
 	struct run_roots roots;
+	const struct run_cache_place *cache_places;
+	size_t cache_place_count;
 	bool (*canceled)(void *self);
 	void *canceled_self;
 };

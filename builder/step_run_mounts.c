@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,6 +23,7 @@ struct run {
 	const struct run_options *options;
 	const struct step *step;
 	const struct account *account;
+	unsigned row;
 };
 
 static int own_fd(struct run *run, int fd, struct err *err)
@@ -107,69 +107,137 @@ static int mount_bind(struct run *run, const struct run_mount *mount, struct err
 
 /* --- cache --- */
 
-/* Directory of a cache mount: named by the hash of its identity, so an id is never part of a path (SEC-B02). */
-static int cache_directory(struct run *run, const struct run_mount *mount, int *ret_fd,
-			   struct err *err)
+static void tell_wait(void *self, const char *id, bool done)
 {
-	const char *id = mount->id ? mount->id : mount->target;
-	uint32_t uid = mount->has_uid ? mount->uid : run->account->uid;
-	uint32_t gid = mount->has_gid ? mount->gid : run->account->gid;
-	char identity[4096], path[128], hex[2 * SHA256_BYTES + 1];
-	uint8_t hash[SHA256_BYTES];
-	bool made;
-	size_t i;
-	int len, fd, r;
+	const struct run *run = self;
+	char text[256];
 
-	len = snprintf(identity, sizeof(identity), "%s:%u:%u:%o", id, uid, gid,
-		       mount->has_mode ? mount->mode : 0755);
-	if (len < 0 || (size_t)len >= sizeof(identity))
-		return err_set(err, ERR_LIMIT, "the id of a cache mount is too long");
-	if (sha256_of(identity, (size_t)len, hash) < 0)
-		return err_nomem(err);
+	snprintf(text, sizeof(text), "waiting for cache mount '%.200s'", id);
+	event_status(run->options->hub, run->row, text, 0, 0, done);
+}
+
+/* What a fresh directory of a cache mount is a copy of. */
+struct seed {
+	struct run *run;
+	const struct run_mount *mount;
+};
+
+static int open_seed(void *argument, int *ret_fd, struct err *err)
+{
+	const struct seed *seed = argument;
+	struct bind_root *root = NULL;
+	struct stat st;
+	int r = find_root(seed->run, seed->mount, false, &root, err);
+
+	if (r == 0)
+		r = bind_root_find(root, seed->mount->source ? seed->mount->source : "/", ret_fd,
+				   err);
+	if (r == 0 && (fstat(*ret_fd, &st) < 0 || !S_ISDIR(st.st_mode))) {
+		close(take_fd(ret_fd));
+		r = err_set(err, ENOTDIR,
+			    "\"%s\" is no directory that a cache mount could start from",
+			    seed->mount->source);
+	}
+	return r;
+}
+
+static const char *find_place(const struct run_options *options, const char *id)
+{
+	size_t i;
+
+	for (i = 0; i < options->cache_place_count; i++)
+		if (strcmp(options->cache_places[i].id, id) == 0)
+			return options->cache_places[i].directory;
+	return NULL;
+}
+
+/* What the directory starts from, for its identity; NULL: nothing. */
+static int name_origin(struct run *run, const struct run_mount *mount, const char **ret_from,
+		       struct err *err)
+{
+	char hex[2 * SHA256_BYTES + 1];
+	const uint8_t *identity;
+	size_t i;
+
+	*ret_from = NULL;
+	if (mount->from_context)
+		*ret_from = arena_printf(&run->to->arena, "context:%s", mount->from_context);
+	if (!mount->from)
+		return mount->from_context && !*ret_from ? err_nomem(err) : 0;
+	identity = run->options->roots.identity_of(run->options->roots.self, mount->from);
 	for (i = 0; i < SHA256_BYTES; i++)
-		snprintf(hex + 2 * i, 3, "%02x", hash[i]);
-	snprintf(path, sizeof(path), "cache/%s", hex);
-	r = io_make_dirs(store_dirfd(run->options->store), "cache", 0700, err);
+		snprintf(hex + 2 * i, 3, "%02x", identity[i]);
+	*ret_from = arena_strdup(&run->to->arena, str_from(hex));
+	return *ret_from ? 0 : err_nomem(err);
+}
+
+static int describe_cache(struct run *run, const struct run_mount *mount, struct cache_use *use,
+			  struct err *err)
+{
+	static const enum cache_sharing sharing[] = { [SHARING_SHARED] = CACHE_SHARED,
+						      [SHARING_PRIVATE] = CACHE_PRIVATE,
+						      [SHARING_LOCKED] = CACHE_LOCKED };
+	struct seed *seed = arena_alloc(&run->to->arena, sizeof(*seed));
+	int r;
+
+	if (!seed)
+		return err_nomem(err);
+	*seed = (struct seed){ .run = run, .mount = mount };
+	*use = (struct cache_use){
+		.identity = { .id = mount->id ? mount->id : mount->target,
+			      .has_mode = mount->has_mode,
+			      .has_uid = mount->has_uid,
+			      .has_gid = mount->has_gid,
+			      .mode = mount->mode,
+			      .uid = mount->uid,
+			      .gid = mount->gid,
+			      .source = mount->source },
+		.sharing = sharing[mount->sharing],
+		.mode = mount->has_mode ? mount->mode : 0755,
+		.uid = mount->has_uid ? mount->uid : run->account->uid,
+		.gid = mount->has_gid ? mount->gid : run->account->gid,
+		.argument = seed,
+	};
+	if (mount->from || mount->from_context)
+		use->seed = open_seed;
+	use->place = find_place(run->options, use->identity.id);
+	r = name_origin(run, mount, &use->identity.from, err);
+	return r;
+}
+
+/* All of the step at once and before anything else, so that steps that wait for each other's directories cannot (RCP-271). */
+static int take_caches(struct run *run, struct err *err)
+{
+	const struct step *step = run->step;
+	struct cache_use *uses = arena_array(&run->to->arena, step->mount_count + 1, sizeof(*uses));
+	const struct cache_wait wait = { .canceled = run->options->canceled,
+					 .canceled_self = run->options->canceled_self,
+					 .waiting = tell_wait,
+					 .waiting_self = run };
+	size_t count = 0, i;
+	int r = uses ? 0 : err_nomem(err);
+
+	for (i = 0; i < step->mount_count && r == 0; i++)
+		if (step->mounts[i].kind == MOUNT_CACHE)
+			r = describe_cache(run, &step->mounts[i], &uses[count++], err);
+	if (r == 0 && count)
+		r = cache_mounts_take(run->options->store, uses, count, &wait, err);
 	if (r < 0)
 		return r;
-	made = mkdirat(store_dirfd(run->options->store), path, 0700) == 0;
-	fd = openat(store_dirfd(run->options->store), path,
-		    O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return err_sys(err, errno, "cannot open cache mount '%s'", id);
-	if (made &&
-	    (fchown(fd, uid, gid) < 0 || fchmod(fd, mount->has_mode ? mount->mode : 0755) < 0)) {
-		r = err_sys(err, errno, "cannot set up cache mount '%s'", id);
-		close(fd);
-		return r;
-	}
-	*ret_fd = fd;
+	run->to->caches = uses;
+	run->to->cache_count = count;
 	return 0;
 }
 
 static int mount_cache(struct run *run, const struct run_mount *mount, struct err *err)
 {
-	int fd = -1, r;
-
-	/* The plan gives every mount a source; "/" is that of a cache which starts empty. */
-	if (mount->from || (mount->source && strcmp(mount->source, "/") != 0))
-		return err_set(err, ERR_UNSUPPORTED,
-			       "a cache mount with from= or source= is not supported yet");
-	r = cache_directory(run, mount, &fd, err);
-	if (r < 0)
-		return r;
-	r = own_fd(run, fd, err);
-	/* 'locked' waits for the other user; 'private' is served as 'locked', which is never wrong, only slower. */
-	if (r == 0 && mount->sharing != SHARING_SHARED && flock(fd, LOCK_EX) < 0)
-		r = err_sys(err, errno, "cannot lock the cache mount on '%s'", mount->target);
-	if (r < 0)
-		return r;
-	return add_mount(run,
-			 &(struct sandbox_mount){ .kind = SANDBOX_BIND,
-						  .source_fd = fd,
-						  .target = mount->target,
-						  .read_only = mount->read_only },
-			 err);
+	return add_mount(
+		run,
+		&(struct sandbox_mount){ .kind = SANDBOX_BIND,
+					 .source_fd = run->to->caches[run->to->next_cache++].fd,
+					 .target = mount->target,
+					 .read_only = mount->read_only },
+		err);
 }
 
 /* --- secret --- */
@@ -330,11 +398,14 @@ static int add_script(struct run *run, struct err *err)
 }
 
 int run_mounts_open(struct run_mounts *mounts, const struct run_options *options,
-		    const struct step *step, const struct account *account, struct err *err)
+		    const struct step *step, const struct account *account, unsigned row,
+		    struct err *err)
 {
-	struct run run = { .to = mounts, .options = options, .step = step, .account = account };
+	struct run run = {
+		.to = mounts, .options = options, .step = step, .account = account, .row = row
+	};
 	size_t i;
-	int r = 0;
+	int r = take_caches(&run, err);
 
 	for (i = 0; i < step->mount_count && r == 0; i++)
 		r = add_run_mount(&run, &step->mounts[i], err);
@@ -345,6 +416,7 @@ void run_mounts_close(struct run_mounts *mounts)
 {
 	while (mounts->fd_count)
 		close(mounts->fds[--mounts->fd_count]);
+	cache_mounts_release(mounts->caches, mounts->cache_count);
 	while (mounts->root_count)
 		bind_root_close(mounts->roots[--mounts->root_count]);
 	arena_release(&mounts->arena);

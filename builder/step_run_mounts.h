@@ -11,6 +11,7 @@
 
 #include "builder/account.h"
 #include "builder/bind_root.h"
+#include "builder/cache_mount.h"
 #include "builder/step_run.h"
 #include "formats/base/arena.h"
 #include "formats/base/limits.h"
@@ -29,13 +30,16 @@ struct run_mounts {
 	unsigned file_number;
 	struct bind_root **roots; /* what binds show */
 	size_t root_count;
+	struct cache_use *caches; /* in the order written */
+	size_t cache_count, next_cache;
 };
 
 #define RUN_MOUNTS_INIT ((struct run_mounts){ .arena = ARENA_INIT(64 * MIB), .memory_fd = -1 })
 
-/* Opens the mounts of 'step' in the order written, and its script. 'account' is who the step runs as. */
+/* Opens the mounts of 'step' in the order written, and its script. 'account' is who the step runs as; 'row' tells what is waited
+ * for. ERR_CANCELED while waiting. */
 int run_mounts_open(struct run_mounts *mounts, const struct run_options *options,
-		    const struct step *step, const struct account *account,
+		    const struct step *step, const struct account *account, unsigned row,
 		    struct err *err) must_check;
 void run_mounts_close(struct run_mounts *mounts);
 

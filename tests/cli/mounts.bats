@@ -64,6 +64,7 @@ deep" ]
 	needs_user_namespaces
 	bind_recipe
 	cp -r "$ctx" "$BATS_FILE_TMPDIR/user/bind"
+	chown -Rh 4711:4711 "$BATS_FILE_TMPDIR/user/bind"
 	for ids in ranges single; do
 		run as_user $ids 'mica build -q -t t /mnt/bind && mica inspect t'
 		echo "$output"
@@ -107,4 +108,129 @@ deep" ]
 	echo 2 >"$ctx/a/f"
 	mica build -q -t t "$ctx"
 	[ "$(mica cat t /copy/f)" = 2 ]
+}
+
+# --- cache ---
+
+@test "cache: content stays, is in no layer, survives failures and --no-cache (RCP-266, RCP-802, RCP-966)" {
+	dockerfile <<-'END'
+		FROM base
+		ARG N
+		RUN --mount=type=cache,target=/c echo $N >>/c/log && ! [ "$N" = fail ]
+		RUN --mount=type=cache,target=/c/ cat /c/log >/seen
+	END
+	mica build -q --build-arg N=1 "$ctx"
+	run mica build -q --build-arg N=fail "$ctx"
+	[ "$status" = 1 ]
+	mica build -q --no-cache --build-arg N=2 -t t "$ctx"
+	[ "$(mica cat t /seen | tr '\n' ' ')" = "1 fail 2 " ]
+	run ! mica ls t /c
+	assert_clean
+}
+
+@test "cache: owner is the step's USER or what is asked; identity (RCP-266, RCP-804)" {
+	dockerfile <<-'END'
+		FROM base
+		RUN echo 'app:x:1000:1001::/:/bin/sh' >>/etc/passwd
+		USER app
+		RUN --mount=type=cache,target=/a --mount=type=cache,id=x,target=/b,uid=5,gid=6,mode=0700 --mount=type=cache,id=x,target=/d \
+		    stat -c '%u:%g %a' /a /b /d >/tmp/stat && echo mine >/a/f && echo plain >/d/f
+		RUN --mount=type=cache,id=/a,target=/e [ "$(cat /e/f)" = mine ]
+		RUN --mount=type=cache,id=x,target=/e,sharing=private [ "$(cat /e/f)" = plain ]
+		USER root
+		RUN --mount=type=cache,id=x,target=/e,uid=5,gid=6,mode=0700 [ -z "$(ls /e)" ]
+		RUN --mount=type=cache,id=x,target=/e,uid=5 [ -z "$(ls /e)" ]
+	END
+	mica build -q -t t "$ctx"
+	[ "$(mica cat t /tmp/stat | tr '\n' ' ')" = "1000:1001 755 5:6 700 1000:1001 755 " ]
+}
+
+@test "cache: namespaces keep apart (RCP-210, RCP-266)" {
+	printf 'FROM base\nRUN --mount=type=cache,id=ns,target=/c cat /c/f 2>/dev/null >/seen; echo $(cat /seen)x >/c/f\n' | dockerfile
+	for ns in one two one; do
+		mica build -q --no-cache --build-arg BUILDKIT_CACHE_MOUNT_NS=$ns -t t "$ctx"
+	done
+	[ "$(mica cat t /seen)" = x ]
+}
+
+@test "cache: starts as a copy of a stage's directory, which nothing can leave (RCP-266, RCP-967)" {
+	dockerfile <<-'END'
+		FROM base AS seed
+		RUN mkdir -p /s/d && echo 1 >/s/d/f && ln /s/d/f /s/d/g && chown 7:8 /s/d/f && ln -s /etc /s/out && ln -s ../../../s /lnk
+		FROM base
+		RUN --mount=type=cache,id=seeded,target=/c,from=seed,source=/lnk/d \
+		    [ "$(stat -c %u:%g:%h /c/f)" = 7:8:2 ] && echo 2 >/c/f && rm /c/g
+		RUN --mount=type=cache,id=seeded,target=/c,from=seed,source=/lnk/d [ "$(cat /c/f)" = 2 ] && [ "$(ls /c)" = f ]
+		RUN --mount=type=cache,id=seeded,target=/c,from=seed,source=/s/out [ -e /c/passwd ] && ! [ -e /c/machine-id ]
+		RUN --mount=type=cache,id=seeded,target=/c,source=/s/d [ -z "$(ls /c)" ]
+	END
+	for driver in kernel fuse; do
+		mica build -q --no-cache --driver $driver "$ctx"
+		rm -rf "$MICA_ROOT/cache"
+	done
+	printf 'FROM base\nRUN --mount=type=cache,target=/c,from=base,source=/nowhere true\n' | dockerfile
+	run mica build "$ctx"
+	[ "$status" != 0 ]
+	[[ "$output" == *'"/nowhere": not found'* ]]
+}
+
+@test "cache: nested, twice in one step, and in parallel steps in opposite order (RCP-271, RCP-967)" {
+	dockerfile <<-'END'
+		FROM base AS a
+		RUN --mount=type=cache,id=1,target=/x,sharing=locked --mount=type=cache,id=2,target=/x/y,sharing=locked \
+		    --mount=type=cache,id=1,target=/again,sharing=locked echo a >/x/f && echo b >/x/y/f && [ "$(cat /again/f)" = a ]
+		FROM base AS b
+		RUN --mount=type=cache,id=2,target=/x,sharing=locked --mount=type=cache,id=1,target=/z,sharing=locked sleep 0.1
+		FROM base
+		COPY --from=a /etc/passwd /a
+		COPY --from=b /etc/passwd /b
+	END
+	timeout 20 "$MICA" build -q --no-cache -j 4 "$ctx"
+	assert_clean
+}
+
+# Runs two builds at once: both print what they do; $1 is how they share.
+two_builds() {
+	mkdir -p "$ctx/$1"
+	cat >"$ctx/$1/Dockerfile" <<-END
+		FROM base
+		ARG N
+		RUN --mount=type=cache,id=two-$1,target=/c,sharing=$1 touch /c/\$N; i=0; \
+		    while [ \$i -lt 5 ] && [ "\$(ls /c | wc -l)" = 1 ]; do sleep 0.1; i=\$((i+1)); done; ls /c | wc -l >/count; rm /c/\$N
+	END
+	mica build --no-cache --progress=plain --build-arg N=1 -t "one-$1" "$ctx/$1" >"$BATS_TEST_TMPDIR/log1" 2>&1 &
+	mica build --no-cache --progress=plain --build-arg N=2 -t "two-$1" "$ctx/$1" >"$BATS_TEST_TMPDIR/log2" 2>&1
+	wait $!
+	counts=$(mica cat "one-$1" /count)$(mica cat "two-$1" /count)
+}
+
+@test "cache: shared is shared, private is not, locked waits and says so (RCP-266)" {
+	two_builds shared
+	[[ "$counts" == *2* ]]
+	two_builds private
+	[ "$counts" = 11 ]
+	run ! grep -q 'waiting for' "$BATS_TEST_TMPDIR/log1" "$BATS_TEST_TMPDIR/log2"
+	two_builds locked
+	[ "$counts" = 11 ]
+	[ "$(cat "$BATS_TEST_TMPDIR"/log? | grep -c "waiting for cache mount 'two-locked'")" -ge 1 ]
+}
+
+@test "cache: who waits for a lock can be interrupted (RCP-271)" {
+	dockerfile <<-'END'
+		FROM base
+		ARG N
+		RUN --mount=type=cache,id=held,target=/c,sharing=locked [ -n "$N" ] || { touch /c/held; sleep 60; }
+	END
+	"$MICA" build --progress=plain "$ctx" >/dev/null 2>&1 &
+	holder=$!
+	until ls "$MICA_ROOT"/cache/*/0/held 2>/dev/null; do sleep 0.02; done
+	"$MICA" build --progress=rawjson --build-arg N=1 "$ctx" >"$BATS_TEST_TMPDIR/log" 2>&1 &
+	waiter=$!
+	until grep -q "waiting for cache mount 'held'" "$BATS_TEST_TMPDIR/log"; do sleep 0.02; done
+	kill -TERM $waiter
+	run wait $waiter
+	[ "$status" != 0 ]
+	kill -TERM $holder
+	wait $holder || true
+	assert_clean
 }
