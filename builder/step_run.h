@@ -15,6 +15,7 @@
 struct run_secret {
 	const char *id;
 	const char *file, *env; /* exactly one */
+	const char *version;	/* stands for the value in keys, or NULL (RCP-613) */
 };
 
 struct context;

@@ -4,6 +4,7 @@
  *	cmd_build.c	the way of a build, and how it ends
  *	cmd_check.c	what is said about a recipe instead
  *	build_flags.c	the table of options; their texts to values
+ *	build_cache.c	what the flags say about the step cache
  *	build_args.c	build arguments from all their sources
  *	build_context.c	the context and the named ones
  *	build_inputs.c	recipe, ignore file, base images
@@ -32,6 +33,9 @@ struct build_flags {
 		*network;
 	const char *source_date_epoch, *ignorefile, *compression, *pull, *hostname, *digestfile;
 	const char *squash, *inherit_labels, *provenance, *sbom;
+	const char *cache_ttl;
+	struct text_list no_cache_filters;
+	bool no_wait;
 	struct text_list outputs, annotations, unset_env, unset_labels, attests;
 	uint64_t compression_level;
 	bool force_compression, omit_history;
@@ -94,6 +98,7 @@ struct build {
 	size_t name_count;
 	struct text_list build_args; /* with the variables of the environment filled in */
 	struct run_secret *secrets;
+	int64_t oldest_record_ns; /* --cache-ttl; 0: of any age */
 	unsigned finding_count;
 	struct buf findings;
 	bool excerpt_shown;
@@ -143,6 +148,12 @@ int build_want_context(struct build *build, struct err *err) must_check;
 int build_find_context(void *argument, const char *source, struct context **ret_context,
 		       struct err *err) must_check;
 void build_close_contexts(struct build *build);
+
+/* --- build_cache.c --- */
+
+int build_parse_cache(struct build *build, struct err *err) must_check;
+/* --no-cache-filter and versions of secrets, into the steps of the plans. */
+int build_mark_steps(struct build *build, struct err *err) must_check;
 
 /* --- build_inputs.c --- */
 

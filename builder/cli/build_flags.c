@@ -18,6 +18,9 @@ const struct option build_option_table[] = {
 	{ "platform", 0, OPTION_TEXT, offsetof(struct build_flags, platform), "OS/ARCH[,...]", "platforms of the image (default: this machine's)" },
 	{ "label", 0, OPTION_LIST, offsetof(struct build_flags, labels), "KEY=VALUE", "label of the image; may be repeated" },
 	{ "no-cache", 0, OPTION_FLAG, offsetof(struct build_flags, no_cache), NULL, "run every step again" },
+	{ "no-cache-filter", 0, OPTION_LIST, offsetof(struct build_flags, no_cache_filters), "STAGE[:N][,...]", "run these stages or steps again" },
+	{ "cache-ttl", 0, OPTION_TEXT, offsetof(struct build_flags, cache_ttl), "DURATION", "run again what was recorded longer ago" },
+	{ "no-wait", 0, OPTION_FLAG, offsetof(struct build_flags, no_wait), NULL, "run what another build is just running, too" },
 	{ "pull", 0, OPTION_OPTIONAL, offsetof(struct build_flags, pull), "always|missing|never", "when to ask the registry for a base image (default: missing)" },
 	{ "unset-label", 0, OPTION_LIST, offsetof(struct build_flags, unset_labels), "KEY", "label that the image is not to have; may be repeated" },
 	{ "unset-env", 0, OPTION_LIST, offsetof(struct build_flags, unset_env), "NAME", "variable that the image is not to have; may be repeated" },
@@ -30,7 +33,7 @@ const struct option build_option_table[] = {
 	{ "sbom", 0, OPTION_OPTIONAL, offsetof(struct build_flags, sbom), "true|false", "say beside the image which packages of dpkg and apk are in it" },
 	{ "attest", 0, OPTION_LIST, offsetof(struct build_flags, attests), "type=provenance|sbom[,mode=min|max]", "the same in other words" },
 	{ "push", 0, OPTION_FLAG, offsetof(struct build_flags, push), NULL, "push the image to the registries of its names" },
-	{ "secret", 0, OPTION_LIST, offsetof(struct build_flags, secrets), "id=ID[,src=PATH|,env=NAME]", "secret for RUN --mount=type=secret" },
+	{ "secret", 0, OPTION_LIST, offsetof(struct build_flags, secrets), "id=ID[,src=PATH|,env=NAME][,version=V]", "secret for RUN --mount=type=secret" },
 	{ "network", 0, OPTION_TEXT, offsetof(struct build_flags, network), "host|none", "network of RUN (default: host)" },
 	{ "hostname", 0, OPTION_TEXT, offsetof(struct build_flags, hostname), "NAME", "host name inside RUN" },
 	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host|output.delete", "let RUN --security=insecure and --network=host do what they ask, and an output delete files" },
@@ -153,6 +156,8 @@ static int parse_secret(const char *text, struct run_secret *ret_secret, struct 
 			ret_secret->file = str_dup(value);
 		else if (str_is(key, "env"))
 			ret_secret->env = str_dup(value);
+		else if (str_is(key, "version"))
+			ret_secret->version = str_dup(value);
 		else if (!str_is(key, "type"))
 			return err_set(err, ERR_USAGE, "unknown key '%.*s' in --secret '%s'",
 				       (int)key.len, key.ptr, text);
@@ -308,6 +313,8 @@ int build_parse_flags(struct build *build, struct err *err)
 	    strcmp(network, "default") != 0)
 		r = err_set(err, ERR_USAGE, "unknown network '%s': host or none", network);
 	if (r == 0)
+		r = build_parse_cache(build, err);
+	if (r == 0)
 		r = parse_platforms(build, err);
 	if (r == 0)
 		r = parse_inherit_labels(build, err);
@@ -356,6 +363,7 @@ void build_release_flags(struct build *build)
 		free((void *)build->secrets[i].id);
 		free((void *)build->secrets[i].file);
 		free((void *)build->secrets[i].env);
+		free((void *)build->secrets[i].version);
 	}
 	free(build->secrets);
 }

@@ -274,6 +274,8 @@ static int solve(struct build *build, struct command_context *context, struct li
 		.jobs = (unsigned)build->jobs,
 		.keep_going = build->flags->keep_going,
 		.no_cache = build->flags->no_cache,
+		.oldest_ns = build->oldest_record_ns,
+		.no_wait = build->flags->no_wait,
 		.canceled = cli_canceled,
 		.find_context = build_find_context,
 		.origin = build_origin_options(build),
@@ -347,6 +349,8 @@ static int run_build(struct build *build, struct command_context *context,
 		r = make_plans(build, ret_lines, err);
 	if (r == 0)
 		r = check_plans(build, ret_lines, err);
+	if (r == 0)
+		r = build_mark_steps(build, err);
 	if (r == 0)
 		apply_options(build);
 	if (r == 0)

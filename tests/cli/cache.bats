@@ -25,7 +25,7 @@ build() {
 
 states() {
 	awk '/^#[0-9]+ \[[a-z0-9-]* *[0-9]+\/[0-9]+\] / { n = $1; sub(/^#[0-9]+ \[[^]]*\] /, ""); name[n] = $0 }
-		/^#[0-9]+ (CACHED|DONE|CANCELED)/ && name[$1] !~ /^FROM/ && $1 in name { print $2, name[$1] }'
+		/^#[0-9]+ (CACHED|DONE|CANCELED)/ && $1 in name && name[$1] !~ /^FROM/ { print $2, name[$1] }'
 }
 
 state_of() {
@@ -139,4 +139,93 @@ state_of() {
 	[[ $output == *"bad --until 'soon': a duration such as"* ]]
 	run -2 mica cache prone
 	[[ $output == *"did you mean prune?"* ]]
+}
+
+@test "--no-cache-filter runs a stage or one step again; nothing stale is paired with it later (RCP-510, RCP-605, RCP-979)" {
+	dockerfile <<-'D'
+		FROM base AS one
+		RUN cat /proc/sys/kernel/random/uuid >/id
+		RUN echo 1 >/one
+		FROM base AS two
+		COPY --from=one /id /id
+		RUN cp /id /copy
+	D
+	build
+	build --no-cache-filter=none,two:9
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	first=$(mica cat it /id)
+
+	build --no-cache-filter=ONE:3
+	[ "$(grep -c DONE <<<"$steps")" = 1 ]
+	[ "$(state_of 'RUN echo')" = DONE ]
+
+	build --no-cache-filter=one
+	[ "$(grep -c DONE <<<"$steps")" = 4 ]
+	second=$(mica cat it /id)
+	[ "$first" != "$second" ]
+	[ "$(mica cat it /copy)" = "$second" ]
+	build
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	[ "$(mica cat it /copy)" = "$second" ]
+
+	# A build that ended after the refreshed step leaves later steps of the old result behind.
+	run -0 mica build -q --no-cache-filter=one --target one "$ctx"
+	build
+	[ "$(state_of 'RUN cat')" = CACHED ]
+	[ "$(state_of 'RUN cp')" = DONE ]
+	[ "$(mica cat it /id)" != "$second" ]
+	[ "$(mica cat it /copy)" = "$(mica cat it /id)" ]
+}
+
+@test "--no-cache runs all, and what it made is found afterwards (RCP-611)" {
+	dockerfile <<-'D'
+		FROM base
+		RUN cat /proc/sys/kernel/random/uuid >/no-cache
+		RUN cp /no-cache /copy
+	D
+	build
+	first=$id
+	build --no-cache
+	[ "$(grep -c DONE <<<"$steps")" = 2 ]
+	[ "$id" != "$first" ]
+	second=$id
+	build
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	[ "$id" = "$second" ]
+}
+
+@test "--cache-ttl runs again what is older, and only that (RCP-616)" {
+	dockerfile <<-'D'
+		FROM base
+		RUN echo ttl >/ttl
+	D
+	build
+	build --cache-ttl 1h
+	[ "$(state_of RUN)" = CACHED ]
+	build --cache-ttl 0s
+	[ "$(state_of RUN)" = DONE ]
+	run -2 mica build --cache-ttl x "$ctx"
+	[[ $output == *"bad --cache-ttl 'x'"* ]]
+}
+
+@test "secrets: the value is in no key, its version is (RCP-613, RCP-978)" {
+	dockerfile <<-'D'
+		FROM base
+		RUN --mount=type=secret,id=s true
+	D
+	echo one >"$BATS_TEST_TMPDIR/s"
+	build --secret "id=s,src=$BATS_TEST_TMPDIR/s"
+	echo two >"$BATS_TEST_TMPDIR/s"
+	build --secret "id=s,src=$BATS_TEST_TMPDIR/s"
+	[ "$(state_of RUN)" = CACHED ]
+	build --secret "id=s,src=$BATS_TEST_TMPDIR/s,version=2"
+	[ "$(state_of RUN)" = DONE ]
+	build --secret "id=s,src=$BATS_TEST_TMPDIR/s,version=auto"
+	[ "$(state_of RUN)" = DONE ]
+	build --secret "id=s,src=$BATS_TEST_TMPDIR/s,version=auto"
+	[ "$(state_of RUN)" = CACHED ]
+	echo three >"$BATS_TEST_TMPDIR/s"
+	build --secret "id=s,src=$BATS_TEST_TMPDIR/s,version=auto"
+	[ "$(state_of RUN)" = DONE ]
+	run ! grep -rql -e three -e "$(sha256sum <"$BATS_TEST_TMPDIR/s" | cut -c1-64)" "$MICA_ROOT/state.db" "$MICA_ROOT/state.db-wal" "$MICA_ROOT/builds"
 }
