@@ -299,6 +299,12 @@ static int build_definition(const struct provenance *provenance, struct json **r
 
 		add_url(provenance->context, &uri);
 		(void)json_set_text(source, "uri", uri.failed ? "" : uri.data);
+		if (provenance->commit) {
+			struct json *digest = json_new_map();
+
+			(void)json_set_text(digest, "gitCommit", provenance->commit);
+			(void)json_set(source, "digest", digest);
+		}
 	}
 	(void)json_set_text(source, "path", provenance->recipe_name);
 	(void)json_set(external, "configSource", source);

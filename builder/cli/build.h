@@ -75,8 +75,9 @@ struct build {
 	struct plan *plan;   /* the first of them */
 	struct platform *platforms;
 	size_t platform_count;
-	struct platform platform; /* the first of them */
-	int64_t source_date_epoch;
+	struct platform platform;  /* the first of them */
+	int64_t source_date_epoch; /* INT64_MAX: none */
+	char *epoch_source;	   /* what it is to be taken from; NULL: nothing */
 	uint64_t jobs;
 	struct layer_options layer;
 	struct output_list outputs;
@@ -145,6 +146,9 @@ int build_fetch_context(struct build *build, struct err *err) must_check;
 /* Makes 'context' of a directory, when something is taken from it. */
 int build_want_context(struct build *build, struct err *err) must_check;
 /* Callback of solve; 'argument' is the build. */
+/* Where a named context comes from; has_layer is false for a directory. */
+int build_context_origin(struct build *build, const char *source, struct origin *ret_origin,
+			 struct err *err) must_check;
 int build_find_context(void *argument, const char *source, struct context **ret_context,
 		       struct err *err) must_check;
 void build_close_contexts(struct build *build);
@@ -175,6 +179,12 @@ int build_provide_base(void *argument, const struct step *base, unsigned row,
 int build_parse_outputs(struct build *build, struct err *err) must_check;
 /* Everything that comes out, then the files that tell the ids, and the id on standard output. */
 int build_write_outputs(struct build *build, struct err *err) must_check;
+
+/* --- build_epoch.c --- */
+
+int build_parse_epoch(struct build *build, struct err *err) must_check;
+/* Once the recipe is read. */
+int build_resolve_epoch(struct build *build, struct err *err) must_check;
 
 /* --- build_attest.c --- */
 

@@ -244,7 +244,7 @@ static int open_elsewhere(struct build *build, struct place *place, struct err *
 	default:
 		if (place->git.keep_git_dir == GIT_UNSAID && wants_git_dir(build))
 			place->git.keep_git_dir = GIT_YES;
-		if (build->source_date_epoch != INT64_MAX)
+		if (build->source_date_epoch != INT64_MAX || build->epoch_source)
 			place->git.mtime = GIT_MTIME_COMMIT;
 		return open_git(&options, &place->git, &build->context, origin, err);
 	}
@@ -321,6 +321,7 @@ struct named_context {
 	char *source;
 	struct context *context;
 	struct ignore *ignore;
+	struct origin origin;
 };
 
 static int read_own_ignore(struct named_context *named, struct err *err)
@@ -341,7 +342,6 @@ static int open_named(const struct build *build, struct named_context *named, st
 {
 	struct origin_options options = build_origin_options(build);
 	auto_arena struct arena arena = ARENA_INIT(MIB);
-	struct origin origin = { .has_layer = false };
 	struct place place;
 	int r = judge(named->source, &arena, &place, err);
 
@@ -353,9 +353,10 @@ static int open_named(const struct build *build, struct named_context *named, st
 	case PLACE_FILE:
 		return open_file(&options, named->source, &named->context, err);
 	case PLACE_URL:
-		return open_url(&options, named->source, NULL, &named->context, &origin, err);
+		return open_url(&options, named->source, NULL, &named->context, &named->origin,
+				err);
 	case PLACE_GIT:
-		return open_git(&options, &place.git, &named->context, &origin, err);
+		return open_git(&options, &place.git, &named->context, &named->origin, err);
 	case PLACE_DIRECTORY:
 		break;
 	}
@@ -413,6 +414,21 @@ int build_find_context(void *argument, const char *source, struct context **ret_
 		*ret_context = named->context;
 	pthread_mutex_unlock(&lock);
 	return r;
+}
+
+int build_context_origin(struct build *build, const char *source, struct origin *ret_origin,
+			 struct err *err)
+{
+	const struct named_context *named;
+	struct context *context;
+	int r = build_find_context(build, source, &context, err);
+
+	if (r < 0)
+		return r;
+	for (named = build->named_contexts; strcmp(named->source, source) != 0;)
+		named = named->next;
+	*ret_origin = named->origin;
+	return 0;
 }
 
 void build_close_contexts(struct build *build)

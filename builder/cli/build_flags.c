@@ -43,7 +43,7 @@ const struct option build_option_table[] = {
 	{ "compression", 0, OPTION_TEXT, offsetof(struct build_flags, compression), "zstd|gzip|uncompressed", "of new layers (default: zstd)" },
 	{ "compression-level", 0, OPTION_NUMBER, offsetof(struct build_flags, compression_level), "N", "1 to 22 for zstd, 1 to 9 for gzip" },
 	{ "force-compression", 0, OPTION_FLAG, offsetof(struct build_flags, force_compression), NULL, "recompress layers of base images and of the cache where they differ" },
-	{ "source-date-epoch", 0, OPTION_TEXT, offsetof(struct build_flags, source_date_epoch), "SECONDS", "latest time in layers and image (SOURCE_DATE_EPOCH); --timestamp is another name" },
+	{ "source-date-epoch", 0, OPTION_TEXT, offsetof(struct build_flags, source_date_epoch), "SECONDS|SOURCE", "latest time in layers and image (SOURCE_DATE_EPOCH); --timestamp is another name" },
 	{ "timestamp", 0, OPTION_TEXT, offsetof(struct build_flags, source_date_epoch), NULL, NULL },
 	{ "driver", 0, OPTION_TEXT, offsetof(struct build_flags, driver), "auto|kernel|fuse", "how root filesystems are mounted (MICA_DRIVER)" },
 	{ "rootfs", 0, OPTION_TEXT, offsetof(struct build_flags, driver), NULL, NULL },
@@ -91,27 +91,6 @@ static int parse_compression(const char *text, enum compression *ret_compression
 	else
 		return err_set(err, ERR_USAGE,
 			       "unknown compression '%s': zstd, gzip or uncompressed", text);
-	return 0;
-}
-
-static int parse_epoch(struct build *build, struct err *err)
-{
-	const char *text = build->flags->source_date_epoch;
-	uint64_t seconds;
-	size_t i;
-
-	for (i = 0; !text && i < build->build_args.count; i++)
-		if (strncmp(build->build_args.items[i], "SOURCE_DATE_EPOCH=", 18) == 0)
-			text = build->build_args.items[i] + 18;
-	if (!text)
-		text = getenv("SOURCE_DATE_EPOCH");
-	build->source_date_epoch = INT64_MAX;
-	if (!text || !*text)
-		return 0;
-	if (str_to_u64(str_from(text), INT64_MAX / 1000000000, &seconds) < 0)
-		return err_set(err, ERR_USAGE, "bad SOURCE_DATE_EPOCH '%s': seconds since 1970",
-			       text);
-	build->source_date_epoch = (int64_t)seconds;
 	return 0;
 }
 
@@ -304,7 +283,7 @@ int build_parse_flags(struct build *build, struct err *err)
 	if (r == 0)
 		r = build_collect_args(build->flags, &build->build_args, err);
 	if (r == 0)
-		r = parse_epoch(build, err);
+		r = build_parse_epoch(build, err);
 	if (r == 0)
 		r = parse_names(build, err);
 	if (r == 0)
@@ -331,7 +310,6 @@ int build_parse_flags(struct build *build, struct err *err)
 		r = err_set(err, ERR_USAGE,
 			    "--cap-add of more than the usual capabilities and seccomp=unconfined "
 			    "need --allow security.insecure");
-	build->layer.source_date_epoch = build->source_date_epoch;
 	return r;
 }
 
@@ -354,6 +332,7 @@ void build_release_flags(struct build *build)
 		free(build->names[i]);
 	free(build->names);
 	free(build->platforms);
+	free(build->epoch_source);
 	output_list_release(&build->outputs);
 	json_free(build->warnings);
 	for (i = 0; i < build->build_args.count; i++)

@@ -346,6 +346,8 @@ static int run_build(struct build *build, struct command_context *context,
 	if (r == 0)
 		r = build_load_ignore(build, err);
 	if (r == 0)
+		r = build_resolve_epoch(build, err);
+	if (r == 0)
 		r = make_plans(build, ret_lines, err);
 	if (r == 0)
 		r = check_plans(build, ret_lines, err);

@@ -579,10 +579,67 @@ ARCH=$arch" ]
 	cmp "$out.d1" "$out.d2"
 }
 
+# A web server on the directory $1, at $HTTP until its descriptor 8 is closed.
+serve() {
+	mkfifo "$BATS_TEST_TMPDIR/in" "$BATS_TEST_TMPDIR/address"
+	"$MICA_TEST_TOOLS/httpsim" "$1" <"$BATS_TEST_TMPDIR/in" >"$BATS_TEST_TMPDIR/address" 2>/dev/null 3>&- &
+	exec 8>"$BATS_TEST_TMPDIR/in"
+	read -r HTTP <"$BATS_TEST_TMPDIR/address"
+}
+
+@test "an epoch from a git context, a named one, an archive by URL, a stage (RCP-562, RCP-989)" {
+	created() {
+		mica inspect e | jq -r '.[0].Created' && mica cat e /seen
+	}
+	mkdir -p "$out/git" "$out/files" "$out/work"
+	printf 'FROM base\nARG SOURCE_DATE_EPOCH\nRUN echo "$SOURCE_DATE_EPOCH" >/seen\n' | tee "$ctx/Dockerfile" >"$out/work/Dockerfile"
+	(
+		cd "$out/work" && export GIT_COMMITTER_DATE="1300000000 +0000" GIT_AUTHOR_DATE="1200000000 +0000"
+		git init -q . && git add . && git -c user.name=x -c user.email=x@y commit -q -m 1
+		git clone -q --bare . "$out/git/app.git"
+	)
+	touch -d @1250000000 "$out/work/Dockerfile"
+	tar -C "$out/work" -cf "$out/files/a.tar" Dockerfile
+	serve "$out"
+	mica build -q -t e --source-date-epoch context "http://$HTTP/git/app.git"
+	[ "$(created)" = $'2011-03-13T07:06:40Z\n1300000000' ]
+	mica build -q -t e --build-arg SOURCE_DATE_EPOCH=Src --build-context "src=http://$HTTP/git/app.git" "$ctx"
+	[ "$(created)" = $'2011-03-13T07:06:40Z\n1300000000' ]
+	SOURCE_DATE_EPOCH=context mica build -q -t e "http://$HTTP/files/a.tar"
+	[ "$(created)" = $'2009-08-11T14:13:20Z\n1250000000' ]
+	curl -sf "http://$HTTP/_control/rules" -d '{"/files/a.tar": {"headers": {"Last-Modified": "Thu, 01 Jan 2015 00:00:00 GMT"}}}'
+	mica build -q -t e --source-date-epoch context "http://$HTTP/files/a.tar"
+	[ "$(created)" = $'2015-01-01T00:00:00Z\n1420070400' ]
+	printf 'FROM scratch AS stamp\nARG N=a\nADD http://%s/files/$N.tar /\n%s\n' "$HTTP" "$(cat "$out/work/Dockerfile")" | dockerfile
+	mica build -q -t e --source-date-epoch stamp "$ctx"
+	[ "$(created)" = $'2015-01-01T00:00:00Z\n1420070400' ]
+	run -2 mica build -q --source-date-epoch x --build-context x=docker-image://base "$ctx"
+	[[ $output == *"an image is no source"* ]]
+	exec 8>&-
+	# A directory has none; a number is seen by who declares it, and by nobody else.
+	printf 'FROM base\nARG SOURCE_DATE_EPOCH\nRUN echo "[$SOURCE_DATE_EPOCH]" >/seen\n' | dockerfile
+	mica build -q -t e --source-date-epoch context "$ctx"
+	[[ $(created) == 202*"[]" ]]
+	SOURCE_DATE_EPOCH=1400000000 mica build -q -t e "$ctx"
+	[ "$(created)" = $'2014-05-13T16:53:20Z\n[1400000000]' ]
+	printf 'FROM base\nRUN echo "[$SOURCE_DATE_EPOCH]" >/seen\n' | dockerfile
+	run -0 env SOURCE_DATE_EPOCH=1400000000 "$MICA" build -t e "$ctx"
+	[[ $output != *"not consumed"* ]]
+	[ "$(mica cat e /seen)" = "[]" ]
+}
+
 @test "wrong epochs are refused (RCP-989)" {
 	simple
 	run -2 mica build -q --source-date-epoch soon "$ctx"
 	[[ $output == *"bad SOURCE_DATE_EPOCH 'soon'"* ]]
+	run -2 mica build -q --source-date-epoch 12x "$ctx"
+	[[ $output == *"bad SOURCE_DATE_EPOCH '12x'"* ]]
+	printf 'FROM scratch AS two\nADD http://x/a /\nADD http://x/b /\nFROM scratch AS local\nADD f /\n' | dockerfile
+	for stage in two local; do
+		run -2 mica build -q --source-date-epoch "$stage" "$ctx"
+		[[ $output == *"bad SOURCE_DATE_EPOCH '$stage'"* ]]
+	done
+	simple
 	run -2 mica build -q --build-arg SOURCE_DATE_EPOCH=-1 "$ctx"
 	[[ $output == *"bad SOURCE_DATE_EPOCH '-1'"* ]]
 }
