@@ -268,54 +268,82 @@ static int read_secret(const struct run_secret *secret, struct buf *value, struc
 		       : 0;
 }
 
-/* A tmpfs that no name leads to: secrets are gone with the last descriptor, whatever happens to this process. */
-static int memory_directory(struct run *run, struct err *err)
+/* A tmpfs that no name leads to: secrets are gone with the last descriptor, whatever happens to this process. Nothing in it can
+ * be executed unless it holds programs. */
+static int memory_directory(struct run *run, bool programs, int *ret_fd, struct err *err)
 {
+	int *kept = programs ? &run->to->program_fd : &run->to->memory_fd;
+	unsigned attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+			      (programs ? 0 : MOUNT_ATTR_NOEXEC);
 	int context, fd = -1;
 
-	if (run->to->memory_fd >= 0)
+	*ret_fd = *kept;
+	if (*kept >= 0)
 		return 0;
 	context = fsopen("tmpfs", FSOPEN_CLOEXEC);
 	if (context >= 0 && fsconfig(context, FSCONFIG_SET_STRING, "mode", "0700", 0) == 0 &&
 	    fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
-		fd = fsmount(context, FSMOUNT_CLOEXEC,
-			     MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+		fd = fsmount(context, FSMOUNT_CLOEXEC, attributes);
 	if (fd < 0)
-		err_sys(err, errno, "cannot make a memory file system for secrets");
+		err_sys(err, errno, "cannot make a memory file system");
 	if (context >= 0)
 		close(context);
 	if (fd < 0)
 		return -err->code;
-	run->to->memory_fd = fd;
+	*ret_fd = *kept = fd;
 	return own_fd(run, fd, err);
+}
+
+struct memory_file {
+	struct str data;
+	const char *target;
+	uint32_t mode, uid, gid;
+};
+
+/* Writes the file and shows it, read-only, at its target. The descriptor it was written through is closed: nobody can execute
+ * a file that is open for writing. */
+static int show_file(struct run *run, const struct memory_file *file, struct err *err)
+{
+	char name[16];
+	int directory, fd, kept, r;
+
+	r = memory_directory(run, file->mode & 0111, &directory, err);
+	if (r < 0)
+		return r;
+	snprintf(name, sizeof(name), "%u", run->to->file_number++);
+	fd = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+	if (fd < 0)
+		return err_sys(err, errno, "cannot make a file in memory");
+	r = io_write(fd, file->data.ptr, file->data.len);
+	if (r == 0 && (fchown(fd, file->uid, file->gid) < 0 || fchmod(fd, file->mode) < 0))
+		r = -errno;
+	close(fd);
+	kept = r < 0 ? -1 : openat(directory, name, O_PATH | O_CLOEXEC);
+	if (kept < 0)
+		return err_sys(err, r < 0 ? -r : errno, "cannot write a file in memory");
+	r = own_fd(run, kept, err);
+	if (r < 0)
+		return r;
+	return add_mount(run,
+			 &(struct sandbox_mount){ .kind = SANDBOX_BIND,
+						  .source_fd = kept,
+						  .target = file->target,
+						  .read_only = true },
+			 err);
 }
 
 static int secret_file(struct run *run, const struct run_mount *mount, const struct buf *value,
 		       struct err *err)
 {
-	char name[16];
-	int fd, r = memory_directory(run, err);
+	const struct memory_file file = { .data = buf_str(value),
+					  .target = mount->target,
+					  .mode = mount->has_mode ? mount->mode : 0400,
+					  .uid = mount->has_uid ? mount->uid : 0,
+					  .gid = mount->has_gid ? mount->gid : 0 };
 
-	if (r < 0)
-		return r;
-	snprintf(name, sizeof(name), "%u", run->to->file_number++);
-	fd = openat(run->to->memory_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
-	if (fd < 0)
-		return err_sys(err, errno, "cannot provide secret '%s'", mount->id);
-	r = own_fd(run, fd, err);
-	if (r < 0)
-		return r;
-	r = io_write(fd, value->data, value->len);
-	if (r < 0 ||
-	    fchown(fd, mount->has_uid ? mount->uid : 0, mount->has_gid ? mount->gid : 0) < 0 ||
-	    fchmod(fd, mount->has_mode ? mount->mode : 0400) < 0)
-		return err_sys(err, r < 0 ? -r : errno, "cannot provide secret '%s'", mount->id);
-	return add_mount(run,
-			 &(struct sandbox_mount){ .kind = SANDBOX_BIND,
-						  .source_fd = fd,
-						  .target = mount->target,
-						  .read_only = true },
-			 err);
+	return show_file(run, &file, err) < 0
+		       ? err_wrap(err, "cannot provide secret '%s'", mount->id)
+		       : 0;
 }
 
 static int mount_secret(struct run *run, const struct run_mount *mount, struct err *err)
@@ -365,36 +393,17 @@ static int add_run_mount(struct run *run, const struct run_mount *mount, struct 
 	return 0;
 }
 
-/* Heredoc scripts with an interpreter line appear below /dev/pipes (RCP-165). */
+/* Heredoc scripts with an interpreter line appear below /dev/pipes (RCP-165), for whatever USER is. */
 static int add_script(struct run *run, struct err *err)
 {
-	const struct step *step = run->step;
-	int fd = -1, r;
+	const struct memory_file file = { .data = run->step->script,
+					  .target = run->step->script_path,
+					  .mode = 0755 };
 
-	if (!step->script_path)
+	if (!file.target)
 		return 0;
-	r = memory_directory(run, err);
-	if (r < 0)
-		return r;
-	fd = openat(run->to->memory_fd, "script", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0755);
-	if (fd < 0)
-		return err_sys(err, errno, "cannot provide the script of a RUN");
-	r = own_fd(run, fd, err);
-	if (r == 0)
-		r = io_write(fd, step->script.ptr, step->script.len) < 0
-			    ? err_sys(err, EIO, "cannot provide the script of a RUN")
-			    : 0;
-	/* Readable and executable by whatever USER is. */
-	if (r == 0 && fchmod(fd, 0755) < 0)
-		r = err_sys(err, errno, "cannot provide the script of a RUN");
-	if (r < 0)
-		return r;
-	return add_mount(run,
-			 &(struct sandbox_mount){ .kind = SANDBOX_BIND,
-						  .source_fd = fd,
-						  .target = step->script_path,
-						  .read_only = true },
-			 err);
+	return show_file(run, &file, err) < 0 ? err_wrap(err, "cannot provide the script of a RUN")
+					      : 0;
 }
 
 int run_mounts_open(struct run_mounts *mounts, const struct run_options *options,

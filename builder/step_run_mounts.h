@@ -26,7 +26,8 @@ struct run_mounts {
 	size_t env_count;
 	int fds[RUN_FDS_MAX]; /* sources of mounts, and locks */
 	size_t fd_count;
-	int memory_fd; /* tmpfs that holds files made for this RUN; -1: none yet */
+	/* Memory file systems that hold files made for this RUN, one for data and one for programs; -1: none yet. */
+	int memory_fd, program_fd;
 	unsigned file_number;
 	struct bind_root **roots; /* what binds show */
 	size_t root_count;
@@ -34,7 +35,8 @@ struct run_mounts {
 	size_t cache_count, next_cache;
 };
 
-#define RUN_MOUNTS_INIT ((struct run_mounts){ .arena = ARENA_INIT(64 * MIB), .memory_fd = -1 })
+#define RUN_MOUNTS_INIT \
+	((struct run_mounts){ .arena = ARENA_INIT(64 * MIB), .memory_fd = -1, .program_fd = -1 })
 
 /* Opens the mounts of 'step' in the order written, and its script. 'account' is who the step runs as; 'row' tells what is waited
  * for. ERR_CANCELED while waiting. */
