@@ -609,6 +609,7 @@ int gc_usage(struct store *store, struct gc_usage *ret_usage, struct err *err)
 		.indexes_bytes = size_of(store, "images"),
 		.steps_bytes = size_of(store, "steps"),
 		.builds_bytes = size_of(store, "builds"),
+		.mounts_bytes = size_of(store, "cache/."),
 		.state_bytes = size_of(store, "state.db") + size_of(store, "state.db-wal") +
 			       size_of(store, "state.db-shm"),
 	};

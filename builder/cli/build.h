@@ -5,6 +5,7 @@
  *	cmd_check.c	what is said about a recipe instead
  *	build_flags.c	the table of options; their texts to values
  *	build_cache.c	what the flags say about the step cache
+ *	build_mounts.c	what the flags say about mounts of RUN
  *	build_args.c	build arguments from all their sources
  *	build_context.c	the context and the named ones
  *	build_inputs.c	recipe, ignore file, base images
@@ -36,6 +37,8 @@ struct build_flags {
 	const char *cache_ttl;
 	struct text_list no_cache_filters;
 	bool no_wait;
+	const char *no_cache_mounts;
+	struct text_list cache_mounts;
 	struct text_list outputs, annotations, unset_env, unset_labels, attests;
 	uint64_t compression_level;
 	bool force_compression, omit_history;
@@ -100,6 +103,8 @@ struct build {
 	struct text_list build_args; /* with the variables of the environment filled in */
 	struct run_secret *secrets;
 	int64_t oldest_record_ns; /* --cache-ttl; 0: of any age */
+	struct run_cache_place *cache_places;
+	size_t cache_place_count;
 	unsigned finding_count;
 	struct buf findings;
 	bool excerpt_shown;
@@ -158,6 +163,13 @@ void build_close_contexts(struct build *build);
 int build_parse_cache(struct build *build, struct err *err) must_check;
 /* --no-cache-filter and versions of secrets, into the steps of the plans. */
 int build_mark_steps(struct build *build, struct err *err) must_check;
+
+/* --- build_mounts.c --- */
+
+int build_parse_mounts(struct build *build, struct err *err) must_check;
+void build_release_mounts(struct build *build);
+/* --no-cache-mounts, once the plans are there. EBUSY: another build uses one. */
+int build_reset_cache_mounts(struct build *build, struct err *err) must_check;
 
 /* --- build_inputs.c --- */
 

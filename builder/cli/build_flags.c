@@ -21,6 +21,8 @@ const struct option build_option_table[] = {
 	{ "no-cache-filter", 0, OPTION_LIST, offsetof(struct build_flags, no_cache_filters), "STAGE[:N][,...]", "run these stages or steps again" },
 	{ "cache-ttl", 0, OPTION_TEXT, offsetof(struct build_flags, cache_ttl), "DURATION", "run again what was recorded longer ago" },
 	{ "no-wait", 0, OPTION_FLAG, offsetof(struct build_flags, no_wait), NULL, "run what another build is just running, too" },
+	{ "no-cache-mounts", 0, OPTION_OPTIONAL, offsetof(struct build_flags, no_cache_mounts), "ID[,...]", "empty the cache mounts of the recipe first, or those of these ids" },
+	{ "cache-mount", 0, OPTION_LIST, offsetof(struct build_flags, cache_mounts), "ID=DIR", "directory for the cache mounts of an id, made when missing" },
 	{ "pull", 0, OPTION_OPTIONAL, offsetof(struct build_flags, pull), "always|missing|never", "when to ask the registry for a base image (default: missing)" },
 	{ "unset-label", 0, OPTION_LIST, offsetof(struct build_flags, unset_labels), "KEY", "label that the image is not to have; may be repeated" },
 	{ "unset-env", 0, OPTION_LIST, offsetof(struct build_flags, unset_env), "NAME", "variable that the image is not to have; may be repeated" },
@@ -294,6 +296,8 @@ int build_parse_flags(struct build *build, struct err *err)
 	if (r == 0)
 		r = build_parse_cache(build, err);
 	if (r == 0)
+		r = build_parse_mounts(build, err);
+	if (r == 0)
 		r = parse_platforms(build, err);
 	if (r == 0)
 		r = parse_inherit_labels(build, err);
@@ -328,6 +332,7 @@ void build_release_flags(struct build *build)
 	size_t i;
 
 	container_settings_release(&build->container);
+	build_release_mounts(build);
 	for (i = 0; i < build->name_count; i++)
 		free(build->names[i]);
 	free(build->names);

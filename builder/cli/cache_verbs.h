@@ -2,6 +2,7 @@
 /* cache_verbs: private to the verb 'cache': its flags, and what its sub-verbs are made of.
  *
  *	cmd_cache.c	the verb: table of sub-verbs, their options; records of steps: ls, du, prune, rm
+ *	cache_mounts.c	the same for cache mounts, and their export and import
  */
 #ifndef CLI_CACHE_VERBS_H
 #define CLI_CACHE_VERBS_H
@@ -11,7 +12,8 @@
 struct cache_flags {
 	const char *format, *keep_storage, *until;
 	struct text_list filters;
-	bool json, verbose, all, dry_run, force;
+	const char *directory;
+	bool json, verbose, all, dry_run, force, mounts;
 };
 
 struct cache_verb {
@@ -21,5 +23,15 @@ struct cache_verb {
 	int (*run)(struct command_context *context, const struct cache_flags *flags, int argc,
 		   char **argv, struct err *err);
 };
+
+/* --- cache_mounts.c --- */
+
+int cache_mounts_ls(struct command_context *context, bool json, struct err *err) must_check;
+int cache_mounts_rm(struct command_context *context, const struct cache_flags *flags, int argc,
+		    char **argv, struct err *err) must_check;
+int cache_mounts_export(struct command_context *context, const struct cache_flags *flags, int argc,
+			char **argv, struct err *err) must_check;
+int cache_mounts_import(struct command_context *context, const struct cache_flags *flags, int argc,
+			char **argv, struct err *err) must_check;
 
 #endif

@@ -286,6 +286,8 @@ static int solve(struct build *build, struct command_context *context, struct li
 			.hub = build->hub,
 			.driver = build->driver,
 			.server_argv = cli_fuse_server,
+			.cache_places = build->cache_places,
+			.cache_place_count = build->cache_place_count,
 			.secrets = build->secrets,
 			.secret_count = build->flags->secrets.count,
 			.add_hosts = build->container.hosts,
@@ -353,6 +355,8 @@ static int run_build(struct build *build, struct command_context *context,
 		r = check_plans(build, ret_lines, err);
 	if (r == 0)
 		r = build_mark_steps(build, err);
+	if (r == 0)
+		r = build_reset_cache_mounts(build, err);
 	if (r == 0)
 		apply_options(build);
 	if (r == 0)

@@ -33,6 +33,10 @@ static const struct option cache_options[] = {
 	  "prune: until=DURATION or unused-for=DURATION" },
 	{ "dry-run", 'n', OPTION_FLAG, offsetof(struct cache_flags, dry_run), NULL,
 	  "prune, rm: only tell what would go" },
+	{ "mounts", 0, OPTION_FLAG, offsetof(struct cache_flags, mounts), NULL,
+	  "ls, rm, export, import: cache mounts of RUN instead of records" },
+	{ "directory", 'C', OPTION_TEXT, offsetof(struct cache_flags, directory), "DIR",
+	  "export: where the files go (default: here)" },
 	{ "force", 'f', OPTION_FLAG, offsetof(struct cache_flags, force), NULL, NULL },
 	{ .name = NULL },
 };
@@ -132,6 +136,8 @@ static int run_ls(struct command_context *context, const struct cache_flags *fla
 
 	(void)argc;
 	(void)argv;
+	if (flags->mounts)
+		return cache_mounts_ls(context, listing.json, err);
 	return state_cache_records(store_state(context->store), list_record, &listing, err);
 }
 
@@ -321,6 +327,8 @@ static int run_rm(struct command_context *context, const struct cache_flags *fla
 	size_t at;
 	int i, r;
 
+	if (flags->mounts)
+		return cache_mounts_rm(context, flags, argc, argv, err);
 	if (!found)
 		return err_nomem(err);
 	if (argc == 0 && !flags->all)
@@ -340,6 +348,29 @@ static int run_rm(struct command_context *context, const struct cache_flags *fla
 	return r;
 }
 
+/* --- export, import --- */
+
+static int run_export(struct command_context *context, const struct cache_flags *flags, int argc,
+		      char **argv, struct err *err)
+{
+	if (!flags->mounts)
+		return err_set(err, ERR_USAGE,
+			       "export of what? Cache mounts are written with --mounts; records "
+			       "travel with mica build --cache-to");
+	return cache_mounts_export(context, flags, argc, argv, err);
+}
+
+static int run_import(struct command_context *context, const struct cache_flags *flags, int argc,
+		      char **argv, struct err *err)
+{
+	if (!flags->mounts)
+		return err_set(
+			err, ERR_USAGE,
+			"import of what? Cache mounts are read with --mounts; records travel "
+			"with mica build --cache-from");
+	return cache_mounts_import(context, flags, argc, argv, err);
+}
+
 /* --- The verb --- */
 
 static const struct cache_verb cache_verbs[] = {
@@ -347,6 +378,8 @@ static const struct cache_verb cache_verbs[] = {
 	{ "du", "", 0, 0, run_du },
 	{ "prune", "", 0, 0, run_prune },
 	{ "rm", "RECORD...", 0, -1, run_rm },
+	{ "export", "--mounts [ID...]", 0, -1, run_export },
+	{ "import", "--mounts FILE...", 0, -1, run_import },
 };
 enum { CACHE_VERBS = sizeof(cache_verbs) / sizeof(cache_verbs[0]) };
 
@@ -391,14 +424,15 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 
 const struct command command_cache = {
 	.name = "cache",
-	.usage = "[OPTIONS] [ls|du|prune|rm [RECORD...]]",
+	.usage = "[OPTIONS] [ls|du|prune|rm [RECORD...]|export [ID...]|import FILE...]",
 	.summary = "Show, measure and forget what is remembered of steps that ran",
 	.examples = "  mica cache ls\n"
 		    "  mica cache prune --keep-storage 20GB\n"
-		    "  mica cache rm 3f2a91c0",
+		    "  mica cache rm 3f2a91c0\n"
+		    "  mica cache export --mounts -C saved",
 	.options = cache_options,
 	.flags_size = sizeof(struct cache_flags),
-	.needs = NEEDS_STORE | NEEDS_NAMESPACE,
+	.needs = NEEDS_NEW_STORE | NEEDS_NAMESPACE, /* an import may be the first thing there */
 	.max_arguments = -1,
 	.run = run,
 };

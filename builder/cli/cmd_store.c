@@ -34,6 +34,7 @@ static int run_du(struct command_context *context, const void *flags_, int argc,
 		{ "indexes", "indexesBytes", usage.indexes_bytes },
 		{ "steps", "stepsBytes", usage.steps_bytes },
 		{ "build records", "buildsBytes", usage.builds_bytes },
+		{ "cache mounts", "cacheMountsBytes", usage.mounts_bytes },
 		{ "state", "stateBytes", usage.state_bytes },
 	};
 	auto_json struct json *map = json_new_map();

@@ -234,3 +234,77 @@ two_builds() {
 	wait $holder || true
 	assert_clean
 }
+
+@test "cache: --no-cache-mounts empties, of all or of some ids; --cache-mount chooses the directory (RCP-510, RCP-512)" {
+	printf 'FROM base\nARG N\nRUN --mount=type=cache,id=e1,target=/a --mount=type=cache,id=e2,target=/b echo $N >>/a/f; echo $N >>/b/f; cat /a/f /b/f | tr -d "\\n" >/seen\n' | dockerfile
+	seen() {
+		mica build -q "$@" -t t "$ctx" >/dev/null
+		mica cat t /seen
+	}
+	[ "$(seen --build-arg N=1)" = 11 ]
+	[ "$(seen --build-arg N=2 --no-cache-mounts=e2,other)" = 122 ]
+	[ "$(seen --build-arg N=3 --no-cache-mounts)" = 33 ]
+	[ "$(seen --build-arg N=4 --cache-mount e1="$BATS_TEST_TMPDIR/place")" = 434 ]
+	[ "$(cat "$BATS_TEST_TMPDIR/place/f")" = 4 ]
+	[ "$(seen --build-arg N=5)" = 35345 ]
+	run -2 mica build --cache-mount nothing "$ctx"
+	[[ "$output" == *"bad --cache-mount 'nothing': ID=DIR"* ]]
+}
+
+@test "cache ls, rm, export, import --mounts: by id, deterministic, ids and modes kept (RCP-266, RCP-627)" {
+	cat >"$ctx/Dockerfile" <<-'END'
+		FROM base
+		RUN --mount=type=cache,id=my/id,target=/c,uid=3,mode=0750 mkdir -p /c/d && echo x >/c/d/f && chown 5:6 /c/d/f && chmod 4711 /c/d/f && ln /c/d/f /c/h && ln -s h /c/l && touch -d @1000 /c/d
+		RUN --mount=type=cache,id=plain,target=/c echo p >/c/p
+	END
+	mica build -q "$ctx"
+	mica cache ls --mounts | grep -q 'my/id'
+	[ "$(mica cache ls --mounts --json | jq -r 'select(.id == "my/id") | "\(.uid) \(.mode) \(.directories) \(.inUse)"')" = "3 488 1 false" ]
+	[ "$(mica du --json | jq .cacheMountsBytes)" -gt 0 ]
+	for to in a b; do
+		[ "$(mica cache export --mounts -C "$BATS_TEST_TMPDIR/$to" my/id | wc -l)" = 1 ]
+	done
+	cmp "$BATS_TEST_TMPDIR"/a/my-id-*.tar.zst "$BATS_TEST_TMPDIR"/b/my-id-*.tar.zst
+	export MICA_ROOT="$BATS_TEST_TMPDIR/elsewhere"
+	mica cache import --mounts "$BATS_TEST_TMPDIR"/a/*.tar.zst
+	mica import "$BATS_FILE_TMPDIR/rootfs" base >/dev/null
+	cat >"$ctx/Dockerfile" <<-'END'
+		FROM base
+		RUN --mount=type=cache,id=my/id,target=/c,uid=3,mode=0750 [ "$(stat -c '%u:%g:%a:%h' /c/d/f)" = 5:6:4711:2 ] && [ "$(cat /c/l)" = x ] && [ "$(stat -c %Y /c/d)" = 1000 ] && [ "$(stat -c %u:%a /c)" = 3:750 ]
+	END
+	mica build -q "$ctx"
+	mica cache export --mounts -C "$BATS_TEST_TMPDIR/c" >/dev/null
+	cmp "$BATS_TEST_TMPDIR"/a/my-id-*.tar.zst "$BATS_TEST_TMPDIR"/c/my-id-*.tar.zst
+	run -125 mica cache rm --mounts nothing
+	[[ "$output" == *"no cache mount 'nothing' in the store"* ]]
+	mica cache rm --mounts my/id
+	[ -z "$(mica cache ls --mounts --json)" ]
+	echo no archive >"$BATS_TEST_TMPDIR/bad"
+	run -125 mica cache import --mounts "$BATS_TEST_TMPDIR/bad"
+	[[ "$output" == *"cannot import '$BATS_TEST_TMPDIR/bad'"* ]]
+	[ "$(ls "$MICA_ROOT/cache")" = "" ]
+}
+
+@test "cache: the mounts may lie on another file system (RCP-266, RCP-967)" {
+	needs_root
+	printf 'FROM base AS s\nRUN mkdir /s && echo 1 >/s/f\nFROM base\nRUN --mount=type=cache,id=fs,target=/c,from=s,source=/s cat /c/f && stat -f -c %%T /c | grep tmpfs\n' | dockerfile
+	unshare -m bash -c 'mkdir -p "$MICA_ROOT/cache" && mount -t tmpfs none "$MICA_ROOT/cache" && "$MICA" build -q --no-cache "$1" &&
+		"$MICA" cache rm --mounts fs && [ -z "$(ls "$MICA_ROOT/cache")" ]' - "$ctx"
+}
+
+@test "cache: as an ordinary user, with and without subordinate ids (RCP-266, RCP-627)" {
+	needs_user_namespaces
+	mkdir -p "$BATS_FILE_TMPDIR/user/cache"
+	cat >"$BATS_FILE_TMPDIR/user/cache/Dockerfile" <<-'END'
+		FROM base
+		RUN --mount=type=cache,target=/c echo x >>/c/f && [ -z "$OWN" ] || chown 5:6 /c/f
+	END
+	chmod -R a+rX "$BATS_FILE_TMPDIR/user/cache"
+	as_user ranges 'set -e
+		sed -i "s/^RUN/ENV OWN=1\nRUN/" /mnt/cache/Dockerfile 2>/dev/null || { cp -r /mnt/cache c; sed -i "s/^RUN/ENV OWN=1\nRUN/" c/Dockerfile; }
+		mica build -q c; mica cache export --mounts -C out >/dev/null
+		mica cache rm --mounts --all >/dev/null; mica cache import --mounts out/*; mica cache export --mounts -C again >/dev/null
+		cmp out/* again/*; tar --zstd --numeric-owner -tvf out/* | grep -q "5/6 .*content/f"; mica cache rm --mounts --all'
+	as_user single 'set -e
+		mica build -q /mnt/cache; mica build -q --no-cache /mnt/cache; mica cache export --mounts; mica cache rm --mounts /c'
+}
