@@ -482,6 +482,54 @@ static int load_layout(struct loading *loading, const char *path, struct str ref
 	return r < 0 ? err_wrap(err, "cannot load '%s'", path) : 0;
 }
 
+static int find_digest(struct layout_list *list, struct str text, size_t *ret_image,
+		       struct err *err)
+{
+	struct digest wanted;
+	size_t i;
+	int r = digest_parse(text, &wanted, err);
+
+	for (i = 0; r == 0 && i < list->image_count; i++)
+		if (digest_equal(&list->images[i].manifest.digest, &wanted)) {
+			*ret_image = i;
+			return 0;
+		}
+	return r < 0 ? r
+		     : err_set(err, ENOENT, "no image '%.*s' in the layout", (int)text.len,
+			       text.ptr);
+}
+
+int remote_load_layout(struct store *store, const char *path, struct str ref,
+		       struct digest *ret_manifest, struct err *err)
+{
+	struct blob_source source = { .open = open_layout_blob };
+	auto_layout_list struct layout_list list = { .images = NULL };
+	auto_free struct loading *loading = calloc(1, sizeof(*loading));
+	size_t chosen;
+	int r;
+
+	if (!loading)
+		return err_nomem(err);
+	source.self = loading;
+	loading->store = store;
+	store_blob_sink(store, &loading->sink);
+	loading->layout_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (loading->layout_fd < 0)
+		return err_sys(err, errno, "cannot open '%s'", path);
+	r = layout_read(loading->layout_fd, &list, err);
+	if (r == 0 && str_starts(ref, "@"))
+		r = find_digest(&list, str_from_index(ref, 1), &chosen, err);
+	else if (r == 0)
+		r = layout_find(&list, ref.len || list.image_count == 1 ? ref : STR("latest"),
+				&chosen, err);
+	if (r == 0)
+		r = manifest_walk(&source, &list.images[chosen].manifest, copy_blob, loading, err);
+	if (r == 0)
+		*ret_manifest = list.images[chosen].manifest.digest;
+	close(loading->layout_fd);
+	return r < 0 ? err_wrap(err, "cannot load '%s'", path) : 0;
+}
+
 static int load_archive(struct loading *loading, const char *path, struct str ref,
 			const char *tag_as, struct layout_list *list, struct err *err)
 {

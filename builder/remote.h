@@ -47,6 +47,11 @@ int remote_load(struct store *store, const char *transport_name, const char *tag
 			      struct err *err),
 		void *argument, struct err *err) must_check;
 
+/* One image of an OCI layout directory into the store, without any tag: called 'ref', "@DIGEST", or, for "", the only one or
+ * 'latest'. '*ret_manifest' is of a manifest or an index. */
+int remote_load_layout(struct store *store, const char *path, struct str ref,
+		       struct digest *ret_manifest, struct err *err) must_check;
+
 enum export_format { EXPORT_TAR, EXPORT_OCI_DIR, EXPORT_OCI_ARCHIVE, EXPORT_DOCKER_ARCHIVE };
 /* 'output' "-" is stdout (not for a directory). EXPORT_TAR writes the merged file system. */
 int remote_export(struct store *store, const char *const *names, size_t name_count,
