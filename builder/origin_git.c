@@ -174,7 +174,7 @@ static int find_credentials(struct git *git, struct err *err)
 	return r < 0 ? r : set(git, "http.followRedirects", "false", err);
 }
 
-/* "https://user:password@host/path" to "https://host/path"; a user alone stays, ssh needs it. */
+/* "https://user:password@host/path" to "https://host/path"; a user alone is a token for http, and a name for ssh. */
 static const char *without_password(struct arena *arena, const char *remote)
 {
 	const char *authority = strstr(remote, "://"), *at, *colon;
@@ -184,7 +184,7 @@ static const char *without_password(struct arena *arena, const char *remote)
 	authority += 3;
 	at = memrchr(authority, '@', strcspn(authority, "/"));
 	colon = at ? memchr(authority, ':', (size_t)(at - authority)) : NULL;
-	if (!colon)
+	if (!at || (!colon && strncmp(remote, "http", 4) != 0))
 		return remote;
 	return arena_printf(arena, "%.*s%s", (int)(authority - remote), remote, at + 1);
 }
@@ -301,12 +301,13 @@ static int failed(struct git *git, const char *verb, int status, struct err *err
 	const char *userinfo = strstr(git->remote, "://"), *at;
 	struct str text, line, best = STR("");
 
-	if (userinfo && (at = memrchr(userinfo + 3, '@', strcspn(userinfo + 3, "/")))) {
+	if (userinfo && git->clean != git->remote &&
+	    (at = memrchr(userinfo + 3, '@', strcspn(userinfo + 3, "/")))) {
 		char *whole = arena_strdup(&git->arena,
 					   str_of(userinfo + 3, (size_t)(at - userinfo - 3)));
 		char *password = whole ? strchr(whole, ':') : NULL;
 
-		strike_out(&git->messages, password ? whole : NULL);
+		strike_out(&git->messages, whole);
 		strike_out(&git->messages, password ? password + 1 : NULL);
 	}
 	if (git->header) {
@@ -612,8 +613,6 @@ static int check_out(struct git *git, struct origin *origin, struct err *err)
 	uint64_t seconds;
 	int r = RUN(git, err, "init", "-q", "--template=", format, ".");
 
-	if (r == 0)
-		r = RUN(git, err, "remote", "add", "--", "origin", git->clean);
 	/* Only for what talks to this remote: in a submodule the name means another. */
 	if (r == 0)
 		r = name_remote(git, err);
@@ -623,6 +622,8 @@ static int check_out(struct git *git, struct origin *origin, struct err *err)
 		r = fetch_tag(git, err);
 	git->setting_count = settings;
 	git->environment_count = environment;
+	if (r == 0)
+		r = RUN(git, err, "remote", "add", "--", "origin", git->clean);
 	if (r == 0)
 		r = RUN(git, err, "checkout", "-q", "--force", "--detach", origin->commit);
 	if (r == 0)

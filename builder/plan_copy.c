@@ -16,6 +16,24 @@ static bool is_http(struct str path)
 	return str_starts(path, "http://") || str_starts(path, "https://");
 }
 
+/* What stands before the host of an http address, or a password before any, is seen by nobody: it leaves the text of the step,
+ * which is in names, history and records (RCP-338). */
+static int hide_credentials(struct planner *planner, struct copy_source *source)
+{
+	const char *authority = strstr(source->path, "://"), *at, *colon;
+
+	if (!authority)
+		return 0;
+	authority += 3;
+	at = memrchr(authority, '@', strcspn(authority, "/?#"));
+	colon = at ? memchr(authority, ':', (size_t)(at - authority)) : NULL;
+	if (!at || (!colon && !is_http(str_from(source->path))))
+		return 0;
+	source->path = arena_printf(planner->arena, "%.*s****%s", (int)(authority - source->path),
+				    source->path, at);
+	return source->path ? 0 : plan_nomem(planner);
+}
+
 /* A git address, which is then looked at as a whole (RCP-336). One without a scheme is a path here. */
 static int read_git_address(struct stage *stage, struct copy_source *source)
 {
@@ -35,7 +53,7 @@ static int read_git_address(struct stage *stage, struct copy_source *source)
 	if (!source->git)
 		return plan_nomem(planner);
 	*source->git = url;
-	return 0;
+	return hide_credentials(planner, source);
 }
 
 static const struct heredoc *heredoc_of_word(const struct instruction *instruction, size_t word)

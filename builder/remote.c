@@ -499,6 +499,26 @@ static int find_digest(struct layout_list *list, struct str text, size_t *ret_im
 			       text.ptr);
 }
 
+/* By its name, or the tag that the name ends with. */
+static int find_name(struct layout_list *list, struct str ref, size_t *ret_image, struct err *err)
+{
+	size_t i, matches = 0;
+	int r = layout_find(list, ref, ret_image, err);
+
+	if (r != -ENOENT)
+		return r;
+	for (i = 0; i < list->image_count; i++) {
+		struct str name, tag;
+
+		if (!str_cut_last(str_from(list->images[i].ref_name), ':', &name, &tag) ||
+		    !str_eq(tag, ref))
+			continue;
+		*ret_image = i;
+		matches++;
+	}
+	return matches == 1 ? 0 : r;
+}
+
 int remote_load_layout(struct store *store, const char *path, struct str ref,
 		       struct digest *ret_manifest, struct err *err)
 {
@@ -520,8 +540,8 @@ int remote_load_layout(struct store *store, const char *path, struct str ref,
 	if (r == 0 && str_starts(ref, "@"))
 		r = find_digest(&list, str_from_index(ref, 1), &chosen, err);
 	else if (r == 0)
-		r = layout_find(&list, ref.len || list.image_count == 1 ? ref : STR("latest"),
-				&chosen, err);
+		r = find_name(&list, ref.len || list.image_count == 1 ? ref : STR("latest"),
+			      &chosen, err);
 	if (r == 0)
 		r = manifest_walk(&source, &list.images[chosen].manifest, copy_blob, loading, err);
 	if (r == 0)

@@ -136,6 +136,8 @@ int build_load_ignore(struct build *build, struct err *err)
  * platforms are kept beside it, under NAME@DIGEST, and state remembers which one it is: so builds for several platforms do not
  * push each other's bases out of the store. */
 
+static const char layout_scheme[] = "oci-layout://";
+
 enum base_pull { PULL_MISSING, PULL_ALWAYS, PULL_NEVER };
 
 static enum base_pull pull_mode(const struct build *build)
@@ -254,6 +256,28 @@ done:
 	return r;
 }
 
+/* oci-layout://DIR[:TAG|@DIGEST] of a named context. */
+static int open_layout(struct build *build, const char *name, const struct platform *platform,
+		       struct image *ret_image, struct err *err)
+{
+	struct str text = str_from(name), path, ref;
+	auto_free char *dir = NULL;
+	struct digest manifest;
+	int r;
+
+	if (str_cut(text, '@', &path, &ref)) {
+		ref = str_from_index(text, path.len);
+	} else if (!str_cut_last(text, ':', &path, &ref) || str_has(ref, '/')) {
+		path = text;
+		ref = STR("");
+	}
+	dir = str_dup(path);
+	if (!dir)
+		return err_nomem(err);
+	r = remote_load_layout(build->store, dir, ref, &manifest, err);
+	return r < 0 ? r : image_open_digest(build->store, &manifest, platform, ret_image, err);
+}
+
 int build_resolve_base(void *argument, const char *name, const struct platform *platform,
 		       struct line_range lines, struct image_config *ret_config,
 		       struct digest *ret_manifest, struct err *err)
@@ -273,7 +297,10 @@ int build_resolve_base(void *argument, const char *name, const struct platform *
 	snprintf(row_name, sizeof(row_name), "[internal] load metadata for %s", full);
 	row = event_step(build->hub, row_name, NULL, -1, lines);
 	event_started(build->hub, row);
-	r = open_base(build, name, platform, &image, err);
+	if (strncmp(name, layout_scheme, strlen(layout_scheme)) == 0)
+		r = open_layout(build, name + strlen(layout_scheme), platform, &image, err);
+	else
+		r = open_base(build, name, platform, &image, err);
 	if (r == 0) {
 		*ret_config = image.config;
 		*ret_manifest = image.manifest_digest;
