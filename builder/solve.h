@@ -27,9 +27,9 @@ struct solve_options {
 	const char *build_id;
 	/* Steps that run at the same time; 0: as many as CPUs, and no RUN beside another while memory is short (RCP-645). */
 	unsigned jobs;
-	bool keep_going;   /* a RUN that fails ends only what needs it (RCP-642) */
-	bool no_cache;	   /* nothing is looked up; results are recorded all the same */
-	bool no_wait;	   /* a step that another process is executing is executed here, too (RCP-644) */
+	bool keep_going; /* a RUN that fails ends only what needs it (RCP-642) */
+	bool no_cache;	 /* nothing is looked up; results are recorded all the same */
+	bool no_wait; /* a step that another process is executing is executed here, too (RCP-644) */
 	int64_t oldest_ns; /* records made before are not taken (--cache-ttl); 0: all are */
 	bool (*canceled)(void *self);
 	void *canceled_self;
