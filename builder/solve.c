@@ -30,7 +30,8 @@
 #include "builder/solve_node.h"
 #include "formats/base/io.h"
 
-enum { SNAPSHOT_THREADS = 2, INTERRUPT_POLL_MS = 100 };
+/* How often leases of other processes are asked for again: nothing tells when one is released. */
+enum { SNAPSHOT_THREADS = 2, INTERRUPT_POLL_MS = 100, LEASE_POLL_MS = 10 };
 
 /* --- Queues; called with the lock held --- */
 
@@ -268,19 +269,36 @@ static int key_after_run(struct solve *solve, struct node *node, struct err *err
 	return 0;
 }
 
-static int run_node(struct solve *solve, struct node *node, struct err *err)
+static int find_or_execute(struct solve *solve, struct node *node, bool *ret_busy, bool *ret_hit,
+			   struct err *err)
 {
-	bool hit = false;
 	int r = 0;
 
-	event_started(solve->options->hub, node->row);
+	*ret_busy = *ret_hit = false;
 	if (node->step->kind != STEP_BASE)
-		r = node_look_up_content(solve, node, &hit, err);
-	if (r == 0 && !hit)
+		r = node_look_up_content(solve, node, ret_hit, err);
+	if (r == 0 && !*ret_hit && node->step->kind != STEP_BASE)
+		r = node_take_lease(solve, node, ret_busy, ret_hit, err);
+	if (r < 0 || *ret_busy)
+		return r;
+	if (!*ret_hit)
 		r = node_execute(solve, node, err);
 	if (r == 0)
 		r = key_after_run(solve, node, err);
-	if (r < 0)
+	if (r < 0 || *ret_hit)
+		lease_release(take(node->lease));
+	return r;
+}
+
+static int run_node(struct solve *solve, struct node *node, bool *ret_busy, struct err *err)
+{
+	bool hit;
+	int r;
+
+	if (!node->waited)
+		event_started(solve->options->hub, node->row);
+	r = find_or_execute(solve, node, ret_busy, &hit, err);
+	if (r < 0 || *ret_busy)
 		return r;
 	if (node->step->kind == STEP_BASE)
 		event_done(solve->options->hub, node->row, STEP_REUSED, NULL);
@@ -358,7 +376,7 @@ void solve_wait(struct solve *solve)
 	}
 
 	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_nsec += INTERRUPT_POLL_MS * 1000000L;
+	until.tv_nsec += (solve->to_wait.first ? LEASE_POLL_MS : INTERRUPT_POLL_MS) * 1000000L;
 	until.tv_sec += until.tv_nsec / 1000000000L;
 	until.tv_nsec %= 1000000000L;
 	(void)pthread_cond_timedwait(&solve->changed, &solve->lock, &until);
@@ -419,13 +437,26 @@ static void fail_node(struct solve *solve, struct node *node, const struct err *
 		solve_fail(solve, first ? err : &solve->err);
 }
 
+/* What waits for other processes becomes runnable again now and then, and finds out by running. */
+static void try_leases(struct solve *solve)
+{
+	uint64_t now_ns = io_monotonic_ns();
+	struct node *node;
+
+	if (!solve->to_wait.first || now_ns - solve->wait_tried_ns < LEASE_POLL_MS * 1000000ULL)
+		return;
+	solve->wait_tried_ns = now_ns;
+	while ((node = queue_pop(&solve->to_wait)))
+		queue_push(&solve->to_run, node);
+}
+
 /* Takes work until there is none left: with the lock held on entry and exit. */
 static void work(struct solve *solve)
 {
 	for (;;) {
 		struct node *node = NULL;
 		struct err err = { 0 };
-		bool run = false;
+		bool run = false, busy = false;
 		int r;
 
 		if (!solve->failed && interrupted(solve)) {
@@ -435,6 +466,7 @@ static void work(struct solve *solve)
 		if (!solve->failed) {
 			node = queue_pop(&solve->to_key);
 			if (!node) {
+				try_leases(solve);
 				node = pop_runnable(solve);
 				run = node != NULL;
 			}
@@ -450,11 +482,15 @@ static void work(struct solve *solve)
 		node->phase = run ? NODE_RUNNING : NODE_KEYING;
 		solve->running += run && node->step->kind == STEP_RUN;
 		pthread_mutex_unlock(&solve->lock);
-		r = run ? run_node(solve, node, &err) : key_node(solve, node, &err);
+		r = run ? run_node(solve, node, &busy, &err) : key_node(solve, node, &err);
 		pthread_mutex_lock(&solve->lock);
 		solve->running -= run && node->step->kind == STEP_RUN;
 		if (r < 0)
 			fail_node(solve, node, &err);
+		if (r == 0 && busy) {
+			queue_push(&solve->to_wait, node);
+			continue;
+		}
 		solve->unfinished_work--;
 		if (solve->unfinished_work == 0)
 			pthread_cond_broadcast(&solve->changed);
@@ -661,6 +697,7 @@ static void release_nodes(struct solve *solve)
 		stack_release(&node->lower);
 		if (node->has_upper)
 			store_step_release(solve->options->store, &node->upper);
+		lease_release(node->lease);
 		node_close_from(node);
 		selection_free(node->selection);
 		free(node->origins);
@@ -808,6 +845,8 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 		sandbox_free(solve.run.sandbox);
 	pool_free(solve.snapshots);
 	release_nodes(&solve);
+	if (ret_result->executed)
+		lease_sweep(options->store);
 	map_free(solve.by_definition);
 	free(solve.workers);
 	pool_batch_release(&solve.batch);

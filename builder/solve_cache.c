@@ -391,6 +391,72 @@ int node_learn_content(struct solve *solve, struct node *node, bool *ret_known, 
 	return r;
 }
 
+/* --- Leases --- */
+
+/* What two processes must agree on before either executes the step. A COPY without a definition key goes by its shape. */
+static int lease_key(const struct node *node, struct key *ret_key, struct err *err)
+{
+	uint8_t shape[SHA256_BYTES];
+	int r;
+
+	if (node->keyed || !node->selection) {
+		*ret_key = node->keyed ? node->definition : node->operation;
+		return 0;
+	}
+	r = selection_shape(node->selection, shape, err);
+	return r < 0 ? r : key_mark(&node->operation, shape, ret_key, err);
+}
+
+/* Another process may have recorded the step since it was looked up. The keys of later steps stand by now: only what they stand
+ * for is taken. */
+static int look_up_again(struct solve *solve, struct node *node, bool *ret_hit, struct err *err)
+{
+	auto_arena struct arena arena = ARENA_INIT(MIB);
+	struct state_record record;
+	bool known = node->keyed, found = false;
+	int r = 0;
+
+	if (!looks_up(solve, node))
+		return 0;
+	if (!known)
+		r = node_learn_content(solve, node, &known, err);
+	if (r == 0 && known && !node->keyed)
+		r = node_definition_key(node, err);
+	if (r == 0 && known)
+		r = cache_get(solve, node, &node->definition, &arena, &record, &found, err);
+	if (r < 0 || !found || record.refreshed || node->refreshed)
+		return r;
+	take_record(node, &record);
+	*ret_hit = true;
+	return 0;
+}
+
+int node_take_lease(struct solve *solve, struct node *node, bool *ret_busy, bool *ret_hit,
+		    struct err *err)
+{
+	auto_buf struct buf holder = BUF_INIT(KIB);
+	bool waits = !solve->options->no_wait && looks_up(solve, node);
+	char status[256];
+	struct key key;
+	int r = lease_key(node, &key, err);
+
+	*ret_busy = *ret_hit = false;
+	if (r == 0)
+		r = lease_try(solve->options->store, &key, solve->options->build_id, &node->lease,
+			      &holder, err);
+	if (r < 0)
+		return r;
+	if (node->lease)
+		return look_up_again(solve, node, ret_hit, err);
+	*ret_busy = waits;
+	if (waits && !node->waited) {
+		node->waited = true;
+		snprintf(status, sizeof(status), "waiting for %s", holder.data);
+		event_status(solve->options->hub, node->row, status, 0, 0, true);
+	}
+	return 0;
+}
+
 /* A lookup by content, when it has a chance: something with this operation was built before. For a COPY from another stage the
  * selection is made here and kept for the copy. */
 int node_look_up_content(struct solve *solve, struct node *node, bool *ret_hit, struct err *err)

@@ -12,6 +12,7 @@
 
 #include <pthread.h>
 
+#include "builder/cache_lease.h"
 #include "builder/keys.h"
 #include "builder/solve.h"
 #include "formats/base/map.h"
@@ -53,6 +54,8 @@ struct node {
 	struct selection *selection;
 	struct stack from_stack; /* of the root that a COPY takes from, while it is selected from */
 	struct tree *from_tree;
+	struct lease *lease;	/* while it executes and until it is recorded */
+	bool waited;		/* for the lease of another process, which was told */
 	struct origin *origins; /* of an ADD with remote sources: one for each source */
 
 	/* Result. */
@@ -89,6 +92,8 @@ struct solve {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct queue to_key, to_run;
+	struct queue to_wait;	/* nodes that another process executes */
+	uint64_t wait_tried_ns; /* when their leases were last asked for */
 	size_t unfinished_work; /* queued or in hand */
 	unsigned idle, threads;
 	pthread_t *workers;
@@ -158,6 +163,11 @@ void node_close_from(struct node *node);
 /* A lookup by content where it has a chance. */
 int node_look_up_content(struct solve *solve, struct node *node, bool *ret_hit,
 			 struct err *err) must_check;
+/* Takes the lease for executing 'node' and looks again whether there is a result by now. '*ret_busy': another process has the
+ * lease, come again. */
+int node_take_lease(struct solve *solve, struct node *node, bool *ret_busy, bool *ret_hit,
+		    struct err *err) must_check;
+
 /* Records a settled node under every key by which a later build may find it. */
 int node_record(struct solve *solve, struct node *node, struct err *err) must_check;
 

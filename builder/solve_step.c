@@ -61,6 +61,7 @@ void node_snapshot(void *argument)
 		layer_writer_free(node->writer);
 		node->writer = NULL;
 	}
+	lease_release(take(node->lease));
 	event_snapshot(solve->options->hub, node->row, true);
 	if (r < 0) {
 		err_wrap(&err, "%s", node->step->name);

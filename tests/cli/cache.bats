@@ -229,3 +229,85 @@ state_of() {
 	[ "$(state_of RUN)" = DONE ]
 	run ! grep -rql -e three -e "$(sha256sum <"$BATS_TEST_TMPDIR/s" | cut -c1-64)" "$MICA_ROOT/state.db" "$MICA_ROOT/state.db-wal" "$MICA_ROOT/builds"
 }
+
+# Until a file has a text.
+until_seen() {
+	until grep -qs "$1" "$2"; do
+		kill -0 "$first"
+		read -r -t 0.01 <> <(:) || true
+	done
+}
+
+# A build whose step does not end, as $first; the same step ends at once in builds that come later.
+start_endless() {
+	gate=gate-$BATS_TEST_NUMBER
+	dockerfile <<-D
+		FROM base
+		RUN --mount=type=cache,id=$gate,target=/gate : '$gate'; [ -e /gate/open ] || { >/gate/running; sleep 60; }
+	D
+	"$MICA" build --progress=plain -t first "$ctx" >/dev/null 2>&1 3>&- &
+	first=$!
+	until [ -n "$(ls "$MICA_ROOT/leases" 2>/dev/null)" ]; do
+		kill -0 "$first"
+		read -r -t 0.01 <> <(:) || true
+	done
+}
+
+open_gate() {
+	cat >"$BATS_TEST_TMPDIR/open" <<-D
+		FROM base
+		RUN --mount=type=cache,id=$gate,target=/gate until [ -e /gate/running ]; do :; done; >/gate/open
+	D
+	mica build -q -f "$BATS_TEST_TMPDIR/open" "$ctx" >/dev/null
+}
+
+@test "identical builds at the same time execute every step once; one tells for whom it waits (RCP-644, RCP-991)" {
+	for n in $(seq 300); do echo "$n" >"$ctx/file-$n"; done
+	dockerfile <<-'D'
+		FROM base
+		COPY file-* /files/
+		RUN --mount=type=secret,id=gate cat /run/secrets/gate | sha256sum >/once-991
+		RUN sleep 0.3; cat /proc/sys/kernel/random/uuid >/twice
+		WORKDIR /new-991
+	D
+	head -c 100 /dev/urandom >"$BATS_TEST_TMPDIR/s"
+	for n in 1 2; do
+		"$MICA" build --progress=plain --secret "id=gate,src=$BATS_TEST_TMPDIR/s" "$ctx" \
+			2>"$BATS_TEST_TMPDIR/build-$n" >/dev/null 3>&- &
+		pids[n]=$!
+	done
+	wait "${pids[1]}"
+	wait "${pids[2]}"
+	for n in 1 2; do states <"$BATS_TEST_TMPDIR/build-$n"; done >"$BATS_TEST_TMPDIR/states"
+	cat "$BATS_TEST_TMPDIR/states"
+	for step in COPY 'RUN --mount' 'RUN sleep' WORKDIR; do
+		[ "$(grep -c "DONE $step" "$BATS_TEST_TMPDIR/states")" = 1 ]
+		[ "$(grep -c "CACHED $step" "$BATS_TEST_TMPDIR/states")" = 1 ]
+	done
+	cat "$BATS_TEST_TMPDIR"/build-* | grep -qE '^#[0-9]+ waiting for build [0-9]{8}-[0-9]{6}-[0-9a-f]{6} \(pid [0-9]+\)'
+	[ -z "$(ls "$MICA_ROOT/leases")" ]
+}
+
+@test "a killed build leaves its lease to the one that waits (RCP-644, RCP-648, RCP-991)" {
+	start_endless
+	"$MICA" build --progress=plain "$ctx" >/dev/null 2>"$BATS_TEST_TMPDIR/second" 3>&- &
+	second=$!
+	until_seen 'waiting for build' "$BATS_TEST_TMPDIR/second"
+	grep -q "(pid $first)" "$BATS_TEST_TMPDIR/second"
+	open_gate
+	kill -9 "$first"
+	wait "$second"
+	states <"$BATS_TEST_TMPDIR/second" | grep -q 'DONE RUN'
+	[ -z "$(ls "$MICA_ROOT/leases")" ]
+	mica gc >/dev/null
+}
+
+@test "--no-wait executes what another build is executing (RCP-644)" {
+	start_endless
+	open_gate
+	build --no-wait
+	[ "$(state_of RUN)" = DONE ]
+	[[ $stderr != *waiting* ]]
+	kill "$first"
+	wait "$first" || true
+}
