@@ -183,7 +183,8 @@ static int start_stage(struct stage *stage)
 		r = start_from_scratch(stage);
 	if (r == 0)
 		r = complete_config(stage);
-	return r == 0 && !stage->base ? scope_import_env(stage) : r;
+	/* Also behind a stage: an ARG overrode the ENV only until its end (RCP-205). */
+	return r == 0 ? scope_import_env(stage) : r;
 }
 
 typedef int evaluate_function(struct stage *stage, const struct instruction *instruction);

@@ -629,39 +629,71 @@ static int read_test(struct stage *stage, const struct instruction *instruction,
 	return 0;
 }
 
-/* As Go prints the struct: {[CMD-SHELL true] 5s 3s 0s 0s 2}, durations in seconds. */
-static void print_seconds(struct buf *buf, int64_t ns)
+/* A duration as Go prints it: 1h2m3.5s, 1m0s, 500ms, 0s. At least a millisecond, or none at all. */
+static void print_duration(struct buf *buf, int64_t ns)
 {
-	int64_t fraction = ns % 1000000000;
-	char digits[16];
-	size_t len;
+	int64_t seconds = ns / 1000000000, fraction = ns % 1000000000, unit = 100000000;
 
-	buf_printf(buf, " %lld", (long long)(ns / 1000000000));
-	if (fraction) {
-		len = (size_t)snprintf(digits, sizeof(digits), ".%09lld", (long long)fraction);
-		while (digits[len - 1] == '0')
-			len--;
-		buf_append(buf, digits, len);
+	if (!seconds && fraction) { /* below a second the unit is smaller */
+		seconds = fraction / 1000000;
+		fraction %= 1000000;
+		unit = 100000;
+		buf_printf(buf, "%lld", (long long)seconds);
+	} else {
+		if (seconds >= 3600)
+			buf_printf(buf, "%lldh", (long long)(seconds / 3600));
+		if (seconds >= 60)
+			buf_printf(buf, "%lldm", (long long)(seconds / 60 % 60));
+		buf_printf(buf, "%lld", (long long)(seconds % 60));
 	}
-	buf_putc(buf, 's');
+	if (fraction)
+		buf_putc(buf, '.');
+	for (; fraction; fraction %= unit, unit /= 10)
+		buf_putc(buf, (char)('0' + fraction / unit));
+	buf_puts(buf, ns && ns < 1000000000 ? "ms" : "s");
 }
 
+static void quote_duration(struct buf *buf, int64_t ns)
+{
+	buf_puts(buf, " \"");
+	print_duration(buf, ns);
+	buf_putc(buf, '"');
+}
+
+/* Go's %q of a number is the character of that number, in single quotes. */
+static void quote_number(struct buf *buf, int64_t number)
+{
+	static const char escapes[] = "abtnvfr"; /* of 7 to 13 */
+
+	if (number == '\'' || number == '\\')
+		buf_printf(buf, " '\\%c'", (char)number);
+	else if (number >= 0x20 && number < 0x7f)
+		buf_printf(buf, " '%c'", (char)number);
+	else if (number >= 7 && number <= 13)
+		buf_printf(buf, " '\\%c'", escapes[number - 7]);
+	else
+		buf_printf(buf, number < 0x80 ? " '\\x%02llx'" : " '\\u%04llx'",
+			   (unsigned long long)(number < 0x10000 ? number : 0xfffd));
+}
+
+/* As BuildKit writes it, which is Go's %q of the struct: &{["CMD-SHELL" "true"] "5s" "0s" "0s" "0s" '\x02'} */
 static int add_healthcheck_history(struct stage *stage, const struct healthcheck *check)
 {
 	auto_buf struct buf text = BUF_INIT(HISTORY_MAX);
 	size_t i;
 
-	buf_puts(&text, "{[");
+	buf_puts(&text, "&{[");
 	for (i = 0; i < check->test_count; i++) {
 		buf_puts(&text, i ? " " : "");
-		buf_puts(&text, check->test[i]);
+		rune_quote(&text, str_from(check->test[i]));
 	}
 	buf_putc(&text, ']');
-	print_seconds(&text, check->interval_ns);
-	print_seconds(&text, check->timeout_ns);
-	print_seconds(&text, check->start_period_ns);
-	print_seconds(&text, check->start_interval_ns);
-	buf_printf(&text, " %lld}", (long long)check->retries);
+	quote_duration(&text, check->interval_ns);
+	quote_duration(&text, check->timeout_ns);
+	quote_duration(&text, check->start_period_ns);
+	quote_duration(&text, check->start_interval_ns);
+	quote_number(&text, check->retries);
+	buf_putc(&text, '}');
 	if (buf_check(&text, "HEALTHCHECK", stage->planner->err) < 0)
 		return -stage->planner->err->code;
 	return add_text_history(stage, "HEALTHCHECK", buf_str(&text));

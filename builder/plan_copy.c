@@ -101,18 +101,23 @@ static int read_source(struct stage *stage, const struct instruction *instructio
 static int read_sources(struct stage *stage, const struct instruction *instruction,
 			struct step *step)
 {
-	size_t i;
+	size_t i, count = 0;
+	int heredocs, r;
 
 	step->source_count = instruction->word_count - 1;
 	step->sources = arena_array(stage->planner->arena, step->source_count,
 				    sizeof(*step->sources));
 	if (!step->sources)
 		return plan_nomem(stage->planner);
-	for (i = 0; i < step->source_count; i++) {
-		int r = read_source(stage, instruction, i, &step->sources[i]);
-
-		if (r < 0)
-			return r;
+	/* Paths before heredocs, wherever they stand: so a heredoc wins a name that both have, as in BuildKit. */
+	for (heredocs = 0; heredocs < 2; heredocs++) {
+		for (i = 0; i < step->source_count; i++) {
+			if ((heredoc_of_word(instruction, i) != NULL) != (heredocs == 1))
+				continue;
+			r = read_source(stage, instruction, i, &step->sources[count++]);
+			if (r < 0)
+				return r;
+		}
 	}
 	return 0;
 }

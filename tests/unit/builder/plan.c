@@ -338,6 +338,9 @@ static void test_scopes(void **state)
 	/* Inherited by FROM stage, unknown to siblings. */
 	expect_env("FROM base AS p\nARG a=1\nFROM base AS q\nARG b=1\nFROM p\nRUN x", NULL,
 		   "PATH=/bin X=base a=1 ", "PATH=/bin X=base a=1 ");
+	/* A stage begins with the ENV of its parent, whatever ARG came behind it there. */
+	expect_env("FROM base AS p\nENV a=env\nARG a=arg b=1\nRUN x\nFROM p\nRUN y", NULL,
+		   "PATH=/bin X=base a=env b=1 ", "PATH=/bin X=base a=env b=1 ");
 	expect_env("FROM base\nARG a=1 b=$a c\nENV d=${a:-z}\nRUN x", NULL,
 		   "PATH=/bin X=base a=1 b=1 d=1 ", "PATH=/bin X=base a=1 b=1 d=1 ");
 	/* A wrong default does not matter when it is overridden; empty counts as set. */
@@ -489,12 +492,25 @@ static void test_history(void **state)
 		       "ENV a=b c=d e\nLABEL x=y\n+WORKDIR /w\n"
 		       "CMD [\"/bin/sh\" \"-c\" \"a \\\"b\\\"\"]\nEXPOSE [1234/udp 80/tcp]\n"
 		       "VOLUME [/a /b]\nSHELL [/bin/bash -c]\nUSER ub\nSTOPSIGNAL 9\n"
-		       "MAINTAINER me\nHEALTHCHECK {[CMD t x] 5s 1.5s 0s 0s 0}\n");
+		       "MAINTAINER me\nHEALTHCHECK &{[\"CMD\" \"t\" \"x\"] \"5s\" \"1.5s\" \"0s\" "
+		       "\"0s\" '\\x00'}\n");
+	expect_history(
+		"FROM scratch\nHEALTHCHECK --interval=1h --timeout=61s --start-period=1500us "
+		"--start-interval=2m0.25s --retries=13 CMD a \"b\"\n"
+		"HEALTHCHECK --retries=39 CMD y\nHEALTHCHECK --retries=65 CMD x",
+		NULL,
+		"HEALTHCHECK &{[\"CMD-SHELL\" \"a \\\"b\\\"\"] \"1h0m0s\" \"1m1s\" \"1.5ms\" "
+		"\"2m0.25s\" '\\r'}\n"
+		"HEALTHCHECK &{[\"CMD-SHELL\" \"y\"] \"0s\" \"0s\" \"0s\" \"0s\" '\\''}\n"
+		"HEALTHCHECK &{[\"CMD-SHELL\" \"x\"] \"0s\" \"0s\" \"0s\" \"0s\" 'A'}\n");
 	expect_history("FROM scratch\nARG D=d\nCOPY --link --parents --chown=$D:1 --chmod=755 a "
 		       "<<B $D/\nx\nB\nADD a .",
 		       NULL,
 		       "ARG D=d\n+COPY --parents --chown=d:1 --chmod=755 a <<B d/ # buildkit\n"
 		       "+ADD a . # buildkit\n");
+	/* Paths stand before heredocs. */
+	expect_history("FROM scratch\nCOPY <<A b <<C d /e/\na\nA\nc\nC", NULL,
+		       "+COPY b d <<A <<C /e/ # buildkit\n");
 	expect_history("FROM broken", NULL, "+a\nb\n+-\n");
 	expect_history("FROM surplus", NULL, "a\n");
 	expect_history("FROM base AS a\nRUN a\nFROM a\nRUN b", NULL,
