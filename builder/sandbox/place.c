@@ -92,7 +92,8 @@ static int fill_dev(const struct container *container, int dev)
 	for (size_t i = 0; i < DEVICE_COUNT && result == 0; i++)
 		result = make_device(container, dev, &devices[i]);
 	for (size_t i = 0; i < sizeof(links) / sizeof(links[0]) && result == 0; i++)
-		result = checked(symlinkat(links[i][0], dev, links[i][1]));
+		if (strcmp(links[i][1], "core") != 0 || access("/proc/kcore", F_OK) == 0)
+			result = checked(symlinkat(links[i][0], dev, links[i][1]));
 	for (size_t i = 0; i < sizeof(directories) / sizeof(directories[0]) && result == 0; i++)
 		result = checked(mkdirat(dev, directories[i], DIRECTORY_MODE));
 	return result;
