@@ -1,0 +1,1 @@
+console.log(require("ms")(Number(process.argv[2] || 1000)));

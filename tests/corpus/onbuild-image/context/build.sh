@@ -1,0 +1,1 @@
+echo "built in $PWD" > run; chmod +x run

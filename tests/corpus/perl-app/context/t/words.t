@@ -1,0 +1,3 @@
+use Test::More tests => 1;
+use Words;
+is(Words::count("one two"), 2);
