@@ -256,7 +256,7 @@ start_endless() {
 open_gate() {
 	cat >"$BATS_TEST_TMPDIR/open" <<-D
 		FROM base
-		RUN --mount=type=cache,id=$gate,target=/gate until [ -e /gate/running ]; do :; done; >/gate/open
+		RUN --mount=type=cache,id=$gate,target=/gate : '$gate'; until [ -e /gate/running ]; do :; done; >/gate/open
 	D
 	mica build -q -f "$BATS_TEST_TMPDIR/open" "$ctx" >/dev/null
 }
