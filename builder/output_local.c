@@ -346,17 +346,6 @@ int local_add(struct local *local, struct tree *tree, const char *prefix, struct
 	return r < 0 ? err_wrap(err, "cannot write to '%s'", local->options.dest) : 0;
 }
 
-int local_add_file(struct local *local, const char *prefix, const char *name, struct str text,
-		   struct err *err)
-{
-	auto_buf struct buf path = BUF_INIT(4096);
-
-	buf_printf(&path, "%s%s%s", prefix, *prefix ? "/" : "", name);
-	if (buf_check(&path, "path", err) < 0)
-		return -err->code;
-	return io_replace_file(local->stage_fd, path.data, text.ptr, text.len, 0644, false, err);
-}
-
 /* --- Moving into place --- */
 
 /* Names of a directory; an arena's. */

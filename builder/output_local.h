@@ -26,9 +26,6 @@ int local_begin(const struct local_options *options, struct local **ret_local,
 /* The files of 'tree' into directory 'prefix' ("": the top). EEXIST: an earlier tree has a file of the same name. */
 int local_add(struct local *local, struct tree *tree, const char *prefix,
 	      struct err *err) must_check;
-/* A file of its own beside them. */
-int local_add_file(struct local *local, const char *prefix, const char *name, struct str text,
-		   struct err *err) must_check;
 int local_publish(struct local *local, struct err *err) must_check;
 void local_free(struct local *local);
 

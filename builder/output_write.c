@@ -45,13 +45,12 @@ struct work {
 	struct layout_image *layout; /* one for each name; annotations are owned */
 	size_t layout_count;
 
-	/* Files: 'dirfd' holds the file or directory that 'temp' or 'stage' becomes. */
-	int dirfd;
-	char *parent, *base;
+	/* Files. */
 	struct io_temp temp;
 	bool has_temp;
-	char *stage;
 	int layout_fd;
+	int dirfd; /* in it 'stage' becomes 'base', a layout that was not there */
+	char *parent, *base, *stage;
 	struct local *local;
 };
 
@@ -244,12 +243,10 @@ static int open_file(struct work *work, int *ret_fd, int *ret_close, struct err 
 		*ret_fd = *ret_close = open(dest, O_WRONLY | O_CLOEXEC);
 		return *ret_fd < 0 ? err_sys(err, errno, "cannot write '%s'", dest) : 0;
 	}
-	r = open_place(work, err);
-	if (r == 0)
-		r = io_temp_open(&work->temp, work->dirfd, work->base, 0644, err);
+	r = io_temp_open(&work->temp, AT_FDCWD, dest, 0644, err);
 	work->has_temp = r == 0;
 	*ret_fd = work->temp.fd;
-	return r < 0 ? err_wrap(err, "cannot write '%s'", dest) : 0;
+	return r;
 }
 
 /* --- Root file systems --- */
@@ -771,10 +768,25 @@ static int check_output(const struct output_job *job, const struct output *outpu
 	return 0;
 }
 
+/* Statements go into an index beside an image. */
+static int check_attestations(const struct output_job *job, const struct output_list *list,
+			      struct err *err)
+{
+	size_t i;
+
+	for (i = 0; i < list->count; i++)
+		if (list->items[i].kind == OUTPUT_IMAGE || list->items[i].kind == OUTPUT_OCI)
+			return 0;
+	if (!job->attest)
+		return 0;
+	err_set(err, ERR_USAGE, "none of the outputs can hold attestations");
+	return err_hint(err, "type=image, registry and oci can");
+}
+
 int outputs_check(const struct output_job *job, const struct output_list *list, struct err *err)
 {
 	size_t to_stdout = 0, i;
-	int r = 0;
+	int r = check_attestations(job, list, err);
 
 	for (i = 0; i < list->count && r == 0; i++) {
 		const struct output *output = &list->items[i];

@@ -273,21 +273,27 @@ static int export_stream(struct store *store, const char *const *names, size_t c
 int remote_export(struct store *store, const char *const *names, size_t name_count,
 		  enum export_format format, const char *output, struct err *err)
 {
-	auto_close int fd = -1;
+	struct io_temp temp;
+	struct stat st;
 	int r;
 
 	if (format == EXPORT_OCI_DIR)
 		return export_layout(store, names, name_count, output, err);
 	if (strcmp(output, "-") == 0)
 		return export_stream(store, names, name_count, format, STDOUT_FILENO, err);
-	fd = open(output, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	if (fd < 0)
-		return err_sys(err, errno, "cannot write '%s'", output);
-	r = export_stream(store, names, name_count, format, fd, err);
-	if (r == 0 && close(take_fd(&fd)) < 0)
-		r = err_sys(err, errno, "cannot write '%s'", output);
+	if (stat(output, &st) == 0 && !S_ISREG(st.st_mode)) {
+		auto_close int fd = open(output, O_WRONLY | O_CLOEXEC);
+
+		return fd < 0 ? err_sys(err, errno, "cannot write '%s'", output)
+			      : export_stream(store, names, name_count, format, fd, err);
+	}
 	/* Half an archive looks like a whole one to some. */
+	r = io_temp_open(&temp, AT_FDCWD, output, 0644, err);
 	if (r < 0)
-		unlink(output);
+		return r;
+	r = export_stream(store, names, name_count, format, temp.fd, err);
+	if (r == 0)
+		r = io_temp_publish(&temp, false, err);
+	io_temp_release(&temp);
 	return r;
 }

@@ -26,6 +26,7 @@
 #include "builder/record.h"
 #include "builder/solve.h"
 #include "formats/base/buf.h"
+#include "formats/base/io.h"
 #include "formats/ignore.h"
 #include "formats/oci.h"
 
@@ -54,6 +55,15 @@ struct build_flags {
 };
 
 extern const struct option build_option_table[];
+
+/* A file that tells an id: --iidfile, --digestfile, --metadata-file. */
+enum { ID_FILES = 3 };
+struct id_file {
+	const char *path; /* NULL: not asked for */
+	bool is_special;  /* no regular file is there: it is written to */
+	bool is_open;
+	struct io_temp temp;
+};
 
 /* One build from its flags to its end. */
 struct build {
@@ -84,6 +94,7 @@ struct build {
 	uint64_t jobs;
 	struct layer_options layer;
 	struct output_list outputs;
+	struct id_file id_files[ID_FILES];
 	struct annotation_list annotations; /* in the arena of 'outputs' */
 	struct json *warnings;		    /* for the metadata file; NULL: nobody asks */
 	unsigned executed, cached;	    /* steps */
@@ -189,6 +200,7 @@ int build_provide_base(void *argument, const struct step *base, unsigned row,
 
 /* Part of build_parse_flags(): --output, --push, --annotation and what they ask of new layers. */
 int build_parse_outputs(struct build *build, struct err *err) must_check;
+void build_release_outputs(struct build *build);
 /* Everything that comes out, then the files that tell the ids, and the id on standard output. */
 int build_write_outputs(struct build *build, struct err *err) must_check;
 

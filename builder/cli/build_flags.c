@@ -338,8 +338,7 @@ void build_release_flags(struct build *build)
 	free(build->names);
 	free(build->platforms);
 	free(build->epoch_source);
-	output_list_release(&build->outputs);
-	json_free(build->warnings);
+	build_release_outputs(build);
 	for (i = 0; i < build->build_args.count; i++)
 		free((void *)build->build_args.items[i]);
 	free(build->build_args.items);

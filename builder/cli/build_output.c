@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <string.h>
 
 #include "builder/cli/build.h"
@@ -13,9 +14,10 @@
 
 /* --- What is asked for --- */
 
+/* They are those of an image, so one is made even if only files come out. */
 static bool wants_ids(const struct build_flags *flags)
 {
-	return flags->iidfile || flags->digestfile || flags->metadata_file;
+	return flags->iidfile || flags->digestfile;
 }
 
 /* The first output that consists of images decides how new layers are compressed while steps run. */
@@ -149,6 +151,8 @@ static int set_layer_options(struct build *build, struct err *err)
 	return 0;
 }
 
+static int open_id_files(struct build *build, struct err *err);
+
 int build_parse_outputs(struct build *build, struct err *err)
 {
 	struct output_job job;
@@ -161,6 +165,8 @@ int build_parse_outputs(struct build *build, struct err *err)
 		r = outputs_check(&job, &build->outputs, err);
 	if (r == 0)
 		r = set_layer_options(build, err);
+	if (r == 0)
+		r = open_id_files(build, err);
 	if (r == 0 && (build->flags->metadata_file || ci_report_is_wanted())) {
 		build->warnings = json_new_list();
 		r = build->warnings ? 0 : err_nomem(err);
@@ -190,14 +196,11 @@ static struct json *count_steps(const struct build *build)
 	return map;
 }
 
-static int write_metadata(const struct build *build, const struct output_result *result,
-			  struct buf *text, struct err *err)
+static void tell_image(const struct output_result *result, struct json *map)
 {
-	auto_json struct json *map = json_new_map();
 	auto_buf struct buf names = BUF_INIT(MIB);
-	char digest[DIGEST_TEXT_MAX], ref[64];
+	char digest[DIGEST_TEXT_MAX];
 	size_t i;
-	int r;
 
 	for (i = 0; i < result->name_count; i++)
 		buf_printf(&names, "%s%s", i ? "," : "", result->names[i]);
@@ -209,15 +212,25 @@ static int write_metadata(const struct build *build, const struct output_result 
 			    digest_text(&result->manifest.digest, digest));
 	if (names.len)
 		(void)json_set_text(map, "image.name", names.data);
+}
+
+static int write_metadata(const struct build *build, const struct output_result *result,
+			  struct buf *text, struct err *err)
+{
+	auto_json struct json *map = json_new_map();
+	char ref[64];
+	int r = 0;
+
+	if (result->has_image)
+		tell_image(result, map);
 	snprintf(ref, sizeof(ref), "mica/local/%s", record_id(build->record));
 	(void)json_set_text(map, "buildx.build.ref", ref);
 	(void)json_set(map, "buildx.build.warnings", json_ref(build->warnings));
 	(void)json_set_text(map, "mica.build.id", record_id(build->record));
 	(void)json_set_text(map, "mica.build.ref", record_id(build->record));
 	(void)json_set(map, "mica.build.steps", count_steps(build));
-	r = build->provenance == ATTEST_OFF
-		    ? 0
-		    : build_provenance_metadata(build, &result->manifest, map, err);
+	if (result->has_image && build->provenance != ATTEST_OFF)
+		r = build_provenance_metadata(build, &result->manifest, map, err);
 	if (r == 0)
 		r = json_write(map, 2, text, err);
 	buf_putc(text, '\n');
@@ -225,29 +238,100 @@ static int write_metadata(const struct build *build, const struct output_result 
 }
 
 /* The id of an image is its config's; an index has only its own digest. */
-static int report(struct build *build, const struct output_result *result, struct err *err)
+/* What is there and no regular file is written to, never replaced: --iidfile /dev/stdout. */
+static bool is_special(const char *path)
 {
-	const struct build_flags *flags = build->flags;
-	const char *id = build->image_id, *digest = build->image_digest;
+	struct stat st;
+
+	return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
+/* Opened before anything is built, so that a place that cannot be written to costs nobody a build. */
+static int open_id_files(struct build *build, struct err *err)
+{
+	const char *paths[ID_FILES] = { build->flags->iidfile, build->flags->digestfile,
+					build->flags->metadata_file };
+	size_t i;
 	int r = 0;
 
-	if (!result->has_image)
-		return 0;
-	digest_text(digest_is_set(&result->config) ? &result->config : &result->manifest.digest,
-		    build->image_id);
-	digest_text(&result->manifest.digest, build->image_digest);
-	if (flags->metadata_file || build->ci_report)
+	for (i = 0; i < ID_FILES && r == 0; i++) {
+		struct id_file *file = &build->id_files[i];
+
+		file->path = paths[i];
+		file->is_special = file->path && is_special(file->path);
+		if (!file->path || file->is_special)
+			continue;
+		r = io_temp_open(&file->temp, AT_FDCWD, file->path, 0644, err);
+		file->is_open = r == 0;
+	}
+	return r;
+}
+
+static int write_special(const char *path, struct str text, struct err *err)
+{
+	auto_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int r = fd < 0 ? -errno : io_write(fd, text.ptr, text.len);
+
+	return r < 0 ? err_sys(err, -r, "cannot write '%s'", path) : 0;
+}
+
+/* All are written before the first of them appears. */
+static int write_id_files(struct build *build, const struct str texts[ID_FILES], struct err *err)
+{
+	size_t i;
+	int r = 0;
+
+	for (i = 0; i < ID_FILES && r == 0; i++) {
+		struct id_file *file = &build->id_files[i];
+
+		if (file->is_open)
+			r = io_write(file->temp.fd, texts[i].ptr, texts[i].len);
+		if (r < 0)
+			r = err_sys(err, -r, "cannot write '%s'", file->path);
+	}
+	for (i = 0; i < ID_FILES && r == 0; i++) {
+		struct id_file *file = &build->id_files[i];
+
+		if (file->is_special)
+			r = write_special(file->path, texts[i], err);
+		else if (file->is_open)
+			r = io_temp_publish(&file->temp, false, err);
+	}
+	return r;
+}
+
+void build_release_outputs(struct build *build)
+{
+	size_t i;
+
+	for (i = 0; i < ID_FILES; i++)
+		if (build->id_files[i].is_open)
+			io_temp_release(&build->id_files[i].temp);
+	output_list_release(&build->outputs);
+	json_free(build->warnings);
+}
+
+/* The id of an image is its config's; an index of several has only its own digest. */
+static int report(struct build *build, const struct output_result *result, struct err *err)
+{
+	struct str texts[ID_FILES] = { { .len = 0 } };
+	int r = 0;
+
+	if (result->has_image) {
+		digest_text(digest_is_set(&result->config) ? &result->config
+							   : &result->manifest.digest,
+			    build->image_id);
+		digest_text(&result->manifest.digest, build->image_digest);
+	}
+	if (build->flags->metadata_file || build->ci_report)
 		r = write_metadata(build, result, &build->metadata, err);
-	if (r == 0 && flags->iidfile)
-		r = io_replace_file(AT_FDCWD, flags->iidfile, id, strlen(id), 0644, false, err);
-	if (r == 0 && flags->digestfile)
-		r = io_replace_file(AT_FDCWD, flags->digestfile, digest, strlen(digest), 0644,
-				    false, err);
-	if (r == 0 && flags->metadata_file)
-		r = io_replace_file(AT_FDCWD, flags->metadata_file, build->metadata.data,
-				    build->metadata.len, 0644, false, err);
-	if (r == 0 && !result->used_stdout)
-		printf("%s\n", id);
+	texts[0] = str_from(build->image_id);
+	texts[1] = str_from(build->image_digest);
+	texts[2] = buf_str(&build->metadata);
+	if (r == 0)
+		r = write_id_files(build, texts, err);
+	if (r == 0 && result->has_image && !result->used_stdout)
+		printf("%s\n", build->image_id);
 	return r;
 }
 

@@ -322,7 +322,9 @@ application/vnd.docker.image.rootfs.diff.tar.gzip" ]
 	pid=$!
 	grep -m1 'RUN touch.*"started"' "$BATS_TEST_TMPDIR/rows" >/dev/null
 	kill -INT "$pid"
-	run ! wait "$pid"
+	status=0
+	wait "$pid" || status=$?
+	[ "$status" = 130 ]
 	run ! mica inspect never
 	[ ! -e "$out" ] && [ ! -e "$out.id" ]
 }
@@ -353,6 +355,20 @@ ConsistentInstructionCasing: Command 'from' should match the case of the command
 	mica build -q -o "$out" --iidfile "$out.id" "$ctx"
 	[[ $(cat "$out.id") =~ ^sha256:[0-9a-f]{64}$ ]]
 	[ "$(cat "$out/f")" = content ]
+}
+
+@test "a file for an id that cannot be written to costs no build; what is no regular file is written to (RCP-515)" {
+	printf 'FROM base\nRUN touch /never\n' | dockerfile
+	run ! mica build --progress plain -t never --iidfile "$out/none/id" "$ctx"
+	[[ $output == *"cannot create '$out/none/id'"* && $output != *"RUN touch"* ]]
+	simple
+	run -0 --separate-stderr mica build -q --iidfile /dev/stdout "$ctx"
+	[ "${output:0:71}" = "${output:71:71}" ]
+	# Only files, and no ids asked for: no image.
+	mica build -q -o "$out" --metadata-file "$out.md" "$ctx"
+	[ "$(jq -c '[."containerimage.digest", ."mica.build.steps".cached]' "$out.md")" = '[null,1]' ]
+	run -2 mica build -q -o "$out" --provenance "$ctx"
+	[[ $output == *"none of the outputs can hold attestations"* ]]
 }
 
 # --- wrong texts ---
@@ -480,6 +496,19 @@ ARCH=$arch" ]
 	[ "$(mica cat --root "$out.store" "$REGISTRY/team/attested:1" /f)" = content ]
 	mica pull --root "$out.one" -q "$REGISTRY/team/attested:1"
 	[ "$(mica cat --root "$out.one" "$REGISTRY/team/attested:1" /f)" = content ]
+}
+
+@test "base layers with urls keep them and their type (RCP-444, RCP-987)" {
+	printf 'FROM base\nRUN touch /x\n' | dockerfile
+	mica build -q -t odd -o "type=oci,dest=$out,tar=false" "$ctx"
+	foreign='.layers[0] |= (.mediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd" | .urls = ["https://files.invalid/l"])'
+	load_changed "$out" . odd:foreign "$foreign"
+	printf 'FROM odd:foreign\nRUN touch /y\n' | dockerfile
+	mica build -q -o "type=oci,dest=$out.2,tar=false,compression=gzip,force-compression=true" "$ctx"
+	run -0 jq -c '.layers[] | [.mediaType, .urls]' <(blob "$out.2" "$(layout_digest "$out.2")")
+	[ "$output" = '["application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",["https://files.invalid/l"]]
+["application/vnd.oci.image.layer.v1.tar+gzip",null]
+["application/vnd.oci.image.layer.v1.tar+gzip",null]' ]
 }
 
 # --- layers made from layers ---
@@ -717,7 +746,7 @@ pkg:deb/debian/bash@5.2.15-2?arch=amd64&distro=debian-12" ]
 
 # --- configuration and history ---
 
-# Imports layout $1 after 'jq $2' over the config of its image, as image $3.
+# Imports layout $1 after 'jq $2' over the config of its image and $4 over its manifest, as image $3.
 load_changed() {
 	local config size manifest
 	manifest=$(layout_digest "$1")
@@ -725,7 +754,7 @@ load_changed() {
 	config=$(sha256sum <"$1/config" | cut -d' ' -f1)
 	size=$(stat -c %s "$1/config")
 	mv "$1/config" "$1/blobs/sha256/$config"
-	blob "$1" "$manifest" | jq -c ".config.digest = \"sha256:$config\" | .config.size = $size" | tr -d '\n' >"$1/manifest"
+	blob "$1" "$manifest" | jq -c ".config.digest = \"sha256:$config\" | .config.size = $size | ${4:-.}" | tr -d '\n' >"$1/manifest"
 	manifest=$(sha256sum <"$1/manifest" | cut -d' ' -f1)
 	size=$(stat -c %s "$1/manifest")
 	mv "$1/manifest" "$1/blobs/sha256/$manifest"
