@@ -99,6 +99,28 @@ static int start_from_scratch(struct stage *stage)
 	return 0;
 }
 
+/* The files of a named context as root file system: a copy of all of them into nothing (RCP-373). */
+static int start_from_files(struct stage *stage)
+{
+	struct arena *arena = stage->planner->arena;
+	struct copy_source *source = arena_alloc(arena, sizeof(*source));
+	char *text = arena_printf(arena, "FROM %.*s", (int)stage->from->words[0].len,
+				  stage->from->words[0].ptr);
+	struct step draft = { .kind = STEP_COPY,
+			      .sources = source,
+			      .source_count = 1,
+			      .from_context = stage->from_context,
+			      .dest = "/" },
+		    *step;
+	int r;
+
+	if (!source || !text)
+		return plan_nomem(stage->planner);
+	source->path = ".";
+	r = plan_add_step(stage, &draft, text, &step);
+	return r < 0 ? r : plan_add_history(stage, text, step);
+}
+
 /* Copies of what the base has become. */
 static int copy_state(struct stage *stage, const struct stage *base)
 {
@@ -181,6 +203,8 @@ static int start_stage(struct stage *stage)
 		r = start_from_image(stage);
 	else
 		r = start_from_scratch(stage);
+	if (r == 0 && stage->from_context)
+		r = start_from_files(stage);
 	if (r == 0)
 		r = complete_config(stage);
 	/* Also behind a stage: an ARG overrode the ENV only until its end (RCP-205). */

@@ -53,7 +53,9 @@ struct stage {
 	struct stage *base;
 	struct base_image *image;
 	const char *image_name;
-	bool unknown_base; /* check_only: what its image would set is not known */
+	const char *
+		from_context; /* FROM a named context whose files are the root file system, or NULL */
+	bool unknown_base;    /* check_only: what its image would set is not known */
 	struct platform platform;
 	struct instruction *triggers; /* ONBUILD of the base */
 	size_t trigger_count;

@@ -276,15 +276,12 @@ static int read_from(struct planner *planner, struct stage *stage, struct map *e
 	if (source) {
 		stage->image_name = stage_image_of_source(source);
 		if (!stage->image_name)
-			return err_set(planner->err, ERR_UNSUPPORTED,
-				       "FROM cannot start from the directory '%s' of the build "
-				       "context '%s'",
-				       source, lower);
+			stage->from_context = source;
 	} else {
 		stage->base = map_get(earlier, str_from(lower));
 	}
 	lint_default_base(planner, stage, source || stage->base);
-	if (stage->base || str_is(str_from(stage->image_name), "scratch"))
+	if (stage->base || stage->from_context || str_is(str_from(stage->image_name), "scratch"))
 		stage->image_name = NULL;
 	if (stage->base && !instruction_flag(stage->from, "platform"))
 		stage->platform = stage->base->platform;
@@ -504,7 +501,7 @@ static int need_of_stage(struct planner *planner, struct stage *stage)
 	}
 	if (r == 0)
 		r = read_triggers(stage);
-	stage->step_total = stage->image != NULL;
+	stage->step_total = stage->image || stage->from_context;
 	for (i = 0; r == 0 && i < stage->trigger_count; i++) {
 		stage->step_total += makes_row(&stage->triggers[i]);
 		r = need_of_instruction(planner, stage, &stage->triggers[i]);

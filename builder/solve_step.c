@@ -148,6 +148,35 @@ static int run_workdir(struct solve *solve, struct node *node, struct err *err)
 	return 0;
 }
 
+/* A file of the context that changed meanwhile: everything is looked at once more, then it is an error (RCP-374). What later
+ * steps were keyed by has to be the same still. */
+static int copy_again(struct solve *solve, struct node *node, struct tree *below,
+		      struct layer_result *ret_layer, struct err *err)
+{
+	uint8_t content[SHA256_BYTES];
+	struct err first = *err;
+	struct context *context;
+	int r = node_context(solve, node, node->step->from_context, &context, err);
+
+	if (r < 0)
+		return r;
+	layer_writer_free(node->writer);
+	node->writer = NULL;
+	selection_free(node->selection);
+	node->selection = NULL;
+	r = selection_new(context, NULL, node->step, store_dirfd(solve->options->store),
+			  &node->selection, err);
+	if (r == 0 && node->has_content)
+		r = selection_digest(node->selection, content, err);
+	if (r == 0 && node->has_content && memcmp(content, node->content, SHA256_BYTES) != 0) {
+		*err = first;
+		return -err->code;
+	}
+	return r < 0 ? r
+		     : step_copy(solve->options->store, below, node->step, node->selection,
+				 &solve->options->layer, ret_layer, &node->writer, err);
+}
+
 static int run_copy(struct solve *solve, struct node *node, struct err *err)
 {
 	auto_stack struct stack below = { 0 };
@@ -165,6 +194,8 @@ static int run_copy(struct solve *solve, struct node *node, struct err *err)
 	if (r == 0)
 		r = step_copy(solve->options->store, tree, node->step, node->selection,
 			      &solve->options->layer, &layer, &node->writer, err);
+	if (r == -ERR_FORMAT && !node->step->from && !node->origins)
+		r = copy_again(solve, node, tree, &layer, err);
 	/* Digests of what was selected outlive the trees it was selected from. */
 	if (r == 0 && node->step->from && !node->has_selected) {
 		r = selection_digest(node->selection, node->selected, err);

@@ -67,13 +67,10 @@ static int judge(const char *text, struct arena *arena, struct place *ret_place,
 
 struct origin_options build_origin_options(const struct build *build)
 {
-	const char *network = build->flags->network;
-
 	return (struct origin_options){
 		.store = build->store,
 		.secrets = build->secrets,
 		.secret_count = build->flags->secrets.count,
-		.no_network = network && strcmp(network, "none") == 0,
 		.ssh_socket = getenv("SSH_AUTH_SOCK"),
 		.created_mtime = build->source_date_epoch == INT64_MAX ? CREATED_MTIME
 								       : build->source_date_epoch,
@@ -271,7 +268,12 @@ int build_open_context(struct build *build, struct err *err)
 	struct place place;
 	int r = judge(build->context_path, &arena, &place, err);
 
-	origin_shown(build->context_path, build->context_shown, sizeof(build->context_shown));
+	if (r == 0 && (place.kind == PLACE_DIRECTORY || place.kind == PLACE_FILE))
+		snprintf(build->context_shown, sizeof(build->context_shown), "%s",
+			 build->context_path);
+	else
+		origin_shown(build->context_path, build->context_shown,
+			     sizeof(build->context_shown));
 	return r == 0 && place.kind == PLACE_DIRECTORY ? open_directory(build, err) : r;
 }
 
@@ -379,6 +381,7 @@ static void free_named(struct named_context *named)
 static int add_named(struct build *build, const char *source, struct err *err)
 {
 	struct named_context *named = calloc(1, sizeof(*named));
+	char shown[512];
 	int r;
 
 	if (!named)
@@ -387,7 +390,8 @@ static int add_named(struct build *build, const char *source, struct err *err)
 	r = named->source ? open_named(build, named, err) : err_nomem(err);
 	if (r < 0) {
 		free_named(named);
-		return r == -ERR_CANCELED ? r : err_wrap(err, "build context '%s'", source);
+		origin_shown(source, shown, sizeof(shown));
+		return r == -ERR_CANCELED ? r : err_wrap(err, "build context '%s'", shown);
 	}
 	named->next = build->named_contexts;
 	build->named_contexts = named;

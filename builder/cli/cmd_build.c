@@ -300,6 +300,9 @@ static int solve(struct build *build, struct command_context *context, struct li
 	size_t i;
 	int r = 0;
 
+	/* What the command line names is fetched all the same (SEC-I04). */
+	solve_options.origin.no_network = build->flags->network &&
+					  strcmp(build->flags->network, "none") == 0;
 	for (i = 0; i < build->platform_count; i++)
 		with_context |= uses_context(build->plans[i]);
 	if (with_context) {

@@ -623,16 +623,64 @@ built() {
 	[[ $output == *"invalid build context 'x', NAME=SOURCE is expected"* ]]
 }
 
+@test "--build-context: a directory, git or archive as base of a stage (RCP-373)" {
+	mkdir "$BATS_TEST_TMPDIR/n"
+	echo file >"$BATS_TEST_TMPDIR/n/f"
+	echo no >"$BATS_TEST_TMPDIR/n/ignored"
+	echo ignored >"$BATS_TEST_TMPDIR/n/.dockerignore"
+	mica build -q -t n --build-context start="$BATS_TEST_TMPDIR/n" -f - "$ctx" <<-'END'
+		FROM start
+		COPY <<E /g
+		more
+		E
+		LABEL a=b
+	END
+	[ "$(mica ls n)" = $'f\ng' ]
+	mica history --no-trunc n | grep -F 'FROM start'
+	[ "$(mica inspect n | jq '.[0].RootFS.Layers | length')" = 2 ]
+	built --build-context start="$HTTP/git/r.git#:sub" "$ctx" <<<'FROM start'
+	[ "$(ls "$out")" = deep ]
+}
+
+@test "git over ssh goes through ssh, with the agent and the known hosts of the user alone (RCP-336, SEC-B10)" {
+	mkdir "$BATS_TEST_TMPDIR/bin"
+	cat >"$BATS_TEST_TMPDIR/bin/ssh" <<-'E'
+		#!/bin/bash
+		printf '%s\n' "$SSH_AUTH_SOCK" "$@" >"$SSH_LOG"
+		exec sh -c "${*: -1}"
+	E
+	sed -i "s|\$SSH_LOG|$BATS_TEST_TMPDIR/log|" "$BATS_TEST_TMPDIR/bin/ssh"
+	chmod 755 "$BATS_TEST_TMPDIR/bin/ssh"
+	printf 'FROM scratch\nADD me@host.example:%s#v1 /\n' "$SRV/git/r.git" >"$ctx/Dockerfile"
+	git config --global --add safe.directory '*'
+	PATH="$BATS_TEST_TMPDIR/bin:$PATH" SSH_AUTH_SOCK=/agent mica build -q -o "$out" "$ctx"
+	[ "$(cat "$out/f")" = one ]
+	[ "$(head -n 1 "$BATS_TEST_TMPDIR/log")" = /agent ]
+	grep -qx BatchMode=yes "$BATS_TEST_TMPDIR/log"
+	grep -qx me@host.example "$BATS_TEST_TMPDIR/log"
+}
+
 # --- directories ---
 
+@test "a file that changes while it is read is an error that names it (RCP-374)" {
+	head -c 30000000 /dev/zero >"$ctx/busy"
+	printf 'FROM scratch\nCOPY busy /\n' >"$ctx/Dockerfile"
+	(while [ -d "$ctx" ] && echo more >>"$ctx/busy"; do :; done) 3>&- 2>/dev/null &
+	writer=$!
+	run mica build "$ctx"
+	kill "$writer"
+	[ "$status" != 0 ]
+	[[ $output == *"busy' "*chang* ]]
+}
+
 @test "ignore files: the order of RCP-351, each alone (RCP-351, RCP-926)" {
-	mkdir "$ctx/in"
-	touch "$ctx"/in/{a,b,c,d}
-	printf 'FROM scratch\nCOPY in /\n' >"$ctx/Dockerfile"
-	echo in/d >"$ctx/.containerignore"
-	echo in/c >"$ctx/.dockerignore"
-	echo in/b >"$ctx/Dockerfile.dockerignore"
-	echo in/a >"$BATS_TEST_TMPDIR/named"
+	mkdir "$ctx/src"
+	touch "$ctx"/src/{a,b,c,d}
+	printf 'FROM scratch\nCOPY src /\n' >"$ctx/Dockerfile"
+	echo src/d >"$ctx/.containerignore"
+	echo src/c >"$ctx/.dockerignore"
+	echo src/b >"$ctx/Dockerfile.dockerignore"
+	echo src/a >"$BATS_TEST_TMPDIR/named"
 	left() {
 		rm -rf "$out"
 		mica build -q -o "$out" "$@" "$ctx"
@@ -645,24 +693,24 @@ built() {
 	rm "$ctx/.dockerignore"
 	[ "$(left)" = "a b c" ]
 	cp "$ctx/Dockerfile" "$BATS_TEST_TMPDIR/Other"
-	echo in/b >"$BATS_TEST_TMPDIR/Other.dockerignore"
+	echo src/b >"$BATS_TEST_TMPDIR/Other.dockerignore"
 	[ "$(left -f "$BATS_TEST_TMPDIR/Other")" = "a c d" ]
 }
 
 @test "what is ignored is not opened: unreadable, FIFO, dangling; recipe and ignore file among it (RCP-355, RCP-925, RCP-927)" {
-	mkdir -p "$ctx/secret" "$ctx/in"
+	mkdir -p "$ctx/secret" "$ctx/src"
 	echo x >"$ctx/secret/f"
-	echo y >"$ctx/in/unreadable"
-	mkfifo "$ctx/in/fifo"
-	ln -s nowhere "$ctx/in/dangling"
-	touch "$ctx/in/kept"
-	chmod 000 "$ctx/secret" "$ctx/in/unreadable"
-	touch -a -d 2000-01-01 "$ctx/in/unreadable"
-	printf 'secret\nin/unreadable\nin/fifo\nin/dangling\nDockerfile\n.dockerignore\n' >"$ctx/.dockerignore"
+	echo y >"$ctx/src/unreadable"
+	mkfifo "$ctx/src/fifo"
+	ln -s nowhere "$ctx/src/dangling"
+	touch "$ctx/src/kept"
+	chmod 000 "$ctx/secret" "$ctx/src/unreadable"
+	touch -a -d 2000-01-01 "$ctx/src/unreadable"
+	printf 'secret\nsrc/unreadable\nsrc/fifo\nsrc/dangling\nDockerfile\n.dockerignore\n' >"$ctx/.dockerignore"
 	printf 'FROM scratch\nCOPY . /\n' >"$ctx/Dockerfile"
 	mica build -q -o "$out" "$ctx"
-	[ "$(cd "$out" && find . -mindepth 1 | sort | tr '\n' ' ')" = "./in ./in/kept " ]
-	[ "$(stat -c %X "$ctx/in/unreadable")" = "$(date -d 2000-01-01 +%s)" ]
+	[ "$(cd "$out" && find . -mindepth 1 | sort | tr '\n' ' ')" = "./src ./src/kept " ]
+	[ "$(stat -c %X "$ctx/src/unreadable")" = "$(date -d 2000-01-01 +%s)" ]
 	chmod 700 "$ctx/secret"
 }
 
