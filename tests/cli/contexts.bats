@@ -635,7 +635,7 @@ built() {
 		E
 		LABEL a=b
 	END
-	[ "$(mica ls n)" = $'f\ng' ]
+	[ "$(mica ls n)" = $'.dockerignore\nf\ng' ]
 	mica history --no-trunc n | grep -F 'FROM start'
 	[ "$(mica inspect n | jq '.[0].RootFS.Layers | length')" = 2 ]
 	built --build-context start="$HTTP/git/r.git#:sub" "$ctx" <<<'FROM start'

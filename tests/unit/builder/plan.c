@@ -858,7 +858,10 @@ static void test_named_contexts(void **state)
 	assert_null(fixture.plan->steps[3]->from);
 	assert_string_equal(fixture.plan->steps[4]->mounts[0].from_context, "/some/where");
 	release(&fixture);
-	assert_int_equal(plan_text(&fixture, "FROM dir", NULL, &options), -ERR_UNSUPPORTED);
+	must_plan(&fixture, "FROM dir\nRUN x", NULL, &options);
+	assert_int_equal(fixture.plan->step_count, 3);
+	assert_string_equal(fixture.plan->steps[1]->from_context, "/some/where");
+	assert_string_equal(fixture.plan->steps[1]->name, "[1/2] FROM dir");
 	release(&fixture);
 }
 
