@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@
 #include "formats/base/limits.h"
 #include "formats/base/pool.h"
 
-enum { OUTPUT_THREADS = 4, PREFIX_MAX = PLATFORM_TEXT_MAX + 8 };
+enum { OUTPUT_THREADS = 4, LOCK_POLL_MS = 50, PREFIX_MAX = PLATFORM_TEXT_MAX + 8 };
 
 /* One output on its way. */
 struct work {
@@ -404,17 +405,28 @@ static bool is_layout_dir(const struct output *output)
 	       (stat(output->dest, &st) == 0 && S_ISDIR(st.st_mode));
 }
 
+/* Another process may be writing to it; waiting for that can be interrupted. */
+static int lock_layout(struct work *work, struct err *err)
+{
+	int r = 0;
+
+	while (r == 0 && flock(work->layout_fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return err_sys(err, errno, "cannot lock '%s'", work->output->dest);
+		r = store_check_canceled(work->job->store, err);
+		(void)poll(NULL, 0, LOCK_POLL_MS);
+	}
+	return r;
+}
+
 /* A directory that is there takes new blobs at once, since nothing refers to them before the index does. */
 static int open_layout_dir(struct work *work, struct err *err)
 {
 	char random[17];
 
 	work->layout_fd = open(work->output->dest, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (work->layout_fd >= 0) {
-		if (flock(work->layout_fd, LOCK_EX) < 0)
-			return err_sys(err, errno, "cannot lock '%s'", work->output->dest);
-		return 0;
-	}
+	if (work->layout_fd >= 0)
+		return lock_layout(work, err);
 	if (errno != ENOENT)
 		return err_sys(err, errno, "cannot open '%s'", work->output->dest);
 	if (open_place(work, err) < 0)
@@ -783,10 +795,39 @@ static int check_attestations(const struct output_job *job, const struct output_
 	return err_hint(err, "type=image, registry and oci can");
 }
 
+/* Two writers of one place would wait for each other, or one's work be lost. */
+static bool is_same_place(const char *a, const char *b)
+{
+	struct stat a_stat, b_stat;
+
+	if (stat(a, &a_stat) < 0 || stat(b, &b_stat) < 0)
+		return strcmp(a, b) == 0;
+	return (S_ISREG(a_stat.st_mode) || S_ISDIR(a_stat.st_mode)) &&
+	       a_stat.st_dev == b_stat.st_dev && a_stat.st_ino == b_stat.st_ino;
+}
+
+static int check_places(const struct output_list *list, struct err *err)
+{
+	size_t i, j;
+
+	for (i = 0; i < list->count; i++) {
+		const char *dest = list->items[i].dest;
+
+		for (j = 0; dest && strcmp(dest, "-") != 0 && j < i; j++)
+			if (list->items[j].dest && is_same_place(list->items[j].dest, dest))
+				return err_set(err, ERR_USAGE, "two outputs cannot both be '%s'",
+					       dest);
+	}
+	return 0;
+}
+
 int outputs_check(const struct output_job *job, const struct output_list *list, struct err *err)
 {
 	size_t to_stdout = 0, i;
 	int r = check_attestations(job, list, err);
+
+	if (r == 0)
+		r = check_places(list, err);
 
 	for (i = 0; i < list->count && r == 0; i++) {
 		const struct output *output = &list->items[i];

@@ -315,6 +315,20 @@ application/vnd.docker.image.rootfs.diff.tar.gzip" ]
 	[ "$(manifest_of keep)" = "$before" ]
 }
 
+@test "a full disk: said, and nothing stays (RCP-544, RCP-991)" {
+	needs_root
+	head -c 4000000 /dev/urandom >"$ctx/f"
+	printf 'FROM scratch\nCOPY f /f\n' | dockerfile
+	mica build -q -t full "$ctx"
+	for output in "type=tar,dest=/mnt/x" "type=oci,dest=/mnt/x" "type=docker,dest=/mnt/x" "type=oci,dest=/mnt/x,tar=false" "type=local,dest=/mnt/x" "type=local,dest=/mnt"; do
+		run ! unshare -m sh -c 'mount -t tmpfs -o size=1m none /mnt && "$0" build -q -t never -o type=image -o "$1" "$2"; s=$?; echo "left:$(ls -A /mnt)"; exit $s' \
+			"$MICA" "$output" "$ctx"
+		[[ $output == *"No space left on device"* ]]
+		[ "${lines[-1]}" = left: ]
+	done
+	run ! mica inspect never
+}
+
 @test "an interrupted build leaves no tag and no file (RCP-544)" {
 	printf 'FROM base\nRUN touch /started && sleep 30\n' | dockerfile
 	mkfifo "$BATS_TEST_TMPDIR/rows"
@@ -396,6 +410,10 @@ ConsistentInstructionCasing: Command 'from' should match the case of the command
 	[[ $output == *"cannot be written"* ]]
 	run -2 mica build -q -o - -o type=oci,dest=- "$ctx"
 	[[ $output == *"cannot both be standard output"* ]]
+	mkdir "$out"
+	run -2 mica build -q -o "type=oci,tar=false,dest=$out" -o "type=oci,tar=false,dest=$out/../out" "$ctx"
+	[[ $output == *"two outputs cannot both be"* ]]
+	mica build -q -o type=tar,dest=/dev/null -o type=oci,dest=/dev/null "$ctx"
 }
 
 # --- platforms ---
