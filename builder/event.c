@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "builder/mask.h"
 #include "formats/base/io.h"
 
 enum { READERS_MAX = 8 };
@@ -16,6 +17,11 @@ struct event_hub {
 	struct event_reader readers[READERS_MAX];
 	size_t reader_count;
 	unsigned steps;
+	const struct mask *mask; /* or NULL */
+	struct mask_stream
+		*streams; /* two for each of the first rows, as far as they were needed */
+	size_t stream_count;
+	struct buf scratch;
 };
 
 int event_hub_new(struct event_hub **ret_hub, struct err *err)
@@ -25,6 +31,7 @@ int event_hub_new(struct event_hub **ret_hub, struct err *err)
 	if (!hub)
 		return err_nomem(err);
 	pthread_mutex_init(&hub->lock, NULL);
+	buf_init(&hub->scratch, SIZE_MAX / 4);
 	*ret_hub = hub;
 	return 0;
 }
@@ -34,7 +41,14 @@ void event_hub_free(struct event_hub *hub)
 	if (!hub)
 		return;
 	pthread_mutex_destroy(&hub->lock);
+	buf_release(&hub->scratch);
+	free(hub->streams);
 	free(hub);
+}
+
+void event_hub_mask(struct event_hub *hub, const struct mask *mask)
+{
+	hub->mask = mask;
 }
 
 void event_hub_add(struct event_hub *hub, const struct event_reader *reader)
@@ -43,13 +57,78 @@ void event_hub_add(struct event_hub *hub, const struct event_reader *reader)
 	hub->readers[hub->reader_count++] = *reader;
 }
 
-static void show(struct event_hub *hub, struct event *event)
+static void tell(struct event_hub *hub, struct event *event)
 {
 	size_t i;
 
 	event->time_ns = io_realtime_ns();
 	for (i = 0; i < hub->reader_count; i++)
 		hub->readers[i].see(hub->readers[i].self, event);
+}
+
+/* The stream of a row's output number 1 or 2; NULL when there is no memory for it. */
+static struct mask_stream *stream_of(struct event_hub *hub, unsigned step, unsigned number)
+{
+	size_t at = 2 * (size_t)step + number - 1, count = hub->stream_count;
+	struct mask_stream *streams;
+
+	if (at < count)
+		return &hub->streams[at];
+	streams = reallocarray(hub->streams, at + 1, sizeof(*streams));
+	if (!streams)
+		return NULL;
+	hub->streams = streams;
+	for (; count <= at; count++)
+		streams[count] = (struct mask_stream){ .mask = hub->mask };
+	hub->stream_count = count;
+	return &streams[at];
+}
+
+static void show_log(struct event_hub *hub, struct event *event)
+{
+	struct mask_stream *stream = stream_of(hub, event->step, event->stream);
+
+	event->text = stream ? mask_feed(stream, event->text, &hub->scratch) : STR(MASK_TEXT);
+	if (event->text.len)
+		tell(hub, event);
+}
+
+/* A row ends: what was held back of its output was no value. */
+static void flush_logs(struct event_hub *hub, unsigned step)
+{
+	unsigned number;
+
+	for (number = 1; number <= 2; number++) {
+		struct event rest = { .kind = EVENT_LOG, .step = step, .stream = number };
+
+		if (2 * (size_t)step + number > hub->stream_count)
+			continue;
+		rest.text = mask_end(&hub->streams[2 * (size_t)step + number - 1], &hub->scratch);
+		if (rest.text.len)
+			tell(hub, &rest);
+	}
+}
+
+static void show(struct event_hub *hub, struct event *event)
+{
+	struct buf name = BUF_INIT(SIZE_MAX / 4);
+
+	if (!hub->mask) {
+		tell(hub, event);
+		return;
+	}
+	if (event->kind == EVENT_LOG) {
+		show_log(hub, event);
+		return;
+	}
+	if (event->kind == EVENT_DONE)
+		flush_logs(hub, event->step);
+	/* Both are terminated: a text that is covered lies in a buffer, which has a NUL behind it. */
+	if (event->name)
+		event->name = mask_text(hub->mask, str_from(event->name), &name).ptr;
+	event->text = mask_text(hub->mask, event->text, &hub->scratch);
+	tell(hub, event);
+	buf_release(&name);
 }
 
 void event_emit(struct event_hub *hub, struct event *event)

@@ -54,6 +54,7 @@ struct event {
 	enum step_state state;	 /* DONE */
 };
 
+struct mask;
 struct event_hub;
 struct event_reader {
 	void *self;
@@ -65,6 +66,9 @@ void event_hub_free(struct event_hub *hub);
 void event_hub_add(struct event_hub *hub,
 		   const struct event_reader *reader); /* before the first event */
 void event_emit(struct event_hub *hub, struct event *event);
+/* What readers see has the values of 'mask' covered: names, texts, and output, which is held back as long as it may be the
+ * beginning of a value (mask.h). Before the first event; borrowed. */
+void event_hub_mask(struct event_hub *hub, const struct mask *mask);
 /* A new row; returns its number. */
 unsigned event_step(struct event_hub *hub, const char *name, const char *key, int stage,
 		    struct line_range lines);

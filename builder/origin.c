@@ -57,22 +57,6 @@ int origin_remember(const struct origin_options *options, const uint8_t key[SHA2
 
 /* --- Secrets --- */
 
-static int read_secret(const struct run_secret *secret, struct buf *value, struct err *err)
-{
-	const char *text;
-
-	if (!secret->env)
-		return io_read_file(AT_FDCWD, secret->file, value, err) < 0
-			       ? err_wrap(err, "secret '%s'", secret->id)
-			       : 0;
-	text = getenv(secret->env);
-	if (!text)
-		return err_set(err, EINVAL, "secret '%s': variable '%s' is not set", secret->id,
-			       secret->env);
-	buf_puts(value, text);
-	return buf_check(value, "secret", err);
-}
-
 int origin_secret(const struct origin_options *options, const char *name, struct buf *value,
 		  struct err *err)
 {
@@ -85,9 +69,13 @@ int origin_secret(const struct origin_options *options, const char *name, struct
 			break;
 	if (i == options->secret_count)
 		return -ENOENT;
-	r = read_secret(&options->secrets[i], value, err);
+	if (!options->secrets[i].value.ptr)
+		return err_set(err, EINVAL, "secret '%s': variable '%s' is not set", name,
+			       options->secrets[i].env);
+	buf_add(value, options->secrets[i].value);
+	r = buf_check(value, "secret", err);
 	if (r < 0)
-		return r == -ENOENT ? -EINVAL : r;
+		return r;
 	while (value->len && strchr("\r\n", value->data[value->len - 1]))
 		buf_truncate(value, value->len - 1);
 	/* It becomes one header. */

@@ -12,9 +12,11 @@
 #include "layerfs/store.h"
 #include "layerfs/tree.h"
 
+/* The value is read once, before anything runs: it may come from a pipe. */
 struct run_secret {
 	const char *id;
 	const char *file, *env; /* exactly one */
+	struct str value;	/* 'ptr' NULL: a variable that is not set, so as if not given */
 	const char *version;	/* stands for the value in keys, or NULL (RCP-613) */
 };
 

@@ -15,8 +15,6 @@
 
 #include "formats/base/io.h"
 
-enum { SECRET_BYTES_MAX = 16 << 20 };
-
 /* A mount list in the making. */
 struct run {
 	struct run_mounts *to;
@@ -252,22 +250,6 @@ static const struct run_secret *find_secret(const struct run_options *options, c
 	return NULL;
 }
 
-static int read_secret(const struct run_secret *secret, struct buf *value, struct err *err)
-{
-	if (secret->env) {
-		const char *text = getenv(secret->env);
-
-		if (!text)
-			return err_set(err, ENOENT, "secret '%s': variable '%s' is not set",
-				       secret->id, secret->env);
-		buf_puts(value, text);
-		return buf_check(value, "secret", err);
-	}
-	return io_read_file(AT_FDCWD, secret->file, value, err) < 0
-		       ? err_wrap(err, "secret '%s'", secret->id)
-		       : 0;
-}
-
 /* A tmpfs that no name leads to: secrets are gone with the last descriptor, whatever happens to this process. Nothing in it can
  * be executed unless it holds programs. */
 static int memory_directory(struct run *run, bool programs, int *ret_fd, struct err *err)
@@ -332,10 +314,10 @@ static int show_file(struct run *run, const struct memory_file *file, struct err
 			 err);
 }
 
-static int secret_file(struct run *run, const struct run_mount *mount, const struct buf *value,
+static int secret_file(struct run *run, const struct run_mount *mount, struct str value,
 		       struct err *err)
 {
-	const struct memory_file file = { .data = buf_str(value),
+	const struct memory_file file = { .data = value,
 					  .target = mount->target,
 					  .mode = mount->has_mode ? mount->mode : 0400,
 					  .uid = mount->has_uid ? mount->uid : 0,
@@ -346,27 +328,37 @@ static int secret_file(struct run *run, const struct run_mount *mount, const str
 		       : 0;
 }
 
+static int secret_variable(struct run *run, const struct run_mount *mount, struct str value,
+			   struct err *err)
+{
+	if (memchr(value.ptr, '\0', value.len))
+		return err_set(err, EINVAL, "secret '%s' holds a zero byte: no variable can",
+			       mount->id);
+	return add_env(
+		run,
+		arena_printf(&run->to->arena, "%s=%.*s", mount->env, (int)value.len, value.ptr),
+		err);
+}
+
 static int mount_secret(struct run *run, const struct run_mount *mount, struct err *err)
 {
 	const struct run_secret *secret = find_secret(run->options, mount->id);
-	auto_buf struct buf value = BUF_INIT(SECRET_BYTES_MAX);
-	int r;
+	int r = 0;
 
-	if (!secret && mount->required)
-		return err_hint((err_set(err, ENOENT, "secret '%s' is required", mount->id), err),
-				"mica build --secret id=%s,src=FILE", mount->id);
-	if (!secret)
-		return 0;
-	r = read_secret(secret, &value, err);
-	if (r == 0 && mount->env)
-		r = add_env(run,
-			    arena_printf(&run->to->arena, "%s=%s", mount->env,
-					 value.data ? value.data : ""),
-			    err);
+	if (!secret || !secret->value.ptr) {
+		if (!mount->required)
+			return 0;
+		if (secret)
+			return err_set(err, ENOENT,
+				       "secret '%s' is required: variable '%s' is not set",
+				       mount->id, secret->env);
+		err_set(err, ENOENT, "secret '%s' is required", mount->id);
+		return err_hint(err, "mica build --secret id=%s,src=FILE", mount->id);
+	}
+	if (mount->env)
+		r = secret_variable(run, mount, secret->value, err);
 	if (r == 0 && mount->target)
-		r = secret_file(run, mount, &value, err);
-	if (value.data)
-		explicit_bzero(value.data, value.len);
+		r = secret_file(run, mount, secret->value, err);
 	return r;
 }
 

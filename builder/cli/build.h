@@ -21,6 +21,7 @@
 #include "builder/cli/container_flags.h"
 #include "builder/cli/progress.h"
 #include "builder/context.h"
+#include "builder/mask.h"
 #include "builder/output.h"
 #include "builder/plan.h"
 #include "builder/record.h"
@@ -113,6 +114,8 @@ struct build {
 	size_t name_count;
 	struct text_list build_args; /* with the variables of the environment filled in */
 	struct run_secret *secrets;
+	size_t secret_count;
+	struct mask *mask;	  /* of their values */
 	int64_t oldest_record_ns; /* --cache-ttl; 0: of any age */
 	struct run_cache_place *cache_places;
 	size_t cache_place_count;
@@ -179,6 +182,9 @@ int build_mark_steps(struct build *build, struct err *err) must_check;
 
 int build_parse_mounts(struct build *build, struct err *err) must_check;
 void build_release_mounts(struct build *build);
+/* Values of secrets in what is shown: names of steps, and what went wrong. */
+int build_mask_plan(struct build *build, struct plan *plan, struct err *err) must_check;
+void build_mask_error(const struct build *build, struct err *err);
 /* --no-cache-mounts, once the plans are there. EBUSY: another build uses one. */
 int build_reset_cache_mounts(struct build *build, struct err *err) must_check;
 

@@ -89,7 +89,7 @@ static int say_provenance(const struct build *build, size_t image,
 			  struct err *err)
 {
 	bool reproducible = build->source_date_epoch != INT64_MAX;
-	auto_free const char **secrets = calloc(build->flags->secrets.count + 1, sizeof(*secrets));
+	auto_free const char **secrets = calloc(build->secret_count + 1, sizeof(*secrets));
 	struct provenance provenance = {
 		.full = build->provenance == ATTEST_FULL,
 		.recipe_name = build->recipe_name,
@@ -101,7 +101,7 @@ static int say_provenance(const struct build *build, size_t image,
 		.build_args = build->build_args.items,
 		.labels = build->flags->labels.items,
 		.secrets = secrets,
-		.secret_count = build->flags->secrets.count,
+		.secret_count = build->secret_count,
 		.build_id = reproducible ? NULL : record_id(build->record),
 		.begun_ns = build->begun_ns,
 		.finished_ns = io_realtime_ns(),

@@ -132,44 +132,27 @@ static int store_key(struct store *store, uint8_t ret_key[SHA256_BYTES], struct 
 	return state_commit(state, err);
 }
 
-static int read_value(const struct run_secret *secret, struct buf *value, struct err *err)
-{
-	const char *text;
-
-	if (!secret->env)
-		return io_read_file(AT_FDCWD, secret->file, value, err);
-	text = getenv(secret->env);
-	if (!text)
-		return err_set(err, ENOENT, "variable '%s' is not set", secret->env);
-	buf_puts(value, text);
-	return buf_check(value, "secret", err);
-}
-
 /* 'version=auto': what changes with the value and does not tell it. */
 static int automatic_version(struct build *build, struct run_secret *secret, struct err *err)
 {
-	auto_buf struct buf value = BUF_INIT(SECRET_BYTES_MAX);
 	uint8_t key[SHA256_BYTES], mac[SHA256_BYTES];
 	char text[DIGEST_TEXT_MAX];
 	struct key shown;
-	int r = store_key(build->store, key, err);
+	int r;
 
-	if (r == 0)
-		r = read_value(secret, &value, err);
-	if (r == -ENOENT) {
+	free((void *)secret->version);
+	secret->version = NULL;
+	if (!secret->value.ptr) {
 		/* Whether it is needed is for the step to say. */
-		free((void *)secret->version);
 		secret->version = strdup("auto:absent");
 		return secret->version ? 0 : err_nomem(err);
 	}
-	if (r == 0 && hmac(key, buf_str(&value), mac) < 0)
+	r = store_key(build->store, key, err);
+	if (r == 0 && hmac(key, secret->value, mac) < 0)
 		r = err_nomem(err);
-	if (value.data)
-		explicit_bzero(value.data, value.len);
 	if (r < 0)
 		return err_wrap(err, "--secret '%s'", secret->id);
 	memcpy(shown.bytes, mac, sizeof(mac));
-	free((void *)secret->version);
 	secret->version = strdup(key_display(&shown, text));
 	return secret->version ? 0 : err_nomem(err);
 }
@@ -211,7 +194,7 @@ int build_mark_steps(struct build *build, struct err *err)
 
 	for (i = 0; i < build->flags->no_cache_filters.count; i++)
 		apply_filter(build, build->flags->no_cache_filters.items[i]);
-	for (i = 0; i < build->flags->secrets.count && r == 0; i++) {
+	for (i = 0; i < build->secret_count && r == 0; i++) {
 		struct run_secret *secret = &build->secrets[i];
 
 		if (secret->version && strcmp(secret->version, "auto") == 0)

@@ -70,7 +70,7 @@ struct origin_options build_origin_options(const struct build *build)
 	return (struct origin_options){
 		.store = build->store,
 		.secrets = build->secrets,
-		.secret_count = build->flags->secrets.count,
+		.secret_count = build->secret_count,
 		.ssh_socket = getenv("SSH_AUTH_SOCK"),
 		.created_mtime = build->source_date_epoch == INT64_MAX ? CREATED_MTIME
 								       : build->source_date_epoch,

@@ -120,54 +120,6 @@ static int parse_names(struct build *build, struct err *err)
 	return 0;
 }
 
-static int parse_secret(const char *text, struct run_secret *ret_secret, struct err *err)
-{
-	struct str rest = str_from(text), field, key, value;
-	bool more = true;
-
-	*ret_secret = (struct run_secret){ 0 };
-	while (more) {
-		more = str_cut(rest, ',', &field, &rest);
-		if (!str_cut(field, '=', &key, &value))
-			return err_set(err, ERR_USAGE,
-				       "bad --secret '%s': id=ID[,src=PATH|,env=NAME]", text);
-		if (str_is(key, "id"))
-			ret_secret->id = str_dup(value);
-		else if (str_is(key, "src") || str_is(key, "source"))
-			ret_secret->file = str_dup(value);
-		else if (str_is(key, "env"))
-			ret_secret->env = str_dup(value);
-		else if (str_is(key, "version"))
-			ret_secret->version = str_dup(value);
-		else if (!str_is(key, "type"))
-			return err_set(err, ERR_USAGE, "unknown key '%.*s' in --secret '%s'",
-				       (int)key.len, key.ptr, text);
-	}
-	if (!ret_secret->id)
-		return err_set(err, ERR_USAGE, "--secret '%s' has no id", text);
-	if (!ret_secret->file && !ret_secret->env) {
-		if (getenv(ret_secret->id))
-			ret_secret->env = strdup(ret_secret->id);
-		else
-			ret_secret->file = strdup(ret_secret->id);
-	}
-	return 0;
-}
-
-static int parse_secrets(struct build *build, struct err *err)
-{
-	const struct text_list *given = &build->flags->secrets;
-	size_t i;
-	int r = 0;
-
-	build->secrets = calloc(given->count + 1, sizeof(*build->secrets));
-	if (!build->secrets)
-		return err_nomem(err);
-	for (i = 0; i < given->count && r == 0; i++)
-		r = parse_secret(given->items[i], &build->secrets[i], err);
-	return r;
-}
-
 static int parse_jobs(struct build *build, struct err *err)
 {
 	const char *text = build->flags->jobs, *from = "--jobs";
@@ -288,8 +240,6 @@ int build_parse_flags(struct build *build, struct err *err)
 		r = build_parse_epoch(build, err);
 	if (r == 0)
 		r = parse_names(build, err);
-	if (r == 0)
-		r = parse_secrets(build, err);
 	if (r == 0 && network && strcmp(network, "host") != 0 && strcmp(network, "none") != 0 &&
 	    strcmp(network, "default") != 0)
 		r = err_set(err, ERR_USAGE, "unknown network '%s': host or none", network);
@@ -342,11 +292,4 @@ void build_release_flags(struct build *build)
 	for (i = 0; i < build->build_args.count; i++)
 		free((void *)build->build_args.items[i]);
 	free(build->build_args.items);
-	for (i = 0; build->secrets && i < build->flags->secrets.count; i++) {
-		free((void *)build->secrets[i].id);
-		free((void *)build->secrets[i].file);
-		free((void *)build->secrets[i].env);
-		free((void *)build->secrets[i].version);
-	}
-	free(build->secrets);
 }

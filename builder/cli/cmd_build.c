@@ -93,13 +93,13 @@ static void warn_unused_args(struct build *build)
 
 static void show_excerpt(struct build *build, struct line_range lines)
 {
-	auto_buf struct buf text = BUF_INIT(MIB);
+	auto_buf struct buf text = BUF_INIT(MIB), covered = BUF_INIT(4 * MIB);
 
 	if (!lines.first || build->recipe_text.len == 0)
 		return;
 	recipe_excerpt(build->recipe_name, buf_str(&build->recipe_text), lines, &text);
 	if (!text.failed)
-		cli_print_escaped(stderr, buf_str(&text));
+		cli_print_escaped(stderr, mask_text(build->mask, buf_str(&text), &covered));
 }
 
 /* --- The build --- */
@@ -146,6 +146,8 @@ static int make_plans(struct build *build, struct line_range *ret_lines, struct 
 		return err_nomem(err);
 	for (i = 0; i < build->platform_count && r == 0; i++) {
 		r = make_plan(build, &build->platforms[i], &build->plans[i], ret_lines, err);
+		if (r == 0)
+			r = build_mask_plan(build, build->plans[i], err);
 		if (r == 0 && i == 0)
 			build->plan = build->plans[0];
 	}
@@ -289,7 +291,7 @@ static int solve(struct build *build, struct command_context *context, struct li
 			.cache_places = build->cache_places,
 			.cache_place_count = build->cache_place_count,
 			.secrets = build->secrets,
-			.secret_count = build->flags->secrets.count,
+			.secret_count = build->secret_count,
 			.add_hosts = build->container.hosts,
 			.policy = &build->container.policy,
 			.cgroups = build->cgroups,
@@ -439,6 +441,8 @@ static int start_views(struct build *build, const struct command_context *contex
 	if (r == 0)
 		r = event_hub_new(&build->hub, err);
 	if (r == 0)
+		event_hub_mask(build->hub, build->mask);
+	if (r == 0)
 		r = record_new(build->store,
 			       build->name_count ? build->names[0] : build->context_shown,
 			       build->hub, &build->record, err);
@@ -500,6 +504,8 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 	status = r == 0 ? "completed" : r == -ERR_CANCELED ? "canceled" : "failed";
 	if (record_finish(build.record, status, &record_err) < 0)
 		log_warn("%s", record_err.text);
+	if (r < 0)
+		build_mask_error(&build, err);
 	tell_ci(&build, r < 0 ? err : NULL);
 	if (r == 0 && !build.flags->quiet) {
 		show_findings(&build);

@@ -67,7 +67,6 @@ deep" ]
 	chown -Rh 4711:4711 "$BATS_FILE_TMPDIR/user/bind"
 	for ids in ranges single; do
 		run as_user $ids 'mica build -q -t t /mnt/bind && mica inspect t'
-		echo "$output"
 		[ "$status" = 0 ]
 		[ "$(grep -c 5f70bf18a0860 <<<"$output")" -ge 1 ]
 	done
@@ -307,4 +306,121 @@ two_builds() {
 		cmp out/* again/*; tar --zstd --numeric-owner -tvf out/* | grep -q "5/6 .*content/f"; mica cache rm --mounts --all'
 	as_user single 'set -e
 		mica build -q /mnt/cache; mica build -q --no-cache /mnt/cache; mica cache export --mounts; mica cache rm --mounts /c'
+}
+
+# --- secret ---
+
+CANARY=canary-4711-value
+
+@test "secret: file, variable, both; mode, owner, memory, noexec; overrides ENV (RCP-268, RCP-968)" {
+	printf '%s' "$CANARY" >"$BATS_TEST_TMPDIR/s"
+	printf '#!/bin/sh\necho ran\n' >"$BATS_TEST_TMPDIR/program"
+	dockerfile <<-'END'
+		FROM base
+		ENV TOKEN=public
+		RUN --mount=type=secret,id=a [ "$(stat -c '%u:%g %a' /run/secrets/a)" = "0:0 400" ] && [ "$(stat -f -c %T /run/secrets/a)" = tmpfs ] && ! echo x >/run/secrets/a
+		RUN --mount=type=secret,id=some/dir/a,target=/x/y [ "$(cat /x/y)" = other ]
+		RUN --mount=type=secret,id=a,env=TOKEN [ "$TOKEN" = canary-4711-value ] && [ "$(env | grep -c ^TOKEN=)" = 1 ] && ! [ -e /run/secrets ]
+		RUN --mount=type=secret,id=a,env=TOKEN,target=f,mode=0440,uid=5,gid=6 [ "$TOKEN" = "$(cat /f)" ] && [ "$(stat -c '%u:%g %a' /f)" = "5:6 440" ]
+		RUN --mount=type=secret,id=program,mode=0555 /run/secrets/program
+		RUN --mount=type=secret,id=program,mode=0444 ! /run/secrets/program
+		RUN --mount=type=secret,id=absent [ ! -e /run/secrets ] && [ "$TOKEN" = public ]
+		RUN [ ! -e /run/secrets ] && [ ! -e /x ] && [ ! -e /f ]
+	END
+	mica build -q --secret "id=a,src=$BATS_TEST_TMPDIR/s" --secret "id=program,src=$BATS_TEST_TMPDIR/program" \
+		--secret id=some/dir/a,src=<(printf other) -t t "$ctx"
+	[ "$(mica inspect t | jq -r '.[0].RootFS.Layers[1:] | unique | .[]')" = "$EMPTY" ]
+	printf 'FROM base\nRUN --mount=type=secret,id=must,required true\n' | dockerfile
+	run mica build "$ctx"
+	[ "$status" != 0 ]
+	[[ "$output" == *"secret 'must' is required"* ]]
+	[[ "$output" == *"try: mica build --secret id=must,src=FILE"* ]]
+	run mica build --secret id=must,env=UNSET_4711 "$ctx"
+	[[ "$output" == *"secret 'must' is required: variable 'UNSET_4711' is not set"* ]]
+}
+
+@test "secret: what --secret takes and refuses (RCP-507)" {
+	printf 'FROM base\nRUN --mount=type=secret,id=v,env=V [ "$V" = right ]\n' | dockerfile
+	cd "$BATS_TEST_TMPDIR"
+	printf right >v
+	mica build -q --secret id=v ctx
+	mica build -q --no-cache --secret id=v,type=file ctx
+	env v=right "$MICA" build -q --no-cache --secret id=v ctx
+	env v=wrong "$MICA" build -q --no-cache --secret id=v,src=v ctx
+	env W=right "$MICA" build -q --no-cache --secret id=v,type=env,src=W ctx
+	env W=right "$MICA" build -q --no-cache --secret type=env,env=W,id=v ctx
+	refused() {
+		run mica build --secret "$1" ctx
+		[ "$status" = "$3" ]
+		[[ "$output" == *"$2"* ]]
+	}
+	refused src=v "has no id" 2
+	refused id "bad --secret 'id': id=ID[,src=PATH|,env=NAME]" 2
+	refused id=v,scr=v "unknown key 'scr' in --secret 'id=v,scr=v' (did you mean src?)" 2
+	refused id=v,type=other "unknown type 'other'" 2
+	refused id=v,src=v,env=W "from a file or a variable, not both" 2
+	refused id=v,src=nowhere "secret 'v': cannot open 'nowhere': No such file" 125
+	run -2 mica build --secret id=v --secret id=v,env=W ctx
+	[[ "$output" == *"secret 'v' is given twice"* ]]
+}
+
+@test "secret: **** in names, output, errors and records, wherever the output is cut (RCP-268, RCP-968, UX-10)" {
+	printf '%s\n' "$CANARY" >"$BATS_TEST_TMPDIR/s"
+	dockerfile <<-END
+		FROM base
+		ARG X
+		RUN --mount=type=secret,id=a cat /run/secrets/a; printf canary-4711; sleep 0.2; printf -- '-value|canary-'; echo 4711; echo name $CANARY; cat /run/secrets/a /run/secrets/a >&2
+		RUN --mount=type=secret,id=a false $CANARY
+	END
+	for mode in plain rawjson; do
+		run mica build --no-cache --progress=$mode --secret "id=a,src=$BATS_TEST_TMPDIR/s" "$ctx"
+		[ "$status" = 1 ]
+		[[ "$output" != *4711-val* ]]
+		if [ $mode = plain ]; then
+			[[ "$output" == *"****|canary-4711"* ]]
+			[[ "$output" == *"name ****"* ]]
+			[[ "$output" == *'process "/bin/sh -c false ****"'* ]]
+		fi
+	done
+	# What the recipe says itself is in the recipe's part of the configuration; nothing else has it.
+	run ! grep -rlF "$CANARY" "$MICA_ROOT/builds" "$MICA_ROOT/state.db" "$MICA_ROOT/state.db-wal"
+}
+
+@test "secret: the value is nowhere, whether the build succeeds, fails or is killed (RCP-268, RCP-648, RCP-968, SEC-B13)" {
+	export TMPDIR="$BATS_TEST_TMPDIR/tmp"
+	CANARY=canary-5822-value # that no recipe of this file holds
+	mkdir "$TMPDIR"
+	printf '%s' "$CANARY" >"$BATS_TEST_TMPDIR/s"
+	dockerfile <<-'END'
+		FROM base
+		ARG HOW
+		RUN --mount=type=secret,id=a --mount=type=secret,id=a,env=A --mount=type=cache,id=killed,target=/c \
+		    [ "$A" = "$(cat /run/secrets/a)" ] && cat /run/secrets/a && case "$HOW" in fail) false;; kill) touch /c/running; sleep 60;; esac
+	END
+	command=("$MICA" build --progress=plain --secret "id=a,src=$BATS_TEST_TMPDIR/s" -t t "$ctx" --build-arg)
+	"${command[@]}" HOW=ok >"$BATS_TEST_TMPDIR/log" 2>&1
+	run ! "${command[@]}" HOW=fail
+	"${command[@]}" HOW=kill >>"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
+	until ls "$MICA_ROOT"/cache/*/0/running >/dev/null 2>&1; do sleep 0.02; done
+	kill -KILL $!
+	wait $! || true
+	run ! grep -rqaF "$CANARY" "$MICA_ROOT" "$TMPDIR" "$BATS_TEST_TMPDIR/log"
+	run ! grep -qaF "$CANARY" /proc/[0-9]*/cmdline
+	mica save t -o "$BATS_TEST_TMPDIR/t.tar"
+	run ! grep -qaF "$CANARY" "$BATS_TEST_TMPDIR/t.tar"
+	[[ "$(mica inspect t; mica history t)" != *"$CANARY"* ]]
+}
+
+@test "secret: as an ordinary user (RCP-268, SEC-I86)" {
+	needs_user_namespaces
+	mkdir -p "$BATS_FILE_TMPDIR/user/secret"
+	printf 'FROM base\nRUN --mount=type=secret,id=a --mount=type=secret,id=a,env=A [ "$A" = "$(cat /run/secrets/a)" ] && cat /run/secrets/a\n' \
+		>"$BATS_FILE_TMPDIR/user/secret/Dockerfile"
+	chmod -R a+rX "$BATS_FILE_TMPDIR/user/secret"
+	for ids in ranges single; do
+		run as_user $ids 'printf canary-4711 >s; mica build --progress=plain --secret id=a,src=s /mnt/secret; grep -rl canary-4711 .local && echo found'
+		[[ "$output" == *"****"* ]]
+		[[ "$output" != *"canary-4711"* ]]
+		[[ "$output" != *found* ]]
+	done
 }
