@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -266,23 +267,38 @@ static int spawn(struct git *git, const char *const *argv, const char *const *en
 	return -r;
 }
 
-/* Its exit status; a canceled build ends it and all that it started. */
-static int await(const struct git *git, pid_t pid, int *ret_status, struct err *err)
+static bool is_canceled(const struct git *git)
+{
+	return git->options->canceled && git->options->canceled(git->options->canceled_self);
+}
+
+/* What is printed lies in memory, and a server decides how much that is. */
+static bool is_too_much(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && st.st_size > OUTPUT_MAX;
+}
+
+/* Its exit status. A canceled build ends it and all that it started, and so does a server that does not stop. */
+static int await(const struct git *git, pid_t pid, int out, int errors, int *ret_status,
+		 struct err *err)
 {
 	auto_close int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	struct pollfd wait = { .fd = pidfd, .events = POLLIN };
-	bool canceled = false;
+	bool canceled = false, too_much = false;
 
 	while (pidfd >= 0 && poll(&wait, 1, CANCEL_POLL_MS) == 0) {
-		if (canceled || !git->options->canceled ||
-		    !git->options->canceled(git->options->canceled_self))
-			continue;
-		canceled = true;
-		kill(-pid, SIGKILL);
+		canceled = canceled || is_canceled(git);
+		too_much = too_much || is_too_much(out) || is_too_much(errors);
+		if (canceled || too_much)
+			kill(-pid, SIGKILL);
 	}
 	while (waitpid(pid, ret_status, 0) < 0)
 		if (errno != EINTR)
 			return err_sys(err, errno, "cannot wait for git");
+	if (too_much)
+		return err_set(err, ERR_LIMIT, "git prints more than %d bytes", OUTPUT_MAX);
 	return canceled ? err_set(err, ERR_CANCELED, "canceled") : 0;
 }
 
@@ -358,7 +374,7 @@ static int run(struct git *git, const char *const *arguments, struct err *err)
 				"install git, or give a directory or an archive");
 	if (r < 0)
 		return err_sys(err, -r, "cannot start git");
-	r = await(git, pid, &status, err);
+	r = await(git, pid, out, errors, &status, err);
 	if (r < 0)
 		return r;
 	buf_clear(&git->output);

@@ -24,7 +24,8 @@
 
 enum { URL_MAX = 64 << 10, HEADER_MAX = 64 << 10, FACTS_MAX = 64 << 10, SHOWN_MAX = 512 };
 
-/* A server that does not answer is asked again for seconds, not for minutes as a registry is. */
+/* A server that does not answer is asked again for seconds, not for minutes as a registry is; a body that breaks off is asked
+ * for as a whole again, since nothing says that it is still the same. */
 enum { RETRIES = 3 };
 
 struct download {
@@ -37,6 +38,7 @@ struct download {
 	int fd;			   /* the body; -1: to 'text' */
 	struct buf *text;
 	uint64_t size_bytes;
+	bool got_any; /* of a body */
 	struct hasher *hasher;
 	struct digest body;
 };
@@ -105,6 +107,7 @@ static int take_body(void *argument, const void *data, size_t len, struct err *e
 	if (len > LIMIT_LAYER_BYTES - download->size_bytes)
 		return err_set(err, ERR_LIMIT, "'%s' is larger than %llu bytes", download->shown,
 			       LIMIT_LAYER_BYTES);
+	download->got_any = true;
 	hasher_update(download->hasher, data, len);
 	if (download->fd < 0) {
 		buf_append(download->text, data, len);
@@ -178,26 +181,64 @@ static int judge(const struct download *download, const struct http_reply *reply
 	return -ERR_HTTP;
 }
 
+/* Forgets what came of a body. */
+static int begin_again(struct download *download, const char *first_url, struct err *err)
+{
+	hasher_reset(download->hasher);
+	download->size_bytes = 0;
+	if (download->text)
+		buf_clear(download->text);
+	else if (ftruncate(download->fd, 0) < 0)
+		return err_sys(err, errno, "cannot keep '%s'", download->shown);
+	buf_clear(&download->url);
+	buf_puts(&download->url, first_url);
+	return buf_check(&download->url, "URL", err);
+}
+
+/* From the first URL to the last answer. */
+static int follow_all(struct download *download, struct http *http, struct http_reply *reply,
+		      struct err *err)
+{
+	unsigned redirects = 0;
+	int r;
+
+	for (;;) {
+		r = send_once(download, http, reply, err);
+		if (r < 0 || !is_redirect(reply->status))
+			return r;
+		if (++redirects > LIMIT_REDIRECTS)
+			return err_set(err, ERR_LIMIT, "more redirects than the limit of %u",
+				       LIMIT_REDIRECTS);
+		r = follow(download, reply, err);
+		if (r < 0)
+			return r;
+		http_reply_release(reply);
+	}
+}
+
 static int go(struct download *download, struct http_reply *reply, struct err *err)
 {
 	struct http_options options = { .retries = RETRIES,
 					.canceled = download->options->canceled,
 					.canceled_self = download->options->canceled_self };
+	auto_free char *first_url = strdup(download->url.data);
 	auto_http struct http *http = NULL;
-	unsigned redirects = 0;
-	int r = http_new(&options, &http, err);
+	unsigned tries = 0;
+	int r = first_url ? http_new(&options, &http, err) : err_nomem(err);
 
-	while (r == 0) {
-		r = send_once(download, http, reply, err);
-		if (r < 0 || !is_redirect(reply->status))
+	if (r == 0)
+		r = follow_all(download, http, reply, err);
+	while (r == -ERR_HTTP && download->got_any && tries < RETRIES) {
+		int waited = http_wait(http, tries++, NULL, err);
+
+		if (waited < 0)
+			return waited;
+		if (waited == 0)
 			break;
-		if (++redirects > LIMIT_REDIRECTS)
-			r = err_set(err, ERR_LIMIT, "more redirects than the limit of %u",
-				    LIMIT_REDIRECTS);
-		else
-			r = follow(download, reply, err);
+		http_reply_release(reply);
+		r = begin_again(download, first_url, err);
 		if (r == 0)
-			http_reply_release(reply);
+			r = follow_all(download, http, reply, err);
 	}
 	if (r == 0)
 		r = judge(download, reply, err);

@@ -4,6 +4,7 @@
 # loopback.
 # shellcheck disable=SC2154,SC2016
 load common
+load user
 
 setup_file() {
 	mica_setup_file
@@ -433,6 +434,15 @@ built() {
 	[ ! -e "$out/excluded/f" ] && [ -e "$out/excluded/run" ]
 }
 
+@test "ADD URL: a body that breaks off is asked for again, and never taken for whole (RCP-334)" {
+	head -c 300000 /dev/urandom >"$SRV/files/long"
+	printf 'FROM scratch\nADD %s /\n' "$HTTP/files/long" >"$ctx/Dockerfile"
+	http rules <<<'{"/files/long": {"cut": 1}}'
+	mica build -q -o "$out" "$ctx"
+	cmp "$out/long" "$SRV/files/long"
+	[ "$(statuses /files/long)" = "200 200" ]
+}
+
 # --- contexts ---
 
 @test "context from standard input: tar in every compression, or a recipe (RCP-372, RCP-930)" {
@@ -447,6 +457,9 @@ built() {
 	done
 	printf 'FROM scratch\nCOPY <<E /f\ntext\nE\n' | mica build -q -o "$out" -
 	[ "$(cat "$out/f")" = text ]
+	printf 'FROM base\nRUN --mount=target=/c cat /c/d/file >/got\n' >"$ctx/Dockerfile"
+	tar -C "$ctx" -c . | mica build -q -t r -
+	[ "$(mica cat r got)" = file ]
 	printf 'FROM scratch\nCOPY d /\n' >"$BATS_TEST_TMPDIR/Recipe"
 	run ! mica build - <"$BATS_TEST_TMPDIR/Recipe"
 	[[ $output == *'"/d": not found'* ]]
@@ -658,6 +671,21 @@ built() {
 	[ "$(head -n 1 "$BATS_TEST_TMPDIR/log")" = /agent ]
 	grep -qx BatchMode=yes "$BATS_TEST_TMPDIR/log"
 	grep -qx me@host.example "$BATS_TEST_TMPDIR/log"
+}
+
+@test "as an ordinary user: git, URL, archive and named contexts (SEC-I86)" {
+	needs_user_namespaces
+	user_setup_file
+	echo body >"$SRV/files/user"
+	local ids
+	for ids in ranges single; do
+		run -0 as_user $ids "
+			printf 'FROM scratch\nADD $HTTP/git/r.git#v1 /g\nADD $HTTP/files/user /\nCOPY --from=n f /n\n' >R
+			mica build -q -o out -f R --build-context n=$HTTP/git/r.git#side $HTTP/git/r.git
+			cat out/g/f out/user out/n
+			tar -c R | mica build -q -f R --build-context n=$HTTP/git/r.git#side -"
+		[[ $output == *$'one\nbody\nside\n'* ]]
+	done
 }
 
 # --- directories ---
