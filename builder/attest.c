@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "formats/base/limits.h"
+#include "builder/origin.h"
 #include "formats/base/map.h"
 #include "formats/reference.h"
 
@@ -114,59 +115,60 @@ int attest_statement(const struct attest_subject *subject, const char *predicate
 
 /* --- Materials --- */
 
-/* The URL without credentials, which are nobody's business. */
-static void add_url(const char *url, struct buf *buf)
-{
-	const char *host = strstr(url, "://"), *end, *at;
-
-	if (!host) {
-		buf_puts(buf, url);
-		return;
-	}
-	host += 3;
-	end = host + strcspn(host, "/?#");
-	at = memrchr(host, '@', (size_t)(end - host));
-	buf_add(buf, str_of(url, (size_t)(host - url)));
-	buf_puts(buf, at ? at + 1 : host);
-}
-
-/* Each once. */
+/* Each once; takes 'digest', which may be NULL. */
 static int add_material(struct json *list, struct map *seen, const struct buf *uri,
-			const struct digest *digest, struct err *err)
+			struct json *digest, struct err *err)
 {
 	struct json *entry;
+	int r = buf_check(uri, "material", err);
 
-	if (buf_check(uri, "material", err) < 0)
-		return -err->code;
-	if (map_has(seen, buf_str(uri)))
-		return 0;
+	if (r < 0 || map_has(seen, buf_str(uri))) {
+		json_free(digest);
+		return r;
+	}
 	entry = json_new_map();
 	(void)json_set_text(entry, "uri", uri->data);
-	if (digest && digest_is_set(digest))
-		(void)json_set(entry, "digest", digest_map(digest));
+	if (digest)
+		(void)json_set(entry, "digest", digest);
 	if (json_append(list, entry) < 0 || map_put(seen, buf_str(uri), seen) < 0)
 		return err_nomem(err);
 	return 0;
 }
 
+/* In the words of SLSA. */
+static struct json *commit_map(const char *commit)
+{
+	struct json *map = json_new_map();
+
+	(void)json_set_text(map, "gitCommit", commit);
+	return map;
+}
+
+static int add_source(const struct copy_source *source, struct json *list, struct map *seen,
+		      struct err *err)
+{
+	auto_buf struct buf uri = BUF_INIT(64 * KIB);
+	char shown[4096];
+	struct json *digest = source->commit		     ? commit_map(source->commit)
+			      : digest_is_set(&source->body) ? digest_map(&source->body)
+							     : NULL;
+
+	origin_shown(source->git ? source->git->remote : source->path, shown, sizeof(shown));
+	buf_puts(&uri, shown);
+	if (source->git && source->git->ref)
+		buf_printf(&uri, "#%s", source->git->ref);
+	return add_material(list, seen, &uri, digest, err);
+}
+
 static int add_sources(const struct step *step, struct json *list, struct map *seen,
 		       struct err *err)
 {
-	struct digest digest = { .algorithm = DIGEST_NONE };
-	struct err ignored;
 	size_t i;
 	int r = 0;
 
-	if (step->checksum)
-		(void)!digest_parse(str_from(step->checksum), &digest, &ignored);
-	for (i = 0; i < step->source_count && r == 0; i++) {
-		auto_buf struct buf uri = BUF_INIT(64 * KIB);
-
-		if (!step->sources[i].is_url)
-			continue;
-		add_url(step->sources[i].path, &uri);
-		r = add_material(list, seen, &uri, &digest, err);
-	}
+	for (i = 0; i < step->source_count && r == 0; i++)
+		if (step->sources[i].is_url)
+			r = add_source(&step->sources[i], list, seen, err);
 	return r;
 }
 
@@ -185,7 +187,11 @@ static int collect_materials(const struct plan *plan, struct json *list, struct 
 		if (step->kind != STEP_BASE || !step->image || r < 0)
 			continue;
 		attest_image_purl(step->image, &step->platform, &uri);
-		r = add_material(list, seen, &uri, &step->base_manifest, err);
+		r = add_material(list, seen, &uri,
+				 digest_is_set(&step->base_manifest)
+					 ? digest_map(&step->base_manifest)
+					 : NULL,
+				 err);
 	}
 	return r;
 }
@@ -295,16 +301,9 @@ static int build_definition(const struct provenance *provenance, struct json **r
 
 	platform_host(&host);
 	if (provenance->context) {
-		auto_buf struct buf uri = BUF_INIT(64 * KIB);
-
-		add_url(provenance->context, &uri);
-		(void)json_set_text(source, "uri", uri.failed ? "" : uri.data);
-		if (provenance->commit) {
-			struct json *digest = json_new_map();
-
-			(void)json_set_text(digest, "gitCommit", provenance->commit);
-			(void)json_set(source, "digest", digest);
-		}
+		(void)json_set_text(source, "uri", provenance->context);
+		if (provenance->commit)
+			(void)json_set(source, "digest", commit_map(provenance->commit));
 	}
 	(void)json_set_text(source, "path", provenance->recipe_name);
 	(void)json_set(external, "configSource", source);
@@ -335,7 +334,7 @@ static struct json *run_details(const struct provenance *provenance)
 		    *metadata = json_new_map(), *own = json_new_map();
 	char time[TIME_TEXT_MAX];
 
-	(void)json_set_text(builder, "id", "");
+	(void)json_set_text(builder, "id", provenance->builder_id ? provenance->builder_id : "");
 	(void)json_set_text(version, "mica", MICA_VERSION);
 	(void)json_set(builder, "version", version);
 	if (provenance->build_id) {

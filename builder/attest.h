@@ -27,8 +27,9 @@ struct provenance {
 	struct str recipe_text;
 	const struct plan *plan;
 	const char *target;
-	const char *context; /* as shown; NULL: a directory of this machine */
-	const char *commit;  /* of a git context, or NULL */
+	const char *builder_id; /* a URI, or NULL */
+	const char *context;	/* as shown, without secrets; NULL: a directory of this machine */
+	const char *commit;	/* of a git context, or NULL */
 	const char *const *build_args, *const *labels; /* "K=V", NULL-terminated or NULL */
 	const char *const *secrets;		       /* ids */
 	size_t secret_count;

@@ -38,9 +38,10 @@ struct origin {
 	uint8_t identity[SHA256_BYTES]; /* stands for the content in keys */
 	struct digest layer;
 	bool has_layer;
-	char name[256];	 /* the file in the layer's root; "" for a tree */
-	int64_t time;	 /* of the commit, or Last-Modified; INT64_MIN: unknown */
-	char commit[65]; /* of git */
+	char name[256];	    /* the file in the layer's root; "" for a tree */
+	int64_t time;	    /* of the commit, or Last-Modified; INT64_MIN: unknown */
+	char commit[65];    /* of git */
+	struct digest body; /* of a URL */
 };
 
 /* http and https. The body becomes a file, or, with 'as_context', what archive it holds, else a file all the same.

@@ -461,6 +461,7 @@ static int finish(const struct facts *facts, struct origin *origin, struct err *
 	memcpy(origin->identity, identity.bytes, SHA256_BYTES);
 	memcpy(origin->name, facts->name, sizeof(facts->name));
 	origin->time = facts->time;
+	origin->body = facts->body;
 	return r;
 }
 

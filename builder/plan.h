@@ -52,6 +52,9 @@ struct copy_source {
 	bool is_url;		       /* remote: http(s) or git */
 	bool is_git;
 	struct git_url *git; /* of a git address: with what the flags of ADD say */
+	/* What a remote source was, once solved: the commit of a repository, or the digest of a body. */
+	const char *commit;
+	struct digest body;
 };
 
 struct step {

@@ -775,8 +775,9 @@ static int date_history(const struct solve *solve, struct plan_stage *target, st
 	return config->created ? 0 : err_nomem(err);
 }
 
-static int collect(struct solve *solve, struct plan_stage *target, struct err *err)
+static int collect(struct solve *solve, struct plan *plan, struct err *err)
 {
+	struct plan_stage *target = plan->target;
 	auto_free struct node **chain = NULL;
 	auto_free struct digest *layers = NULL;
 	size_t count, layer_count, i;
@@ -787,6 +788,9 @@ static int collect(struct solve *solve, struct plan_stage *target, struct err *e
 	for (i = 0; r == 0 && i < layer_count; i++)
 		if (image_config_add_layer(&target->config, &layers[i]) < 0)
 			r = err_nomem(err);
+	for (i = 0; r == 0 && i < plan->step_count; i++)
+		r = node_tell_origins(node_of(solve, plan->steps[i]), plan->steps[i], &plan->arena,
+				      err);
 	return r < 0 ? r : date_history(solve, target, err);
 }
 
@@ -840,7 +844,7 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 		}
 	}
 	for (i = 0; i < plan_count && r == 0; i++)
-		r = collect(&solve, plans[i]->target, err);
+		r = collect(&solve, plans[i], err);
 	if (solve.run.sandbox != options->run.sandbox)
 		sandbox_free(solve.run.sandbox);
 	pool_free(solve.snapshots);

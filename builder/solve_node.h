@@ -173,6 +173,10 @@ int node_record(struct solve *solve, struct node *node, struct err *err) must_ch
 
 /* --- solve_origin.c --- */
 
+/* Tells the step what its remote sources were, in the memory of its plan. */
+int node_tell_origins(const struct node *node, struct step *step, struct arena *arena,
+		      struct err *err) must_check;
+
 /* The context called 'source', NULL: that of the build. Borrowed. */
 int node_context(const struct solve *solve, const struct node *node, const char *source,
 		 struct context **ret_context, struct err *err) must_check;

@@ -94,6 +94,22 @@ int node_find_origins(struct solve *solve, struct node *node, struct err *err)
 	return r;
 }
 
+int node_tell_origins(const struct node *node, struct step *step, struct arena *arena,
+		      struct err *err)
+{
+	size_t i;
+
+	for (i = 0; node->origins && i < step->source_count; i++) {
+		step->sources[i].body = node->origins[i].body;
+		if (!node->origins[i].commit[0])
+			continue;
+		step->sources[i].commit = arena_strdup(arena, str_from(node->origins[i].commit));
+		if (!step->sources[i].commit)
+			return err_nomem(err);
+	}
+	return 0;
+}
+
 /* --- At its execution --- */
 
 static int open_origin(struct solve *solve, struct node *node, size_t number,

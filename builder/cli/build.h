@@ -105,6 +105,8 @@ struct build {
 	bool drop_base_labels;
 	unsigned extensions; /* of enum plan_extension */
 	enum { ATTEST_OFF, ATTEST_MIN, ATTEST_FULL } provenance;
+	char *builder_id;  /* of the provenance, or NULL */
+	bool reproducible; /* it has no times */
 	bool sbom;
 	int64_t begun_ns;
 	struct container_settings container;

@@ -11,19 +11,39 @@
 
 enum { FIELDS_MAX = 16 };
 
+/* "mode=max", "max", or several of mode, builder-id, reproducible, version in commas. */
 static int set_provenance(struct build *build, struct str value, struct err *err)
 {
-	if (str_starts(value, "mode="))
-		value = str_from_index(value, strlen("mode="));
-	if (str_is(value, "false"))
-		build->provenance = ATTEST_OFF;
-	else if (!value.len || str_is(value, "true") || str_is(value, "min"))
-		build->provenance = ATTEST_MIN;
-	else if (str_is(value, "max"))
-		build->provenance = ATTEST_FULL;
-	else
-		return err_set(err, ERR_USAGE, "bad provenance '%.*s': min, max or false",
-			       (int)value.len, value.ptr);
+	struct str field, key, text;
+	bool more = true;
+
+	build->provenance = ATTEST_MIN;
+	while (more && value.len) {
+		more = str_cut(value, ',', &field, &value);
+		if (!str_cut(field, '=', &key, &text)) {
+			text = field;
+			key = STR("mode");
+		}
+		if (str_is(key, "builder-id")) {
+			free(build->builder_id);
+			build->builder_id = str_dup(text);
+			if (!build->builder_id)
+				return err_nomem(err);
+		} else if (str_is(key, "reproducible"))
+			build->reproducible = !str_is(text, "false");
+		else if (str_is(key, "version") && str_is(text, "v1"))
+			continue;
+		else if (!str_is(key, "mode"))
+			return err_set(err, ERR_USAGE, "unknown key '%.*s' of provenance",
+				       (int)field.len, field.ptr);
+		else if (str_is(text, "false"))
+			build->provenance = ATTEST_OFF;
+		else if (str_is(text, "max"))
+			build->provenance = ATTEST_FULL;
+		else if (!str_is(text, "min") && !str_is(text, "true"))
+			return err_set(err, ERR_USAGE, "bad provenance '%.*s': min, max or false",
+				       (int)text.len, text.ptr);
+	}
 	return 0;
 }
 
@@ -41,10 +61,11 @@ static int set_sbom(struct build *build, struct str value, struct err *err)
 	return 0;
 }
 
-/* "type=provenance,mode=max", "type=sbom". */
-static int set_attest(struct build *build, const char *text, struct err *err)
+/* "type=provenance,mode=max", "type=sbom": what is left without the type is as of the options of these names. */
+static int set_attest(struct build *build, const char *given, struct err *err)
 {
-	struct str rest = str_from(text), field, key, value, type = STR(""), other = STR("");
+	struct str rest = str_from(given), field, key, value, type = STR("");
+	auto_buf struct buf others = BUF_INIT(64 * KIB);
 	bool more = true, disabled = false;
 
 	while (more) {
@@ -52,21 +73,19 @@ static int set_attest(struct build *build, const char *text, struct err *err)
 		str_cut(field, '=', &key, &value);
 		if (str_is(key, "type"))
 			type = value;
-		else if (str_is(key, "mode") || str_is(key, "generator"))
-			other = field;
 		else if (str_is(key, "disabled"))
 			disabled = !str_is(value, "false");
 		else
-			return err_set(err, ERR_USAGE, "unknown key '%.*s' in --attest '%s'",
-				       (int)key.len, key.ptr, text);
+			buf_printf(&others, "%s%.*s", others.len ? "," : "", (int)field.len,
+				   field.ptr);
 	}
-	if (disabled)
-		other = STR("false");
+	if (buf_check(&others, "--attest", err) < 0)
+		return -err->code;
 	if (str_is(type, "provenance"))
-		return set_provenance(build, other, err);
+		return set_provenance(build, disabled ? STR("false") : buf_str(&others), err);
 	if (str_is(type, "sbom"))
-		return set_sbom(build, other, err);
-	return err_set(err, ERR_USAGE, "--attest '%s': type=provenance or type=sbom", text);
+		return set_sbom(build, disabled ? STR("false") : buf_str(&others), err);
+	return err_set(err, ERR_USAGE, "--attest '%s': type=provenance or type=sbom", given);
 }
 
 int build_parse_attest(struct build *build, struct err *err)
@@ -88,10 +107,11 @@ static int say_provenance(const struct build *build, size_t image,
 			  const struct attest_subject *subject, struct image_statements *statements,
 			  struct err *err)
 {
-	bool reproducible = build->source_date_epoch != INT64_MAX;
+	bool reproducible = build->reproducible || build->source_date_epoch != INT64_MAX;
 	auto_free const char **secrets = calloc(build->secret_count + 1, sizeof(*secrets));
 	struct provenance provenance = {
 		.full = build->provenance == ATTEST_FULL,
+		.builder_id = build->builder_id,
 		.recipe_name = build->recipe_name,
 		.recipe_text = buf_str(&build->recipe_text),
 		.plan = build->plans[image],

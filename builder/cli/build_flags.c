@@ -288,6 +288,7 @@ void build_release_flags(struct build *build)
 	free(build->names);
 	free(build->platforms);
 	free(build->epoch_source);
+	free(build->builder_id);
 	build_release_outputs(build);
 	for (i = 0; i < build->build_args.count; i++)
 		free((void *)build->build_args.items[i]);

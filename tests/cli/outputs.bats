@@ -660,6 +660,19 @@ serve() {
 	printf 'FROM scratch AS stamp\nARG N=a\nADD http://%s/files/$N.tar /\n%s\n' "$HTTP" "$(cat "$out/work/Dockerfile")" | dockerfile
 	mica build -q -t e --source-date-epoch stamp "$ctx"
 	[ "$(created)" = $'2015-01-01T00:00:00Z\n1420070400' ]
+	# The provenance names the commit of a context and what ADD fetched.
+	printf 'FROM scratch\nADD http://%s/files/a.tar?token=hidden /\nADD http://%s/git/app.git#HEAD /g/\n' "$HTTP" "$HTTP" | dockerfile
+	commit=$(git -C "$out/work" rev-parse HEAD)
+	for n in 1 2; do
+		mica build -q --provenance=max,builder-id=https://b.example/1 --metadata-file "$out.md" "$ctx"
+		run -0 jq -c '."buildx.build.provenance" | .runDetails.builder.id, .buildDefinition.resolvedDependencies[]' "$out.md"
+		[ "$output" = "\"https://b.example/1\"
+{\"uri\":\"http://$HTTP/files/a.tar\",\"digest\":{\"sha256\":\"$(sha256sum <"$out/files/a.tar" | cut -d' ' -f1)\"}}
+{\"uri\":\"http://$HTTP/git/app.git#HEAD\",\"digest\":{\"gitCommit\":\"$commit\"}}" ]
+	done
+	mica build -q --attest type=provenance,mode=max --metadata-file "$out.md" "http://$HTTP/git/app.git"
+	[ "$(jq -c '."buildx.build.provenance".buildDefinition.externalParameters.configSource' "$out.md")" = \
+		"{\"uri\":\"http://$HTTP/git/app.git\",\"digest\":{\"gitCommit\":\"$commit\"},\"path\":\"Dockerfile\"}" ]
 	run -2 mica build -q --source-date-epoch x --build-context x=docker-image://base "$ctx"
 	[[ $output == *"an image is no source"* ]]
 	exec 8>&-
