@@ -328,6 +328,19 @@ static int open_session(struct fuse_link *link, const struct fuse_lowlevel_ops *
 	return 0;
 }
 
+/* The table of descriptors of a process of several threads grows at the price of a grace period of the kernel, some 10 ms; that of
+ * a process of one thread for nothing. It stays as large as it once was. */
+static void reserve_descriptors(void)
+{
+	enum { EXPECTED = 4096 };
+	int fd = open("/", O_PATH | O_CLOEXEC), high = fcntl(fd, F_DUPFD_CLOEXEC, EXPECTED - 1);
+
+	if (high >= 0)
+		close(high);
+	if (fd >= 0)
+		close(fd);
+}
+
 /* Replies are allocated one by one: the allocator keeps their memory instead of mapping it anew for each. Directories that the
  * kernel remembers cost a descriptor each. */
 static void prepare_process(void)
@@ -338,6 +351,7 @@ static void prepare_process(void)
 	(void)mallopt(M_MMAP_THRESHOLD, 4 * FUSE_LINK_REPLY_MAX);
 	(void)mallopt(M_TRIM_THRESHOLD, 8 * FUSE_LINK_REPLY_MAX);
 	io_raise_descriptor_limit();
+	reserve_descriptors();
 }
 
 static int loop(const struct fuse_link *link, struct fuse_session *session)
@@ -363,6 +377,8 @@ static int loop(const struct fuse_link *link, struct fuse_session *session)
 
 void fuse_link_ready(struct fuse_link *link)
 {
+	if (link->preparer)
+		pool_wait(&link->preparing);
 	if (link->ready_fd >= 0 && write(link->ready_fd, "", 1) != 1)
 		link->ready_fd = -1; /* nobody waits: the mount goes with him */
 }
@@ -380,8 +396,30 @@ static bool take_signals(const struct fuse_link *link, struct fuse_session *sess
 	return fuse_set_signal_handlers(session) == 0;
 }
 
-int fuse_link_serve(struct fuse_link *link, const struct fuse_lowlevel_ops *operations,
-		    struct err *err)
+static int begin_preparing(struct fuse_link *link, struct err *err)
+{
+	int r;
+
+	if (!link->prepare)
+		return 0;
+	r = pool_new(1, &link->preparer, err);
+	if (r < 0)
+		return r;
+	pool_batch_init(&link->preparing);
+	pool_submit(link->preparer, &link->preparing, link->prepare, link->prepared);
+	return 0;
+}
+
+static void end_preparing(struct fuse_link *link)
+{
+	if (!link->preparer)
+		return;
+	pool_free(take(link->preparer));
+	pool_batch_release(&link->preparing);
+}
+
+static int serve(struct fuse_link *link, const struct fuse_lowlevel_ops *operations,
+		 struct err *err)
 {
 	struct fuse_session *session = NULL;
 	bool handled;
@@ -389,7 +427,6 @@ int fuse_link_serve(struct fuse_link *link, const struct fuse_lowlevel_ops *oper
 
 	if (r < 0)
 		return r;
-	prepare_process();
 	if (chdir("/") < 0)
 		return err_sys(err, errno, "cannot change to '/'");
 	handled = take_signals(link, session);
@@ -400,4 +437,17 @@ int fuse_link_serve(struct fuse_link *link, const struct fuse_lowlevel_ops *oper
 	fuse_session_unmount(session);
 	fuse_session_destroy(session);
 	return 0;
+}
+
+int fuse_link_serve(struct fuse_link *link, const struct fuse_lowlevel_ops *operations,
+		    struct err *err)
+{
+	int r;
+
+	prepare_process();
+	r = begin_preparing(link, err);
+	if (r == 0)
+		r = serve(link, operations, err);
+	end_preparing(link);
+	return r;
 }

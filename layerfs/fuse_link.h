@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "formats/base/err.h"
+#include "formats/base/pool.h"
 #include "layerfs/fuse_counters.h"
 
 /* One request, one reply: 256 pages, the most that the library asks for (FS-302). */
@@ -24,6 +25,9 @@ enum { FUSE_LINK_REPLY_MAX = 1 << 20 };
 struct fuse_link {
 	int fd;	      /* the connection, or -1 with 'mount_path': mounted by fusermount3 */
 	int ready_fd; /* a pipe that is told when the server answers; -1 */
+	/* Work that is done while the session begins, and before it is ready; NULL: none. */
+	void (*prepare)(void *prepared);
+	void *prepared;
 	const char *mount_path;
 	char *mount_options; /* with 'mount_path' */
 	bool wants_kill;     /* the server drops set-id bits (FS-306) */
@@ -33,6 +37,8 @@ struct fuse_link {
 	bool (*answer)(struct fuse_link *link, int fd, const struct fuse_in_header *header,
 		       const void *body, size_t len);
 	_Atomic uint64_t *counters; /* of fuse_counters.h; NULL: nobody counts */
+	struct pool *preparer;	    /* while it is served */
+	struct pool_batch preparing;
 	/* Found out: */
 	bool passes;
 	bool sends_setxattr_flags;

@@ -23,10 +23,10 @@
 #include "layerfs/merge.h"
 
 /* "layers/<hex>/index.erofs" */
-enum { PATH_BYTES = STORE_NAME_MAX + 16 };
+enum { PATH_BYTES = INDEX_TAR_NAME_MAX };
 
 struct tar {
-	int fd;
+	atomic_int fd; /* -1: not opened yet */
 	struct digest diff_id;
 	struct digests *digests; /* or NULL */
 	_Atomic bool looked_for_digests;
@@ -35,7 +35,7 @@ struct tar {
 struct index {
 	atomic_uint references;
 	struct erofs_image *image;
-	int store_fd; /* where digests are looked for when they are first wanted; -1 */
+	int store_fd; /* where tars and digests are looked for when they are first wanted; -1 */
 	pthread_mutex_t digests_lock;
 	size_t tar_count;
 	struct tar tars[];
@@ -75,10 +75,9 @@ size_t index_tar_count(const struct index *index)
 	return index->tar_count;
 }
 
-int index_tar_fd(const struct index *index, size_t device)
+int index_store_fd(const struct index *index)
 {
-	assert(device >= 1 && device <= index->tar_count);
-	return index->tars[device - 1].fd;
+	return index->store_fd;
 }
 
 const struct digest *index_tar_diff_id(const struct index *index, size_t device)
@@ -110,23 +109,97 @@ static int new_index(struct erofs_image *image, struct index **ret_index, struct
 	return 0;
 }
 
+static const char *layer_path(char path[PATH_BYTES], const struct digest *diff_id, const char *file)
+{
+	char layer[STORE_NAME_MAX];
+
+	snprintf(path, PATH_BYTES, "%s/%s", store_layer_name(diff_id, layer), file);
+	return path;
+}
+
+const char *index_tar_name(const struct index *index, size_t device, char name[INDEX_TAR_NAME_MAX])
+{
+	return layer_path(name, index_tar_diff_id(index, device), "tar");
+}
+
 /* The tar must be as long as the device it stands for, else the kernel and we would show other bytes (FS-107). */
-static int check_tar(const struct index *index, size_t device, struct err *err)
+static int check_size(const struct index *index, size_t device, const struct stat *st,
+		      struct err *err)
 {
 	char text[DIGEST_TEXT_MAX];
 	struct erofs_device slot;
-	struct stat st;
 
 	if (erofs_device(index->image, device, &slot) < 0)
 		return err_set(err, ERR_FORMAT, "device table of an index is damaged");
-	if (fstat(index->tars[device - 1].fd, &st) < 0)
+	if (S_ISREG(st->st_mode) &&
+	    ((uint64_t)st->st_size + EROFS_BLOCK - 1) / EROFS_BLOCK * EROFS_BLOCK ==
+		    slot.size_bytes)
+		return 0;
+	err_set(err, ERR_FORMAT, "tar of layer '%s' has %lld bytes instead of %llu",
+		digest_text(&slot.diff_id, text), (long long)st->st_size,
+		(unsigned long long)slot.size_bytes);
+	return err_hint(err, "mica fsck --repair");
+}
+
+int index_check_tar(const struct index *index, size_t device, struct err *err)
+{
+	const int fd = index->tars[device - 1].fd;
+	char path[PATH_BYTES];
+	struct stat st;
+
+	if (fd >= 0 && fstat(fd, &st) < 0)
 		return err_sys(err, errno, "cannot stat a tar");
-	if (!S_ISREG(st.st_mode) ||
-	    ((uint64_t)st.st_size + EROFS_BLOCK - 1) / EROFS_BLOCK * EROFS_BLOCK != slot.size_bytes)
-		return err_set(err, ERR_FORMAT, "tar of layer '%s' has %lld bytes instead of %llu",
-			       digest_text(&slot.diff_id, text), (long long)st.st_size,
-			       (unsigned long long)slot.size_bytes);
-	return 0;
+	if (fd < 0 && fstatat(index->store_fd, index_tar_name(index, device, path), &st,
+			      AT_SYMLINK_NOFOLLOW) < 0)
+		return err_sys(err, errno, "cannot open '%s'", path);
+	return check_size(index, device, &st, err);
+}
+
+/* Any thread: who comes second takes what the first has opened. */
+static int open_tar(struct index *index, size_t device, struct err *err)
+{
+	struct tar *tar = &index->tars[device - 1];
+	char path[PATH_BYTES];
+	auto_close int fd = -1;
+	struct stat st;
+	int none = -1, r;
+
+	if (tar->fd >= 0)
+		return 0;
+	fd = openat(index->store_fd, index_tar_name(index, device, path),
+		    O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_sys(err, errno, "cannot open '%s'", path);
+	r = check_size(index, device, &st, err);
+	if (r == 0 && atomic_compare_exchange_strong(&tar->fd, &none, fd))
+		(void)take_fd(&fd);
+	return r;
+}
+
+int index_open_tars(struct index *index, struct err *err)
+{
+	size_t device;
+	int r = 0;
+
+	for (device = 1; r == 0 && device <= index->tar_count; device++)
+		r = open_tar(index, device, err);
+	return r;
+}
+
+int index_tar_fd(const struct index *index, size_t device)
+{
+	struct err err;
+	int fd;
+
+	assert(device >= 1 && device <= index->tar_count);
+	fd = index->tars[device - 1].fd;
+	if (fd < 0) {
+		/* What an index shows does not change by it. */
+		int r = open_tar((struct index *)(uintptr_t)index, device, &err);
+
+		fd = r < 0 ? r : index->tars[device - 1].fd;
+	}
+	return fd <= -ERR_DIGEST ? -EIO : fd;
 }
 
 int index_open_fds(int index_fd, const int *tar_fds, size_t tar_count, struct index **ret_index,
@@ -146,7 +219,7 @@ int index_open_fds(int index_fd, const int *tar_fds, size_t tar_count, struct in
 		struct erofs_device slot;
 
 		index->tars[given++].fd = tar_fds[i];
-		r = check_tar(index, i + 1, err);
+		r = index_check_tar(index, i + 1, err);
 		if (r == 0 && erofs_device(index->image, i + 1, &slot) == 0)
 			index->tars[i].diff_id = slot.diff_id;
 	}
@@ -157,12 +230,29 @@ int index_open_fds(int index_fd, const int *tar_fds, size_t tar_count, struct in
 	return r;
 }
 
-static const char *layer_path(char path[PATH_BYTES], const struct digest *diff_id, const char *file)
+int index_open_stored(int index_fd, int store_fd, struct index **ret_index, struct err *err)
 {
-	char layer[STORE_NAME_MAX];
+	auto_index struct index *index = NULL;
+	struct erofs_image *image = NULL;
+	size_t i;
+	int r = erofs_open(index_fd, &image, err);
 
-	snprintf(path, PATH_BYTES, "%s/%s", store_layer_name(diff_id, layer), file);
-	return path;
+	if (r == 0)
+		r = new_index(image, &index, err);
+	if (r < 0) {
+		close(store_fd);
+		return r;
+	}
+	index->store_fd = store_fd;
+	for (i = 0; i < index->tar_count; i++) {
+		struct erofs_device slot;
+
+		if (erofs_device(image, i + 1, &slot) < 0)
+			return err_set(err, ERR_FORMAT, "device table of an index is damaged");
+		index->tars[i].diff_id = slot.diff_id;
+	}
+	*ret_index = take(index);
+	return 0;
 }
 
 static int open_file(int store_fd, const char *path, int *ret_fd, struct err *err)
@@ -234,13 +324,8 @@ static int open_published(struct store *store, const char *path, const struct di
 	if (index->store_fd < 0)
 		return err_sys(err, errno, "cannot duplicate the descriptor of the store");
 	for (i = 0; i < count; i++) {
-		char tar[PATH_BYTES];
-
 		index->tars[i].diff_id = diff_ids[i];
-		r = open_file(index->store_fd, layer_path(tar, &diff_ids[i], "tar"),
-			      &index->tars[i].fd, err);
-		if (r == 0)
-			r = check_tar(index, i + 1, err);
+		r = index_check_tar(index, i + 1, err);
 		if (r < 0)
 			return r;
 	}
@@ -384,12 +469,16 @@ static ssize_t read_extent(const struct index *index, const struct erofs_extent 
 			   size_t len)
 {
 	ssize_t n;
+	int fd;
 
 	if (!extent->device) {
 		memset(data, 0, len);
 		return (ssize_t)len;
 	}
-	n = io_pread(index->tars[extent->device - 1].fd, data, len, extent->device_offset);
+	fd = index_tar_fd(index, extent->device);
+	if (fd < 0)
+		return fd;
+	n = io_pread(fd, data, len, extent->device_offset);
 	return n < 0 || (size_t)n == len ? n : -EIO; /* the tar was cut off under us */
 }
 
@@ -425,10 +514,13 @@ int index_copy(const struct index *index, const struct erofs_inode *inode, int f
 	int r = 0;
 
 	for (at = 0; r == 0 && at < inode->size_bytes; at += extent.length) {
+		int tar = 0;
+
 		r = erofs_map(index->image, inode, at, &extent);
 		if (r == 0 && extent.device)
-			r = io_copy_range(index->tars[extent.device - 1].fd, extent.device_offset,
-					  fd, at, extent.length);
+			r = tar = index_tar_fd(index, extent.device);
+		if (r >= 0 && extent.device)
+			r = io_copy_range(tar, extent.device_offset, fd, at, extent.length);
 	}
 	return r;
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* index: an opened EROFS index together with the tars it points into. Reference counted, immutable, any thread.
  *
- * Opening checks each tar's presence and size against the device table (FS-107), so a mount can never show other bytes. */
+ * Opening checks each tar's presence and size against the device table (FS-107), so a mount can never show other bytes. A tar of
+ * a store is opened when its bytes are first wanted, and checked again: an image may have 128, of which a process reads two. Who
+ * opened the index keeps gc from them, or opens them all. */
 #ifndef LAYERFS_INDEX_H
 #define LAYERFS_INDEX_H
 
@@ -27,11 +29,23 @@ int index_open_chain(struct store *store, const struct digest *diff_ids, size_t 
 int index_open_fds(int index_fd, const int *tar_fds, size_t tar_count, struct index **ret_index,
 		   struct err *err) must_check;
 
+/* Of an index file whose tars are those of the store 'store_fd', by the diff ids of its device table: owns both descriptors. */
+int index_open_stored(int index_fd, int store_fd, struct index **ret_index,
+		      struct err *err) must_check;
+/* From now on nobody can take a tar away. */
+int index_open_tars(struct index *index, struct err *err) must_check;
+
 struct index *index_ref(struct index *index);
 void index_unref(struct index *index);
 const struct erofs_image *index_image(const struct index *index);
 size_t index_tar_count(const struct index *index);
-int index_tar_fd(const struct index *index, size_t device); /* 1-based, borrowed */
+int index_store_fd(const struct index *index); /* borrowed; -1: the tars lie anywhere */
+int index_tar_fd(const struct index *index, size_t device); /* 1-based, borrowed; -errno */
+/* Whether the tar is there and as long as its device says. */
+int index_check_tar(const struct index *index, size_t device, struct err *err) must_check;
+/* Its path below the store. */
+enum { INDEX_TAR_NAME_MAX = STORE_NAME_MAX + 16 };
+const char *index_tar_name(const struct index *index, size_t device, char name[INDEX_TAR_NAME_MAX]);
 const struct digest *index_tar_diff_id(const struct index *index, size_t device);
 
 /* File data; short at the end of the file. -errno. */

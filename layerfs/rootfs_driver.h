@@ -79,6 +79,8 @@ struct rootfs_service {
 	const char *mount_path, *counters_path;
 	bool escape_user_marks;
 };
+/* Of a stack, before a server is ready: until then its parent keeps them from gc. For fuse_link's 'prepare'. */
+void rootfs_open_tars(void *stack);
 int rootfs_index_serve(const struct rootfs_service *service, struct err *err) must_check;
 int rootfs_union_serve(const struct rootfs_service *service, struct err *err) must_check;
 

@@ -399,6 +399,8 @@ int rootfs_index_serve(const struct rootfs_service *service, struct err *err)
 	char mount_options[] = "ro,default_permissions,fsname=mica,subtype=mica";
 	struct server server = { .link = { .fd = service->fuse_fd,
 					   .ready_fd = service->ready_fd,
+					   .prepare = rootfs_open_tars,
+					   .prepared = (void *)(uintptr_t)&service->stack,
 					   .mount_path = service->mount_path,
 					   .mount_options = mount_options } };
 	int r;

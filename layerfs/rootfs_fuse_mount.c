@@ -88,9 +88,13 @@ static int add_index(struct server *server, const struct index *index, struct er
 
 	if (r < 0)
 		return r;
+	if (index_store_fd(index) >= 0)
+		return add_descriptor(server, "store", index_store_fd(index), err);
 	for (device = 1; device <= index_tar_count(index); device++) {
 		int fd = index_tar_fd(index, device);
 
+		if (fd < 0)
+			return err_sys(err, -fd, "cannot open layer tar %zu", device);
 		r = inherit(server, fd, err);
 		if (r < 0)
 			return r;

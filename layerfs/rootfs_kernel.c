@@ -29,28 +29,31 @@
 
 /* --- EROFS --- */
 
-static int check_device(const struct index *index, size_t device, struct err *err)
+/* A tar of a store goes by its name below the store's descriptor: so the kernel opens it, we need not, and it makes no entry of
+ * /proc/self/fd for each of 128. */
+static int add_device(const struct fs_context *context, const struct index *index, size_t device,
+		      struct err *err)
 {
-	char hex[DIGEST_HEX_MAX];
-	struct erofs_device expected;
+	char name[INDEX_TAR_NAME_MAX], path[INDEX_TAR_NAME_MAX + 32];
 	const struct digest *diff_id = index_tar_diff_id(index, device);
-	struct stat st;
-	uint64_t blocks;
-	int r = erofs_device(index_image(index), device, &expected);
+	struct erofs_device slot;
+	int fd, r = erofs_device(index_image(index), device, &slot);
 
 	if (r < 0)
 		return err_sys(err, -r, "cannot read the device table of an index");
-	if (fstat(index_tar_fd(index, device), &st) < 0)
-		return err_sys(err, errno, "cannot stat layer tar %zu", device);
-	digest_hex(&expected.diff_id, hex);
-	blocks = ((uint64_t)st.st_size + EROFS_BLOCK - 1) / EROFS_BLOCK;
-	if (blocks * EROFS_BLOCK != expected.size_bytes ||
-	    (diff_id && digest_is_set(diff_id) && !digest_equal(diff_id, &expected.diff_id))) {
-		err_set(err, ERR_FORMAT, "the tar of layer '%.12s' is not the one its index is of",
-			hex);
-		return err_hint(err, "mica fsck --repair");
+	r = index_check_tar(index, device, err);
+	if (r == 0 && digest_is_set(diff_id) && !digest_equal(diff_id, &slot.diff_id))
+		r = err_set(err, ERR_FORMAT, "a tar is not the one its index is of");
+	if (r < 0)
+		return r;
+	if (index_store_fd(index) >= 0) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", index_store_fd(index),
+			 index_tar_name(index, device, name));
+		return fs_context_string(context, "device", path, err);
 	}
-	return 0;
+	fd = index_tar_fd(index, device);
+	return fd < 0 ? err_sys(err, -fd, "cannot open layer tar %zu", device)
+		      : fs_context_fd_path(context, "device", fd, err);
 }
 
 int rootfs_kernel_erofs(struct index *index, int *ret_fd, struct err *err)
@@ -61,12 +64,8 @@ int rootfs_kernel_erofs(struct index *index, int *ret_fd, struct err *err)
 
 	if (r == 0)
 		r = fs_context_fd_path(&context, "source", erofs_fd(index_image(index)), err);
-	for (device = 1; r == 0 && device <= index_tar_count(index); device++) {
-		r = check_device(index, device, err);
-		if (r == 0)
-			r = fs_context_fd_path(&context, "device", index_tar_fd(index, device),
-					       err);
-	}
+	for (device = 1; r == 0 && device <= index_tar_count(index); device++)
+		r = add_device(&context, index, device, err);
 	if (r == 0)
 		r = fs_context_mount(&context, MOUNT_ATTR_RDONLY, ret_fd, err);
 	if (r == -ENOTBLK)

@@ -4,7 +4,8 @@
  * All it works with are descriptors that it inherits, named in its arguments in this order:
  *
  *	ready=FD                        the pipe on which it says that it answers, or why not
- *	index=FD tars=FD,FD... [layer]  elements of the stack, bottom first
+ *	index=FD [layer]                elements of the stack, bottom first; the tars of an index are those of a store, or
+ *	    store=FD | tars=FD,FD...
  *	dir=FD
  *	union [upper=FD work=FD]        serve the stack as a union; else it is one index
  *	fuse=FD | mount=PATH            the connection; or where fusermount3 mounts it
@@ -23,6 +24,7 @@ struct arguments {
 	struct rootfs_service service;
 	bool is_union;
 	int index_fd; /* of the element in hand, whose tars may follow; -1: none */
+	int store_fd;
 	int *tar_fds;
 	size_t tar_count;
 	bool is_layer;
@@ -36,8 +38,10 @@ static int push_index(struct arguments *arguments, struct err *err)
 
 	if (arguments->index_fd < 0)
 		return 0;
-	r = index_open_fds(arguments->index_fd, arguments->tar_fds, arguments->tar_count, &index,
-			   err);
+	r = arguments->store_fd >= 0 ? index_open_stored(arguments->index_fd,
+							 take_fd(&arguments->store_fd), &index, err)
+				     : index_open_fds(arguments->index_fd, arguments->tar_fds,
+						      arguments->tar_count, &index, err);
 	arguments->index_fd = -1;
 	arguments->tar_count = 0;
 	if (r < 0)
@@ -78,6 +82,17 @@ static int parse_tars(struct arguments *arguments, struct str list, struct err *
 	return r;
 }
 
+/* A copy, for several indexes may have one store. */
+static int parse_store(struct arguments *arguments, struct str value, struct err *err)
+{
+	int fd, r = parse_fd(value, &fd, err);
+
+	if (r < 0)
+		return r;
+	arguments->store_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	return arguments->store_fd < 0 ? err_sys(err, errno, "cannot duplicate a descriptor") : 0;
+}
+
 static int push_dir(struct arguments *arguments, struct str value, struct err *err)
 {
 	int fd, r = parse_fd(value, &fd, err);
@@ -94,6 +109,8 @@ static int parse_argument(struct arguments *arguments, const char *argument, str
 	str_cut(str_from(argument), '=', &name, &value);
 	if (str_is(name, "tars"))
 		return parse_tars(arguments, value, err);
+	if (str_is(name, "store"))
+		return parse_store(arguments, value, err);
 	if (str_is(name, "layer")) {
 		arguments->is_layer = true;
 		return 0;
@@ -126,11 +143,24 @@ static int parse_argument(struct arguments *arguments, const char *argument, str
 	return 0;
 }
 
+void rootfs_open_tars(void *stack)
+{
+	const struct stack *elements = stack;
+	struct err ignored;
+	size_t i;
+
+	/* Who cannot be opened now is told so when somebody reads. */
+	for (i = 0; i < elements->count; i++)
+		if (elements->elements[i].index)
+			(void)!index_open_tars(elements->elements[i].index, &ignored);
+}
+
 int rootfs_serve(int argc, char **argv)
 {
 	struct arguments arguments = {
 		.service = { .ready_fd = -1, .fuse_fd = -1, .upper_fd = -1, .work_fd = -1 },
-		.index_fd = -1
+		.index_fd = -1,
+		.store_fd = -1
 	};
 	struct rootfs_service *service = &arguments.service;
 	struct err err;

@@ -150,8 +150,11 @@ int rootfs_union_mount(const struct stack *lowers, int upper_fd, int work_fd,
 		       const struct rootfs_union_options *options, const char *path,
 		       struct err *err)
 {
-	struct union_server server = { .link = {
-					       .fd = -1, .ready_fd = -1, .wants_signals = true } };
+	struct union_server server = { .link = { .fd = -1,
+						 .ready_fd = -1,
+						 .wants_signals = true,
+						 .prepare = rootfs_open_tars,
+						 .prepared = (void *)(uintptr_t)lowers } };
 	auto_free char *real = realpath(path, NULL); /* the server leaves its directory */
 	auto_close int mount_fd = -1;
 	char words[512];
@@ -206,7 +209,9 @@ int rootfs_union_serve(const struct rootfs_service *service, struct err *err)
 	struct rootfs_union_options options = { .semantics = { .is_volatile = true },
 						.counters_path = service->counters_path };
 	struct union_server server = { .link = { .fd = service->fuse_fd,
-						 .ready_fd = service->ready_fd } };
+						 .ready_fd = service->ready_fd,
+						 .prepare = rootfs_open_tars,
+						 .prepared = (void *)(uintptr_t)&service->stack } };
 	int r;
 
 	options.semantics.marks = rootfs_own_marks();

@@ -149,6 +149,8 @@ static int index_extent(const struct place *place, uint64_t size, int *ret_fd, u
 	if (extent.device == 0 || end < size)
 		return err_set(err, ENODATA, "not one contiguous range");
 	*ret_fd = index_tar_fd(place->element->index, extent.device);
+	if (*ret_fd < 0)
+		return err_sys(err, -*ret_fd, "cannot open the tar of a layer");
 	*ret_offset = extent.device_offset;
 	return 0;
 }

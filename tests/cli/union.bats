@@ -22,6 +22,7 @@ setup() {
 teardown() {
 	umount -l "$BATS_TEST_TMPDIR/mnt" 2>/dev/null || true
 	umount -l "$BATS_TEST_TMPDIR/small" 2>/dev/null || true
+	umount -l "$BATS_TEST_TMPDIR/other" 2>/dev/null || true
 }
 
 @test "writable, then read-only over what was written" {
@@ -53,6 +54,18 @@ teardown() {
 	[ "$(cat mnt/file)" = $'below\nmore' ]
 	umount mnt
 	[ "$(mica cat below /file)" = below ]
+}
+
+@test "a mount keeps what it shows, whatever becomes of the image: gc takes nothing from it" {
+	tar -C lower -c . | mica import - gone >/dev/null
+	mkdir other
+	mica union -o lowerdir=gone,upperdir=upper,workdir=work mnt
+	mica mount --driver fuse gone other
+	mica rm gone
+	mica gc --all >/dev/null
+	run ! mica cat gone /file
+	[ "$(cat mnt/file)" = below ]
+	[ "$(cat other/file)" = below ]
 }
 
 @test "ids are mapped and squashed" {

@@ -230,6 +230,58 @@ static void test_chain(void **state)
 	assert_true(str_eq(buf_str(&first), buf_str(&again)));
 }
 
+static bool is_open(const struct index *index, size_t device)
+{
+	char name[INDEX_TAR_NAME_MAX], link[32], target[PATH_MAX];
+	int fd;
+
+	index_tar_name(index, device, name);
+	for (fd = 3; fd < 256; fd++) {
+		ssize_t len;
+
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+		len = readlink(link, target, sizeof(target) - 1);
+		if (len > 0 && (target[len] = '\0', strstr(target, name)))
+			return true;
+	}
+	return false;
+}
+
+/* FS-107, FS-1302: a tar is opened when its bytes are wanted, which are checked then too, or by who wants to keep them all. */
+static void test_tars_are_opened_when_wanted(void **state)
+{
+	auto_index struct index *index = NULL, *other = NULL;
+	struct erofs_inode inode;
+	char name[INDEX_TAR_NAME_MAX];
+	unsigned n;
+	uint8_t byte;
+	int tar;
+
+	(void)state;
+	assert_ok(index_open_chain(store, layers, LAYERS, &index, &err));
+	for (n = 0; n < LAYERS; n++)
+		assert_false(is_open(index, n + 1));
+	check_own(index, 1);
+	for (n = 0; n < LAYERS; n++)
+		assert_int_equal(is_open(index, n + 1), n == 1);
+	tar = openat(store_dirfd(store), index_tar_name(index, 1, name), O_RDWR);
+	assert_int_equal(ftruncate(tar, TAR_BYTES - 512), 0);
+	find(index, "own-0", &inode);
+	assert_int_equal(index_read(index, &inode, &byte, 1, FILE_BYTES - 1), -EIO);
+	assert_int_equal(index_open_tars(index, &err), -ERR_FORMAT);
+	assert_int_equal(ftruncate(tar, TAR_BYTES), 0);
+	close(tar);
+	assert_ok(index_open_tars(index, &err));
+	for (n = 0; n < LAYERS; n++)
+		assert_true(is_open(index, n + 1));
+
+	/* As a server does that is given a store. */
+	assert_ok(index_open_stored(dup(erofs_fd(index_image(index))), dup(store_dirfd(store)),
+				    &other, &err));
+	for (n = 0; n < LAYERS; n++)
+		check_own(other, n);
+}
+
 /* SEC-X19: no layers are an empty root, and nothing of the host. */
 static void test_no_layers(void **state)
 {
@@ -345,9 +397,13 @@ static void test_digests(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_layer),	  cmocka_unit_test(test_chain),
-		cmocka_unit_test(test_no_layers), cmocka_unit_test(test_refused),
-		cmocka_unit_test(test_stack),	  cmocka_unit_test(test_digests),
+		cmocka_unit_test(test_layer),
+		cmocka_unit_test(test_chain),
+		cmocka_unit_test(test_tars_are_opened_when_wanted),
+		cmocka_unit_test(test_no_layers),
+		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_stack),
+		cmocka_unit_test(test_digests),
 	};
 
 	if (argc > 1)
