@@ -13,13 +13,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "builder/keys.h"
 #include "builder/placement.h"
 #include "builder/step_add.h"
 #include "formats/base/io.h"
 #include "formats/base/log.h"
 #include "layerfs/state.h"
 
-enum { FACTS_MAX = 64 << 10 };
+enum { FACTS_MAX = 64 << 10, READ_BYTES = 1 << 20 };
 
 /* --- Records --- */
 
@@ -110,8 +111,8 @@ int origin_temp(const struct origin_options *options, int *ret_fd, struct err *e
 	return 0;
 }
 
-int origin_archive(const struct origin_options *options, int fd, const char *shown_name,
-		   struct digest *ret_layer, struct err *err)
+static int unpack(const struct origin_options *options, int fd, const char *shown_name,
+		  struct digest *ret_layer, struct err *err)
 {
 	struct layer_options layer = { .no_blob = true, .source_date_epoch = INT64_MAX };
 	struct copy_rules rules = { .created_mtime = options->created_mtime };
@@ -132,4 +133,60 @@ int origin_archive(const struct origin_options *options, int fd, const char *sho
 	if (r == 0)
 		*ret_layer = result.diff_id;
 	return r;
+}
+
+/* The bytes of an archive are its name: the same one again is not unpacked again. */
+static int archive_key(const struct origin_options *options, int fd, const char *shown_name,
+		       uint8_t ret_key[SHA256_BYTES], struct err *err)
+{
+	auto_hasher struct hasher *hasher = NULL;
+	auto_free char *data = malloc(READ_BYTES);
+	struct key_fields fields;
+	struct digest digest;
+	struct key key;
+	uint64_t at = 0;
+	ssize_t got;
+	int r = data ? hasher_new(DIGEST_SHA256, &hasher, err) : err_nomem(err);
+
+	while (r == 0) {
+		got = io_pread(fd, data, READ_BYTES, at);
+		if (got < 0)
+			r = err_sys(err, (int)-got, "cannot read '%s'", shown_name);
+		if (got <= 0)
+			break;
+		hasher_update(hasher, data, (size_t)got);
+		at += (uint64_t)got;
+		if (options->canceled && options->canceled(options->canceled_self))
+			r = err_set(err, ERR_CANCELED, "canceled");
+	}
+	if (r == 0)
+		r = hasher_finish(hasher, &digest, err);
+	if (r < 0)
+		return r;
+	key_begin(&fields, "archive layer");
+	key_bytes(&fields, 0, digest.bytes, SHA256_BYTES);
+	key_number(&fields, 0, (uint64_t)options->created_mtime);
+	r = key_finish(&fields, &key, err);
+	memcpy(ret_key, key.bytes, SHA256_BYTES);
+	return r;
+}
+
+int origin_archive(const struct origin_options *options, int fd, const char *shown_name,
+		   struct digest *ret_layer, struct err *err)
+{
+	auto_buf struct buf facts = BUF_INIT(FACTS_MAX);
+	struct origin origin = { .has_layer = false };
+	uint8_t key[SHA256_BYTES];
+	int r = archive_key(options, fd, shown_name, key, err);
+
+	if (r < 0 || origin_recall(options, key, &origin, &facts)) {
+		close(fd);
+		*ret_layer = origin.layer;
+		return r;
+	}
+	r = unpack(options, fd, shown_name, &origin.layer, err);
+	if (r < 0)
+		return r;
+	*ret_layer = origin.layer;
+	return origin_remember(options, key, shown_name, &origin, STR("{}"), err);
 }

@@ -57,7 +57,7 @@ int origin_git_find(const struct origin_options *options, const struct git_url *
 int origin_git_fetch(const struct origin_options *options, const struct git_url *url,
 		     struct origin *origin, struct err *err) must_check;
 
-/* A tar, plain or compressed, as layer; takes 'fd'. */
+/* A tar, plain or compressed, as layer; takes 'fd', which stands at its start and can be read twice. */
 int origin_archive(const struct origin_options *options, int fd, const char *shown_name,
 		   struct digest *ret_layer, struct err *err) must_check;
 
