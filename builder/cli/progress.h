@@ -9,24 +9,54 @@ enum progress_mode {
 	PROGRESS_AUTO,
 	PROGRESS_TTY,
 	PROGRESS_PLAIN,
+	PROGRESS_ORDERED,
+	PROGRESS_RAW,
 	PROGRESS_RAWJSON,
 	PROGRESS_QUIET,
 	PROGRESS_NONE
 };
 
+/* The CI service whose log this becomes (UX-95): its groups, and no terminal control. */
+enum progress_ci { CI_NONE, CI_GENERIC, CI_GITHUB, CI_GITLAB };
+
+struct progress_options {
+	enum progress_mode mode; /* not AUTO */
+	enum progress_ci ci;
+	bool color;
+	bool keep_going;       /* a failure is not the end */
+	const char *driver;    /* of root filesystems, or NULL */
+	const char *isolation; /* or NULL */
+	/* The bytes that a row wrote so far, as an open file; -1: none. NULL: output is not kept, and shown live only. */
+	int (*open_log)(void *self, unsigned step);
+	void *self;
+	/* Further places for the ordered view and the bytes of each step (UX-37); NULL: none. */
+	const char *log_file, *log_dir;
+	const char *const
+		*log_platforms; /* one log file for each of them, NULL-terminated; or NULL */
+};
+
 struct progress;
 
-/* ERR_USAGE: unknown mode, with the list; tty without a terminal. NULL text: MICA_PROGRESS, BUILDKIT_PROGRESS, auto. */
-int progress_mode_parse(const char *text, enum progress_mode *ret_mode, struct err *err) must_check;
+/* NULL or "" text: MICA_PROGRESS, BUILDKIT_PROGRESS, auto. ERR_USAGE: unknown mode, with the list; tty without a terminal. */
+int progress_mode_parse(const char *text, bool quiet, enum progress_ci ci,
+			enum progress_mode *ret_mode, struct err *err) must_check;
+/* --ci, and what the environment says for NULL or "auto". */
+int progress_ci_parse(const char *text, enum progress_ci *ret_ci, struct err *err) must_check;
+/* --color for standard error (UX-18); NULL is "auto". */
+int progress_color_parse(const char *text, enum progress_ci ci, bool *ret_color,
+			 struct err *err) must_check;
 
-/* 'right' is shown at the right edge and in the first plain line ("mica:kernel"). */
-int progress_new(enum progress_mode mode, const char *right, struct event_hub *hub,
+/* Strings of 'options' are borrowed until progress_free(). */
+int progress_new(const struct progress_options *options, struct event_hub *hub,
 		 struct progress **ret_progress, struct err *err) must_check;
 /* Last frame; restores the terminal. Nothing is shown afterwards but what progress_show_log() is asked for. */
 void progress_finish(struct progress *progress);
 void progress_free(struct progress *progress);
 
-/* Output of a row, for the failure trailer: the last lines (plain) or all (tty) to stderr. */
+/* Whether people read along: not rawjson, quiet or none. */
+bool progress_is_for_people(const struct progress *progress);
+
+/* Output of a row, for the failure trailer: the last lines, or all of it (tty), to standard error (UX-33). */
 void progress_show_log(struct progress *progress, unsigned step);
 
 DEFINE_AUTO(progress, progress_free);
