@@ -11,6 +11,7 @@
  *	build_inputs.c	recipe, ignore file, base images
  *	build_attest.c	what is said about the image
  *	build_config.c	what flags change of the configuration of the image
+ *	build_views.c	its record and its progress
  *	build_output.c	what comes out: outputs, files with ids
  */
 #ifndef BUILDER_CLI_BUILD_H
@@ -48,7 +49,8 @@ struct build_flags {
 	struct text_list tags, build_args, build_arg_files, labels, secrets, allow;
 	struct container_flags container;
 	const char *jobs;
-	bool keep_going;
+	const char *color, *ci, *log_file, *log_dir;
+	bool keep_going, log_split;
 	const char *check, *call, *format;
 	struct text_list extensions;
 	bool check_error, strict_syntax, offline;
@@ -72,6 +74,8 @@ struct build {
 	struct store *store;
 	struct event_hub *hub;
 	struct progress *progress;
+	const char *driver_shown;
+	const char **log_platforms; /* of --logsplit; NULL: one log file */
 	struct record *record;
 	struct ci_report *ci_report; /* NULL: no CI service asked for one */
 
@@ -123,6 +127,10 @@ struct build {
 	size_t cache_place_count;
 	unsigned finding_count;
 	struct buf findings;
+	struct buf details;	   /* of the same, for --debug */
+	bool for_github, for_json; /* who reads the progress */
+	struct buf service_notes;
+	unsigned annotation_counts[2]; /* warnings, errors */
 	bool excerpt_shown;
 	const char *failed_log; /* of the step that failed, or NULL; borrowed from the record */
 };
@@ -203,6 +211,18 @@ int build_resolve_base(void *argument, const char *name, const struct platform *
 		       struct digest *ret_manifest, struct err *err) must_check;
 int build_provide_base(void *argument, const struct step *base, unsigned row,
 		       struct err *err) must_check;
+
+/* --- build_views.c --- */
+
+int build_start_views(struct build *build, const struct command_context *context,
+		      struct err *err) must_check;
+void build_release_views(struct build *build);
+/* "warning" or "error" beside a line of the recipe, where a service shows such; printed by build_show_annotations(). */
+void build_annotate(struct build *build, const char *kind, const char *title,
+		    struct line_range lines, const char *text);
+void build_show_annotations(struct build *build);
+/* Whether a failure is explained beyond its one line. */
+bool build_prints_excerpts(const struct build *build);
 
 /* --- build_output.c --- */
 

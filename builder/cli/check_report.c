@@ -218,12 +218,11 @@ static void put_github(struct buf *out, const char *text, bool property)
 			buf_putc(out, *text);
 }
 
-static void write_annotation(const struct check_report *report, const char *command,
-			     const char *title, struct line_range lines, const char *text,
-			     struct buf *out)
+void check_annotation(const char *path, const char *command, const char *title,
+		      struct line_range lines, const char *text, struct buf *out)
 {
 	buf_printf(out, "::%s file=", command);
-	put_github(out, report->path, true);
+	put_github(out, path, true);
 	buf_printf(out, ",line=%u,endLine=%u,title=", line_of(lines), last_line_of(lines));
 	put_github(out, title, true);
 	buf_puts(out, "::");
@@ -236,11 +235,11 @@ static void write_github(const struct check_report *report, struct buf *out)
 	size_t i;
 
 	for (i = 0; i < report->count; i++)
-		write_annotation(report, "warning", rule_name(&report->findings[i]),
+		check_annotation(report->path, "warning", rule_name(&report->findings[i]),
 				 report->findings[i].lines, report->findings[i].text, out);
 	if (report->error)
-		write_annotation(report, "error", "BuildError", report->error_lines, report->error,
-				 out);
+		check_annotation(report->path, "error", "BuildError", report->error_lines,
+				 report->error, out);
 }
 
 /* --- sarif --- */

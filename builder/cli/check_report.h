@@ -45,6 +45,9 @@ int check_report_add(struct check_report *report, const char *rule, struct line_
 		     const char *text, struct err *err) must_check;
 int check_report_set_error(struct check_report *report, const char *text, struct line_range lines,
 			   struct err *err) must_check;
+/* One annotation of GitHub Actions; 'command' is "warning" or "error". */
+void check_annotation(const char *path, const char *command, const char *title,
+		      struct line_range lines, const char *text, struct buf *out);
 /* Ends with a newline. */
 int check_report_write(struct check_report *report, enum check_format format, struct buf *out,
 		       struct err *err) must_check;

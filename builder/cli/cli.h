@@ -59,6 +59,7 @@ struct command_context {
 	char isolation_note[512];
 	char *default_root; /* main's own */
 	const char *root;   /* path of the store; NULL when none was asked for */
+	char log_path[512]; /* of what failed, shown below the error; "" without */
 	int exit_status;    /* set by a verb that succeeds with another status (run, diff) */
 };
 

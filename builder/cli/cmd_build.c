@@ -8,6 +8,7 @@
 
 #include "builder/binfmt.h"
 #include "builder/cli/build.h"
+#include "builder/lint.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/base/log.h"
@@ -48,6 +49,23 @@ static void note_warning(struct build *build, const char *rule, struct line_rang
 	(void)json_append(build->warnings, warning);
 }
 
+/* For who asks with --debug, and for a service that shows it beside the line. */
+static void explain_warning(struct build *build, const char *rule, struct line_range lines,
+			    const char *text)
+{
+	const struct lint_rule *known = rule ? lint_rule_find(rule) : NULL;
+	char url[LINT_URL_MAX];
+
+	note_warning(build, rule, lines, text);
+	build_annotate(build, "warning", rule ? rule : "Warning", lines, text);
+	if (log_level() != LOG_LEVEL_DEBUG)
+		return;
+	buf_printf(&build->details, " - %s%s%s\n", rule ? rule : "", rule ? ": " : "", text);
+	if (known && lint_rule_url(known, url)[0])
+		buf_printf(&build->details, "More info: %s\n", url);
+	recipe_excerpt(build->recipe_name, buf_str(&build->recipe_text), lines, &build->details);
+}
+
 static void warn(void *argument, const char *rule, struct line_range lines, const char *text)
 {
 	struct build *build = argument;
@@ -65,16 +83,19 @@ static void warn(void *argument, const char *rule, struct line_range lines, cons
 	if (build->plan && memmem(build->findings.data, before, found.ptr, found.len))
 		buf_truncate(&build->findings, before);
 	else
-		note_warning(build, rule, lines, text);
+		explain_warning(build, rule, lines, text);
 }
 
+/* UX-34 */
 static void show_findings(struct build *build)
 {
+	bool expand = log_level() == LOG_LEVEL_DEBUG;
+
 	if (!build->finding_count || build->findings.failed)
 		return;
-	fprintf(stderr, "\n%u warning%s found:\n", build->finding_count,
-		build->finding_count == 1 ? "" : "s");
-	cli_print_escaped(stderr, buf_str(&build->findings));
+	fprintf(stderr, "\n %u warning%s found%s:\n", build->finding_count,
+		build->finding_count == 1 ? "" : "s", expand ? "" : " (use --debug to expand)");
+	cli_print_escaped(stderr, buf_str(expand ? &build->details : &build->findings));
 }
 
 static void warn_unused_args(struct build *build)
@@ -95,7 +116,7 @@ static void show_excerpt(struct build *build, struct line_range lines)
 {
 	auto_buf struct buf text = BUF_INIT(MIB), covered = BUF_INIT(4 * MIB);
 
-	if (!lines.first || build->recipe_text.len == 0)
+	if (!lines.first || build->recipe_text.len == 0 || !build_prints_excerpts(build))
 		return;
 	recipe_excerpt(build->recipe_name, buf_str(&build->recipe_text), lines, &text);
 	if (!text.failed)
@@ -323,8 +344,9 @@ static int solve(struct build *build, struct command_context *context, struct li
 		show_excerpt(build, *ret_lines);
 		build->excerpt_shown = true;
 		build->failed_log = record_log_path(build->record, result.failed_row);
-		if (build->failed_log)
-			err_hint(err, "the whole output is in %s", build->failed_log);
+		if (build->failed_log && build_prints_excerpts(build))
+			snprintf(context->log_path, sizeof(context->log_path), "%s",
+				 build->failed_log);
 	}
 	build->executed = result.executed;
 	build->cached = result.cached;
@@ -385,6 +407,7 @@ void build_init(struct build *build, const struct build_flags *flags, struct sto
 		.context_path = context_path,
 		.recipe_text = BUF_INIT(LIMIT_RECIPE_BYTES),
 		.findings = BUF_INIT(4 * MIB),
+		.details = BUF_INIT(16 * MIB),
 		.metadata = BUF_INIT(16 * MIB),
 		.driver = ROOTFS_AUTO,
 		.begun_ns = io_realtime_ns(),
@@ -396,7 +419,7 @@ void build_release(struct build *build)
 	size_t i;
 
 	ci_report_free(build->ci_report);
-	progress_free(build->progress);
+	build_release_views(build);
 	record_free(build->record);
 	for (i = 0; build->plans && i < build->platform_count; i++)
 		plan_free(build->plans[i]);
@@ -407,6 +430,7 @@ void build_release(struct build *build)
 	event_hub_free(build->hub);
 	buf_release(&build->recipe_text);
 	buf_release(&build->findings);
+	buf_release(&build->details);
 	buf_release(&build->metadata);
 	cgroups_close(build->cgroups);
 	build_release_flags(build);
@@ -416,41 +440,16 @@ void build_release(struct build *build)
  * it will be: so what can be known before is asked here. Failures later still move 'auto' on to FUSE where that can do it. */
 static void choose_driver(struct build *build)
 {
-	enum rootfs_driver driver;
+	enum rootfs_driver driver = build->driver;
 
-	if (build->driver != ROOTFS_AUTO)
-		return;
 	/* Without FUSE either, the first RUN tells why. */
-	driver = rootfs_foresee(store_dirfd(build->store));
+	if (driver == ROOTFS_AUTO)
+		driver = rootfs_foresee(store_dirfd(build->store));
 	if (driver != ROOTFS_KERNEL)
 		build->driver = driver;
-}
-
-static int start_views(struct build *build, const struct command_context *context, struct err *err)
-{
-	enum progress_mode mode;
-	char right[128];
-	int r = progress_mode_parse(build->flags->quiet ? "quiet" : build->flags->progress, &mode,
-				    err);
-
-	snprintf(right, sizeof(right), "mica:%s, %s",
-		 build->driver == ROOTFS_KERNEL ? "kernel"
-		 : build->driver == ROOTFS_AUTO ? "auto"
-						: "fuse",
-		 isolation_text(context->isolation));
-	if (r == 0)
-		r = event_hub_new(&build->hub, err);
-	if (r == 0)
-		event_hub_mask(build->hub, build->mask);
-	if (r == 0)
-		r = record_new(build->store,
-			       build->name_count ? build->names[0] : build->context_shown,
-			       build->hub, &build->record, err);
-	if (r == 0)
-		r = progress_new(mode, right, build->hub, &build->progress, err);
-	if (r == 0)
-		r = ci_report_new(build->hub, &build->ci_report, err);
-	return r;
+	build->driver_shown = driver == ROOTFS_KERNEL ? "kernel"
+			      : driver == ROOTFS_FUSE ? "fuse"
+						      : "auto";
 }
 
 /* The build counts as what it is, whether its report could be written or not. */
@@ -491,7 +490,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 	}
 	if (r == 0) {
 		choose_driver(&build);
-		r = start_views(&build, context, err);
+		r = build_start_views(&build, context, err);
 	}
 	if (r < 0) {
 		build_release(&build);
@@ -507,14 +506,20 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 	if (r < 0)
 		build_mask_error(&build, err);
 	tell_ci(&build, r < 0 ? err : NULL);
-	if (r == 0 && !build.flags->quiet) {
+	if (r == 0 && progress_is_for_people(build.progress)) {
 		show_findings(&build);
 		warn_unused_args(&build);
 	}
 	if (r < 0 && r != -ERR_CANCELED && !build.excerpt_shown)
 		show_excerpt(&build, lines);
-	if (r < 0 && r != -ERR_CANCELED)
+	if (r < 0 && r != -ERR_CANCELED) {
+		build_annotate(&build, "error", "Build failed", lines, err->text);
 		err_wrap(err, "failed to solve");
+		/* Readers of JSON get the one line. */
+		if (!build_prints_excerpts(&build))
+			err->hint[0] = '\0';
+	}
+	build_show_annotations(&build);
 	build_release(&build);
 	return r;
 }

@@ -69,15 +69,20 @@ static void close_view(struct transfer_view *view)
 static int open_view(const struct transfer_flags *flags, const char *verb, const char *name,
 		     struct transfer_view *view, struct err *err)
 {
-	enum progress_mode mode;
+	struct progress_options options = { .driver = NULL };
 	char row[REFERENCE_TEXT_MAX + 16];
-	int r = progress_mode_parse(flags->quiet ? "quiet" : flags->progress, &mode, err);
+	int r = progress_ci_parse(NULL, &options.ci, err);
 
 	*view = (struct transfer_view){ .hub = NULL };
 	if (r == 0)
+		r = progress_mode_parse(flags->progress, flags->quiet, options.ci, &options.mode,
+					err);
+	if (r == 0)
+		r = progress_color_parse(NULL, options.ci, &options.color, err);
+	if (r == 0)
 		r = event_hub_new(&view->hub, err);
 	if (r == 0)
-		r = progress_new(mode, "mica", view->hub, &view->progress, err);
+		r = progress_new(&options, view->hub, &view->progress, err);
 	if (r < 0) {
 		close_view(view);
 		return r;

@@ -200,13 +200,15 @@ static int exit_status_of(const struct err *err)
 	}
 }
 
-static void print_error(const struct err *err)
+static void print_error(const struct err *err, const struct command_context *context)
 {
 	if (err->text[0] == '\0' || err->code == EPIPE)
 		return;
 	fputs("ERROR: ", stderr);
 	cli_print_escaped(stderr, str_from(err->text));
 	fputc('\n', stderr);
+	if (context->log_path[0])
+		fprintf(stderr, "log: %s\n", context->log_path);
 	if (err->hint[0]) {
 		fputs("try: ", stderr);
 		cli_print_escaped(stderr, str_from(err->hint));
@@ -265,7 +267,7 @@ int main(int argc, char **argv)
 	if (argc > 0 && is_union_name(argv[0])) {
 		r = run_as_union(argc, argv, &context, &err);
 		if (r < 0)
-			print_error(&err);
+			print_error(&err, &context);
 		return r < 0 ? exit_status_of(&err) : 0;
 	}
 	if (argc < 2) {
@@ -287,7 +289,7 @@ int main(int argc, char **argv)
 	if (r == 0)
 		r = flush_stdout(&err);
 	if (r < 0) {
-		print_error(&err);
+		print_error(&err, &context);
 		return context.exit_status ? context.exit_status : exit_status_of(&err);
 	}
 	return got_signal && !context.exit_status ? 128 + got_signal : context.exit_status;

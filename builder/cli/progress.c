@@ -235,8 +235,6 @@ size_t row_read_log(struct progress *progress, struct row *row, uint64_t offset,
 
 static void free_row(struct row *row)
 {
-	size_t i;
-
 	while (row->subs) {
 		struct sub_row *next = row->subs->next;
 
@@ -251,8 +249,6 @@ static void free_row(struct row *row)
 		free(row->warnings);
 		row->warnings = next;
 	}
-	for (i = 0; i < row->input_count; i++)
-		free(row->inputs[i]);
 	free(row->inputs);
 	free(row->chunks);
 	if (row->log_fd >= 0)
@@ -263,19 +259,14 @@ static void free_row(struct row *row)
 	free(row);
 }
 
-static void add_inputs(struct progress *progress, struct row *row, const struct event *event)
+static void add_inputs(const struct progress *progress, struct row *row, const struct event *event)
 {
 	size_t i;
 
 	row->inputs = calloc(event->input_count + 1, sizeof(*row->inputs));
-	for (i = 0; row->inputs && i < event->input_count; i++) {
-		const struct row *input = event->inputs[i] < progress->row_count
-						  ? progress->rows[event->inputs[i]]
-						  : NULL;
-
-		if (input && input->key && (row->inputs[row->input_count] = strdup(input->key)))
-			row->input_count++;
-	}
+	for (i = 0; row->inputs && i < event->input_count; i++)
+		if (event->inputs[i] < progress->row_count)
+			row->inputs[row->input_count++] = event->inputs[i];
 }
 
 static struct row *add_row(struct progress *progress, const struct event *event)

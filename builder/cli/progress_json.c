@@ -61,7 +61,9 @@ static struct json *vertex(const struct progress *progress, const struct row *ro
 	if (row->input_count) {
 		inputs = json_new_list();
 		for (i = 0; i < row->input_count; i++)
-			(void)json_append(inputs, json_new_text(str_from(row->inputs[i])));
+			(void)json_append(inputs, json_new_text(str_from(vertex_of(
+							  progress, progress->rows[row->inputs[i]],
+							  digest))));
 		(void)json_set(item, "inputs", inputs);
 	}
 	(void)json_set_text(item, "name", row->name);
@@ -163,7 +165,7 @@ static void free_view(struct view *view)
 	free(view);
 }
 
-static const struct view_kind json_kind = { see, NULL, NULL, free_view };
+static const struct view_kind json_view_kind = { see, NULL, NULL, free_view };
 
 int view_json_new(struct progress *progress, struct view **ret_view, struct err *err)
 {
@@ -171,7 +173,7 @@ int view_json_new(struct progress *progress, struct view **ret_view, struct err 
 
 	if (!view)
 		return err_nomem(err);
-	*view = (struct view){ &json_kind, progress };
+	*view = (struct view){ &json_view_kind, progress };
 	*ret_view = view;
 	return 0;
 }

@@ -63,7 +63,7 @@ static void begin(struct line_printer *printer)
 	if (printer->begun)
 		return;
 	printer->begun = true;
-	if (!options->driver)
+	if (!options->driver || printer->raw)
 		return;
 	fprintf(printer->out, "#0 mica %s, %s, %s\n", MICA_VERSION, options->driver,
 		options->isolation ? options->isolation : "");

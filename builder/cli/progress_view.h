@@ -42,7 +42,7 @@ struct row {
 	char *name, *key;
 	int stage;
 	struct line_range lines;
-	char **inputs; /* digests */
+	unsigned *inputs; /* rows */
 	size_t input_count;
 	enum step_state state;
 	int64_t started_ns, done_ns, output_ns; /* of the latest output */
