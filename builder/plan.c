@@ -390,6 +390,9 @@ static int fail(const struct planner *planner, struct line_range *ret_lines)
 		*ret_lines = planner->lines;
 	if (!planner->lines.first)
 		return -planner->err->code;
+	/* What a recipe says is no mistake of the command line, although names of images are parsed as if they were. */
+	if (planner->err->code == ERR_USAGE)
+		planner->err->code = ERR_FORMAT;
 	return err_wrap(planner->err, "%s:%u", planner->recipe->file_name, planner->lines.first);
 }
 

@@ -69,6 +69,7 @@ struct step {
 	const char *name;	  /* row name of UX-20: "[build 2/5] RUN make" */
 	struct line_range lines;
 	const struct instruction *instruction;
+	bool is_trigger; /* 'instruction' is of ONBUILD, and 'lines' the FROM that set it off */
 
 	/* BASE */
 	const char *image;	    /* NULL: scratch */
@@ -93,6 +94,7 @@ struct step {
 
 	/* COPY and ADD */
 	bool is_add, link, parents, keep_git_dir;
+	bool optional; /* literal sources may be missing as wildcards may match nothing (RCP-803) */
 	enum { UNPACK_AUTO, UNPACK_NO, UNPACK_YES } unpack;
 	struct copy_source *sources;
 	size_t source_count;

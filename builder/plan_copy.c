@@ -79,9 +79,11 @@ static int read_source(struct stage *stage, const struct instruction *instructio
 		source->heredoc_content = source->heredoc->body;
 		if (!source->path)
 			return plan_nomem(planner);
-		return source->heredoc->expand ? scope_expand_body(stage, source->heredoc->body,
-								   &source->heredoc_content)
-					       : 0;
+		r = stage_check_path(stage, source->heredoc->name);
+		if (r == 0 && source->heredoc->expand)
+			r = scope_expand_body(stage, source->heredoc->body,
+					      &source->heredoc_content);
+		return r;
 	}
 	r = scope_expand(stage, instruction->words[word], &path);
 	if (r < 0)
@@ -144,6 +146,8 @@ static int read_dest(struct stage *stage, const struct instruction *instruction,
 			    instruction_name(instruction->kind), ret_written->ptr);
 	if (r == 0)
 		r = plan_join_workdir(stage, *ret_written, &joined);
+	if (r == 0)
+		r = stage_check_path(stage, str_from(joined));
 	if (r < 0)
 		return r;
 	step->dest = joined;
@@ -192,18 +196,15 @@ static int read_excludes(struct stage *stage, const struct instruction *instruct
 static int read_from(struct stage *stage, const struct instruction *instruction, struct step *step)
 {
 	const struct instruction_flag *flag = instruction_flag(instruction, "from");
+	struct str name;
+	int r;
 
 	if (!flag)
 		return 0;
-	if (str_has(flag->value, '$')) {
-		err_set(stage->planner->err, ERR_FORMAT,
-			"variable expansion is not supported for --from, found '%.*s'",
-			(int)flag->value.len, flag->value.ptr);
-		return err_hint(stage->planner->err,
-				"a stage 'FROM %.*s AS name' with a global ARG, and --from=name",
-				(int)flag->value.len, flag->value.ptr);
-	}
-	return plan_from(stage, flag->value, &step->from, &step->from_context);
+	r = stage_expand_from(stage, instruction, "--from", flag->value, &name);
+	if (r < 0)
+		return r;
+	return plan_from(stage, name, &step->from, &step->from_context);
 }
 
 static int read_flags(struct stage *stage, const struct instruction *instruction, struct step *step)
@@ -213,6 +214,9 @@ static int read_flags(struct stage *stage, const struct instruction *instruction
 	step->is_add = instruction->kind == INSTRUCTION_ADD;
 	step->link = instruction_flag_is_true(instruction, "link");
 	step->parents = instruction_flag_is_true(instruction, "parents");
+	step->optional = instruction_flag_is_true(instruction, "optional");
+	if (r == 0 && step->optional)
+		r = stage_need_extension(stage, EXTENSION_OPTIONAL_COPY, "COPY --optional");
 	step->keep_git_dir = instruction_flag_is_true(instruction, "keep-git-dir");
 	if (instruction_flag(instruction, "unpack"))
 		step->unpack = instruction_flag_is_true(instruction, "unpack") ? UNPACK_YES
@@ -373,6 +377,8 @@ int workdir_step(struct stage *stage, const struct instruction *instruction)
 
 	if (r == 0)
 		r = plan_join_workdir(stage, text, &path);
+	if (r == 0)
+		r = stage_check_path(stage, str_from(path));
 	if (r < 0)
 		return r;
 	if (!str_starts(text, "/") && !stage->workdir_set)

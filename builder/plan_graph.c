@@ -67,6 +67,7 @@ int plan_add_step(struct stage *stage, const struct step *draft, const char *tex
 		(*ret_step)->platform = stage->platform;
 	(*ret_step)->lines = stage->planner->lines;
 	(*ret_step)->instruction = stage->current;
+	(*ret_step)->is_trigger = stage->in_trigger;
 	(*ret_step)->name = row_name(stage, text);
 	(*ret_step)->index = stage->step_index;
 	(*ret_step)->stage_name = stage->name;

@@ -47,6 +47,7 @@ struct stage {
 	const char *name;  /* lower case, "" when unnamed */
 	size_t first, end; /* instructions of the recipe behind FROM */
 	bool needed;
+	bool visited; /* while looking for cycles */
 	size_t users; /* stages that start from this one and have not yet; the target counts one more */
 
 	/* Where it starts: at most one of them; neither is scratch. */
@@ -146,6 +147,15 @@ const char *stage_image_of_source(const char *source);
 /* Which stage 'name' means in stage 'stage' (--from, mounts): NULL for an image or a named context. */
 int stage_find_source(struct planner *planner, const struct stage *stage, struct str name,
 		      struct stage **ret_stage);
+
+/* The value of --from or from=: global arguments are expanded in it when that is switched on (RCP-803), else a variable is an
+ * error that tells 'what'. */
+int stage_expand_from(struct stage *stage, const struct instruction *instruction, const char *what,
+		      struct str value, struct str *ret_name);
+/* What is not switched on is refused, and the switch named. */
+int stage_need_extension(struct stage *stage, enum plan_extension extension, const char *what);
+/* A path that a step is to make: components that start ".wh." would be deletions (RCP-317). */
+int stage_check_path(struct stage *stage, struct str path);
 
 /* --- plan_scope.c --- */
 

@@ -81,12 +81,15 @@ static int read_check(struct str text, struct check_settings *settings, struct e
 int lint_read_settings(struct planner *planner)
 {
 	const char *given = map_get(planner->build_args, STR("BUILDKIT_DOCKERFILE_CHECK"));
+	const unsigned line = given ? 0 : planner->recipe->check_line;
 	int r = read_check(given ? str_from(given) : planner->recipe->check, &planner->check,
 			   planner->err);
 
-	if (r < 0)
+	if (r < 0) {
+		planner->lines = (struct line_range){ line, line };
 		return err_wrap(planner->err, "%s",
 				given ? "BUILDKIT_DOCKERFILE_CHECK" : "directive 'check'");
+	}
 	planner->check.error |= planner->options->check_error;
 	return 0;
 }
@@ -463,12 +466,13 @@ int lint_syntax(struct planner *planner)
 {
 	const char *given = map_get(planner->build_args, STR("BUILDKIT_SYNTAX"));
 	struct str syntax = given ? str_from(given) : planner->recipe->syntax;
-	const struct line_range first = { 1, 1 };
+	const unsigned line = given ? 0 : planner->recipe->syntax_line;
+	const struct line_range lines = { line, line };
 	char text[LINT_TEXT_MAX];
 
 	if (!syntax.len || is_own_syntax(syntax))
 		return 0;
-	planner->lines = first;
+	planner->lines = lines;
 	if (planner->options->strict_syntax)
 		return err_set(planner->err, ERR_UNSUPPORTED,
 			       "the recipe asks for the language of '%.*s', mica has its own only",
@@ -476,7 +480,7 @@ int lint_syntax(struct planner *planner)
 	snprintf(text, sizeof(text), "'%.*s' is not run, the built-in language is used",
 		 (int)syntax.len, syntax.ptr);
 	if (planner->options->warn)
-		planner->options->warn(planner->options->argument, NULL, first, text);
+		planner->options->warn(planner->options->argument, NULL, lines, text);
 	return 0;
 }
 

@@ -173,12 +173,15 @@ static int read_field(struct planner *planner, struct stage *stage, struct str f
 			       "invalid field '%.*s': must be a "
 			       "key=value pair",
 			       (int)field.len, field.ptr);
-	if (key->key == KEY_FROM && str_has(value, '$'))
+	if (key->key == KEY_FROM && str_has(value, '$') &&
+	    !(planner->options->extensions & EXTENSION_FROM_ARGS))
 		return err_set(planner->err, ERR_FORMAT,
 			       "'%.*s': 'from' does not support variable expansion, define a stage "
-			       "instead",
+			       "instead, or use --ext from-args",
 			       (int)field.len, field.ptr);
-	if (stage && has_value && key->key != KEY_FROM)
+	if (stage && has_value && key->key == KEY_FROM)
+		r = stage_expand_from(stage, stage->current, "from", value, &value);
+	else if (stage && has_value)
 		r = scope_expand(stage, value, &value);
 	if (r == 0 && stage && key->is_bool && has_value && parse_bool(value, &on) < 0)
 		r = err_set(planner->err, ERR_FORMAT, "invalid value for %s: %.*s", key->name,
@@ -540,6 +543,9 @@ static int read_modes(struct stage *stage, const struct instruction *instruction
 		r = read_choice(stage->planner, "security mode", security->value, securities,
 				&choice);
 	step->insecure = choice == 1;
+	step->refresh = instruction_flag_is_true(instruction, "no-cache");
+	if (r == 0 && step->refresh)
+		r = stage_need_extension(stage, EXTENSION_RUN_NO_CACHE, "RUN --no-cache");
 	return r;
 }
 

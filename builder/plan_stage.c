@@ -350,14 +350,103 @@ int stage_resolve(struct planner *planner, const char *name, const struct platfo
 	return 0;
 }
 
-static int too_late(struct planner *planner, const struct stage *stage, const struct stage *source)
+/* --- extensions --- */
+
+int stage_need_extension(struct stage *stage, enum plan_extension extension, const char *what)
+{
+	const char *name = extension == EXTENSION_FROM_ARGS	 ? "from-args"
+			   : extension == EXTENSION_RUN_NO_CACHE ? "run-no-cache"
+								 : "optional-copy";
+
+	if (stage->planner->options->extensions & extension)
+		return 0;
+	return err_set(stage->planner->err, ERR_FORMAT,
+		       "%s is an extension of the language, switched on by --ext %s", what, name);
+}
+
+int stage_expand_from(struct stage *stage, const struct instruction *instruction, const char *what,
+		      struct str value, struct str *ret_name)
+{
+	struct planner *planner = stage->planner;
+
+	*ret_name = value;
+	if (!str_has(value, '$'))
+		return 0;
+	if (planner->options->extensions & EXTENSION_FROM_ARGS)
+		return scope_expand_global(planner, instruction, value, ret_name);
+	err_set(planner->err, ERR_FORMAT,
+		"variable expansion is not supported for %s, found '%.*s'", what, (int)value.len,
+		value.ptr);
+	return err_hint(planner->err,
+			"a stage 'FROM %.*s AS name' with a global ARG and its name here, or "
+			"--ext from-args",
+			(int)value.len, value.ptr);
+}
+
+int stage_check_path(struct stage *stage, struct str path)
+{
+	struct str rest = path, component;
+	bool more = true;
+
+	while (more) {
+		more = str_cut(rest, '/', &component, &rest);
+		if (str_starts(component, ".wh."))
+			return err_set(stage->planner->err, ERR_FORMAT,
+				       "cannot make '%.*s': names starting with '.wh.' mark "
+				       "deletions in layers",
+				       (int)path.len, path.ptr);
+	}
+	return 0;
+}
+
+/* --- references among stages --- */
+
+static struct stage *find_stage(const struct planner *planner, struct str name)
+{
+	uint64_t number;
+	char *lower;
+
+	if (str_to_u64(name, UINT32_MAX, &number) == 0)
+		return number < planner->stage_count ? &planner->stages[number] : NULL;
+	lower = lower_copy(planner->arena, name);
+	return lower ? map_get(planner->stages_by_name, str_from(lower)) : NULL;
+}
+
+/* Whether 'stage' needs 'wanted' in the end, by FROM and COPY. Each stage is visited once. */
+static bool reaches(struct stage *stage, const struct stage *wanted)
+{
+	const struct recipe *recipe = stage->planner->recipe;
+	size_t i;
+
+	if (stage == wanted || stage->visited)
+		return stage == wanted;
+	stage->visited = true;
+	if (stage->base && reaches(stage->base, wanted))
+		return true;
+	for (i = stage->first; i < stage->end; i++) {
+		const struct instruction_flag *from =
+			recipe->instructions[i].kind == INSTRUCTION_COPY
+				? instruction_flag(&recipe->instructions[i], "from")
+				: NULL;
+		struct stage *source = from ? find_stage(stage->planner, from->value) : NULL;
+
+		if (source && reaches(source, wanted))
+			return true;
+	}
+	return false;
+}
+
+/* References go backwards only; one that could never be mended by moving the stages is told apart. */
+static int too_late(struct planner *planner, const struct stage *stage, struct stage *source)
 {
 	char a[STAGE_TEXT_MAX], b[STAGE_TEXT_MAX];
+	bool cycle = source != stage && reaches(source, stage);
 
 	return err_set(planner->err, ERR_FORMAT,
-		       "cannot copy from stage \"%s\", it needs to be defined before current stage "
-		       "\"%s\"",
-		       stage_text(source, a), stage_text(stage, b));
+		       "%scannot copy from stage \"%s\", it needs to be defined before current "
+		       "stage \"%s\"%s",
+		       cycle ? "circular dependency: " : "", stage_text(source, a),
+		       stage_text(stage, b), cycle ? ", which it needs itself" : "");
 }
 
 int stage_find_source(struct planner *planner, const struct stage *stage, struct str name,
@@ -394,9 +483,14 @@ static int need_source(struct planner *planner, struct stage *stage, struct str 
 	struct stage *source;
 	int r;
 
-	/* A variable is refused with more to say when the instruction is evaluated. */
-	if (str_has(name, '$'))
-		return 0;
+	/* Without the extension a variable is refused with more to say when the instruction is evaluated. */
+	if (str_has(name, '$')) {
+		if (!(planner->options->extensions & EXTENSION_FROM_ARGS))
+			return 0;
+		r = scope_expand_global(planner, NULL, name, &name);
+		if (r < 0)
+			return r;
+	}
 	r = stage_find_source(planner, stage, name, &source);
 	if (r == 0 && source)
 		source->needed = true;

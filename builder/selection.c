@@ -581,7 +581,10 @@ static int match(struct matcher *matcher, size_t at, struct str path, struct fou
 
 static int select_word(struct selection *selection, const struct word *word, struct err *err)
 {
-	struct matcher matcher = { .selection = selection, .word = word };
+	/* What is optional is missing as if a wildcard had not matched it. */
+	struct matcher matcher = { .selection = selection,
+				   .word = word,
+				   .wild = selection->step->optional };
 	auto_buf struct buf canonical = BUF_INIT(SOURCE_PATH_MAX);
 	struct found root = { .mode = 0 };
 	int r = resolve(selection, str_of("", 0), &root, &canonical);

@@ -143,8 +143,10 @@ static int read_directives(struct parser *parser, struct err *err)
 			str_cut(value, ' ', &value, &key);
 			r = set_directive(&parser->recipe->syntax, &seen_syntax, "syntax", value,
 					  err);
+			parser->recipe->syntax_line = parser->line;
 		} else if (str_is_nocase(key, "check")) {
 			r = set_directive(&parser->recipe->check, &seen_check, "check", value, err);
+			parser->recipe->check_line = parser->line;
 		} else if (str_is_nocase(key, "escape") && !shebang) {
 			r = set_escape(parser, &seen_escape, value, err);
 		} else {

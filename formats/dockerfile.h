@@ -86,6 +86,7 @@ struct recipe {
 	char escape;	       /* '\\' or '`' */
 	struct str syntax;     /* value of the directive or empty */
 	struct str check;
+	unsigned syntax_line, check_line; /* where they stand */
 	struct instruction *instructions;
 	size_t instruction_count;
 	struct line_range *blank_continuations; /* for NoEmptyContinuation */

@@ -36,14 +36,14 @@ struct keyword {
 
 static const struct flag_rule no_flags[] = { { NULL, FLAG_TEXT } };
 static const struct flag_rule from_flags[] = { { "platform", FLAG_TEXT }, { NULL, FLAG_TEXT } };
-static const struct flag_rule run_flags[] = { { "mount", FLAG_LIST },
-					      { "network", FLAG_TEXT },
-					      { "security", FLAG_TEXT },
-					      { "device", FLAG_LIST },
+static const struct flag_rule run_flags[] = { { "mount", FLAG_LIST },	 { "network", FLAG_TEXT },
+					      { "security", FLAG_TEXT }, { "device", FLAG_LIST },
+					      { "no-cache", FLAG_BOOL }, /* an extension */
 					      { NULL, FLAG_TEXT } };
-static const struct flag_rule copy_flags[] = { { "from", FLAG_TEXT },	 { "chown", FLAG_TEXT },
-					       { "chmod", FLAG_TEXT },	 { "link", FLAG_BOOL },
-					       { "parents", FLAG_BOOL }, { "exclude", FLAG_LIST },
+static const struct flag_rule copy_flags[] = { { "from", FLAG_TEXT },	  { "chown", FLAG_TEXT },
+					       { "chmod", FLAG_TEXT },	  { "link", FLAG_BOOL },
+					       { "parents", FLAG_BOOL },  { "exclude", FLAG_LIST },
+					       { "optional", FLAG_BOOL }, /* an extension */
 					       { NULL, FLAG_TEXT } };
 static const struct flag_rule add_flags[] = {
 	{ "chown", FLAG_TEXT },	  { "chmod", FLAG_TEXT },    { "link", FLAG_BOOL },
@@ -193,9 +193,11 @@ static enum instruction_kind find_keyword(struct str name)
 
 /* --- flags --- */
 
+enum { FLAGS_MAX = 8 }; /* of one instruction, and the end of its list */
+
 static int unknown_flag(const struct keyword *keyword, struct str name, struct err *err)
 {
-	const char *names[8] = { NULL }, *nearest;
+	const char *names[FLAGS_MAX] = { NULL }, *nearest;
 	size_t i;
 
 	for (i = 0; keyword->flags[i].name; i++)

@@ -337,6 +337,11 @@ static int solve(struct build *build, struct command_context *context, struct li
 	if (r < 0 && r != -ERR_CANCELED && result.failed) {
 		progress_finish(build->progress);
 		*ret_lines = result.failed->lines;
+		if (result.failed->is_trigger) {
+			const struct str text = result.failed->instruction->original;
+
+			err_wrap(err, "ONBUILD trigger '%.*s'", (int)text.len, text.ptr);
+		}
 		if (r == -ERR_STEP) {
 			context->exit_status = result.exit_status;
 			progress_show_log(build->progress, result.failed_row);

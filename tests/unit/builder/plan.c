@@ -269,9 +269,13 @@ static void test_graph_errors(void **state)
 	struct fixture fixture;
 
 	(void)state;
-	expect_error("FROM scratch\nCOPY --from=b x y\nFROM scratch AS b\nCOPY --from=0 a c",
+	expect_error(
+		"FROM scratch\nCOPY --from=b x y\nFROM scratch AS b\nCOPY --from=0 a c",
+		"D:2: circular dependency: cannot copy from stage \"b\", it needs to be defined "
+		"before current stage \"stage-0\", which it needs itself");
+	expect_error("FROM scratch AS a\nCOPY --from=b x y\nFROM scratch AS b\nFROM a",
 		     "D:2: cannot copy from stage \"b\", it needs to be defined before current "
-		     "stage \"stage-0\"");
+		     "stage \"a\"");
 	expect_error("FROM scratch AS me\nCOPY --from=me x y",
 		     "D:2: cannot copy from stage \"me\", it needs to be defined before current "
 		     "stage \"me\"");
@@ -610,7 +614,7 @@ static void test_mounts(void **state)
 	expect_mount("type=ssh,source=a", "D:4: source is not allowed for mount type ssh");
 	expect_mount("from=$V,target=/a",
 		     "D:4: invalid --mount: 'from=$V': 'from' does not support "
-		     "variable expansion, define a stage instead");
+		     "variable expansion, define a stage instead, or use --ext from-args");
 	expect_mount("target=/a,ro=maybe", "D:4: invalid --mount: invalid value for ro: maybe");
 	expect_mount("type=cache,target=/a,mode=9", "D:4: invalid value '9' for mode");
 	expect_mount("target", "D:4: invalid --mount: invalid field 'target': must be a key=value "
@@ -740,10 +744,11 @@ static void test_lint(void **state)
 			"LegacyKeyValueFormat:4 ");
 	expect_error("# check=error=true\nFROM scratch\nENV a b",
 		     "lint violation found for rules: LegacyKeyValueFormat");
-	expect_error("# check=error=maybe\nFROM scratch",
-		     "directive 'check': check option 'error' takes true or false, not 'maybe'");
+	expect_error(
+		"# check=error=maybe\nFROM scratch",
+		"D:1: directive 'check': check option 'error' takes true or false, not 'maybe'");
 	expect_error("# check=skp=all\nFROM scratch",
-		     "directive 'check': unknown check option 'skp' (did you mean skip?)");
+		     "D:1: directive 'check': unknown check option 'skp' (did you mean skip?)");
 }
 
 /* RCP-403: every stage is looked at, a base that nobody knows is no error. */
