@@ -21,6 +21,7 @@ struct run_secret {
 };
 
 struct context;
+struct ssh_source;
 
 /* Where bind and cache mounts take their content from; by whoever knows the plan and the contexts. Any thread. */
 struct run_roots {
@@ -52,6 +53,8 @@ struct run_options {
 	const struct sandbox_policy *policy; /* NULL: the defaults */
 	struct cgroups *cgroups;	     /* NULL: no limits */
 	struct run_roots roots;
+	const struct ssh_source *ssh_sources;
+	size_t ssh_source_count;
 	const struct run_cache_place *cache_places;
 	size_t cache_place_count;
 	bool (*canceled)(void *self);

@@ -10,10 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include "builder/ssh_agent.h"
 #include "formats/base/io.h"
+
+enum { SSH_BACKLOG = 16 };
 
 /* A mount list in the making. */
 struct run {
@@ -362,6 +367,97 @@ static int mount_secret(struct run *run, const struct run_mount *mount, struct e
 	return r;
 }
 
+/* --- ssh --- */
+
+static const struct ssh_source *find_ssh(const struct run_options *options, const char *id)
+{
+	size_t i;
+
+	for (i = 0; i < options->ssh_source_count; i++)
+		if (strcmp(options->ssh_sources[i].id, id) == 0)
+			return &options->ssh_sources[i];
+	return NULL;
+}
+
+/* A listening socket in memory, with owner and mode of the mount, called 'name' in 'directory'. */
+static int listen_in(int directory, const char *name, const struct run_mount *mount,
+		     int *ret_listener, struct err *err)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	auto_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", directory,
+		 name);
+	if (fd < 0 || bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    fchownat(directory, name, mount->has_uid ? mount->uid : 0,
+		     mount->has_gid ? mount->gid : 0, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    fchmodat(directory, name, mount->has_mode ? mount->mode : 0600, 0) < 0 ||
+	    listen(fd, SSH_BACKLOG) < 0)
+		return err_sys(err, errno, "cannot provide ssh agent '%s'", mount->id);
+	*ret_listener = take_fd(&fd);
+	return 0;
+}
+
+static int serve_ssh(struct run *run, const struct ssh_source *source,
+		     const struct run_mount *mount, int *ret_fd, struct err *err)
+{
+	struct run_mounts *to = run->to;
+	char name[16];
+	int directory, listener = -1, r = memory_directory(run, false, &directory, err);
+
+	if (r == 0 && !to->agents)
+		r = ssh_server_new(&to->agents, err);
+	if (r < 0)
+		return r;
+	snprintf(name, sizeof(name), "%u", to->file_number++);
+	r = listen_in(directory, name, mount, &listener, err);
+	if (r == 0)
+		r = ssh_server_add(to->agents, source, listener, err);
+	if (r < 0)
+		return r;
+	*ret_fd = openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (*ret_fd < 0)
+		return err_sys(err, errno, "cannot provide ssh agent '%s'", mount->id);
+	return own_fd(run, *ret_fd, err);
+}
+
+/* The first agent is the one that programs find, unless the recipe names another. */
+static int name_ssh(struct run *run, const char *target, struct err *err)
+{
+	const char **variable;
+	size_t i;
+
+	for (variable = run->step->env; variable && *variable; variable++)
+		if (strncmp(*variable, "SSH_AUTH_SOCK=", 14) == 0)
+			return 0;
+	for (i = 0; i < run->to->env_count; i++)
+		if (strncmp(run->to->env[i], "SSH_AUTH_SOCK=", 14) == 0)
+			return 0;
+	return add_env(run, arena_printf(&run->to->arena, "SSH_AUTH_SOCK=%s", target), err);
+}
+
+static int mount_ssh(struct run *run, const struct run_mount *mount, struct err *err)
+{
+	const struct ssh_source *source = find_ssh(run->options, mount->id);
+	int fd = -1, r;
+
+	if (!source && mount->required) {
+		err_set(err, ENOENT, "ssh agent '%s' is required", mount->id);
+		return err_hint(err, "mica build --ssh %s", mount->id);
+	}
+	if (!source)
+		return 0;
+	r = serve_ssh(run, source, mount, &fd, err);
+	if (r == 0)
+		r = name_ssh(run, mount->target, err);
+	if (r < 0)
+		return r;
+	return add_mount(run,
+			 &(struct sandbox_mount){
+				 .kind = SANDBOX_BIND, .source_fd = fd, .target = mount->target },
+			 err);
+}
+
 static int add_run_mount(struct run *run, const struct run_mount *mount, struct err *err)
 {
 	switch (mount->kind) {
@@ -378,9 +474,7 @@ static int add_run_mount(struct run *run, const struct run_mount *mount, struct 
 	case MOUNT_SECRET:
 		return mount_secret(run, mount, err);
 	case MOUNT_SSH:
-		return mount->required ? err_set(err, ERR_UNSUPPORTED,
-						 "RUN --mount=type=ssh is not supported yet")
-				       : 0;
+		return mount_ssh(run, mount, err);
 	}
 	return 0;
 }
@@ -410,11 +504,16 @@ int run_mounts_open(struct run_mounts *mounts, const struct run_options *options
 
 	for (i = 0; i < step->mount_count && r == 0; i++)
 		r = add_run_mount(&run, &step->mounts[i], err);
-	return r < 0 ? r : add_script(&run, err);
+	if (r == 0)
+		r = add_script(&run, err);
+	if (r == 0 && mounts->agents)
+		r = ssh_server_start(mounts->agents, err);
+	return r;
 }
 
 void run_mounts_close(struct run_mounts *mounts)
 {
+	ssh_server_free(mounts->agents);
 	while (mounts->fd_count)
 		close(mounts->fds[--mounts->fd_count]);
 	cache_mounts_release(mounts->caches, mounts->cache_count);

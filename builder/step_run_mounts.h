@@ -31,7 +31,8 @@ struct run_mounts {
 	unsigned file_number;
 	struct bind_root **roots; /* what binds show */
 	size_t root_count;
-	struct cache_use *caches; /* in the order written */
+	struct ssh_server *agents; /* NULL: none is mounted */
+	struct cache_use *caches;  /* in the order written */
 	size_t cache_count, next_cache;
 };
 

@@ -41,7 +41,7 @@ struct build_flags {
 	struct text_list no_cache_filters;
 	bool no_wait;
 	const char *no_cache_mounts;
-	struct text_list cache_mounts;
+	struct text_list cache_mounts, ssh;
 	struct text_list outputs, annotations, unset_env, unset_labels, attests;
 	uint64_t compression_level;
 	bool force_compression, omit_history;
@@ -121,6 +121,8 @@ struct build {
 	struct text_list build_args; /* with the variables of the environment filled in */
 	struct run_secret *secrets;
 	size_t secret_count;
+	struct ssh_source *ssh_sources;
+	size_t ssh_source_count;
 	struct mask *mask;	  /* of their values */
 	int64_t oldest_record_ns; /* --cache-ttl; 0: of any age */
 	struct run_cache_place *cache_places;

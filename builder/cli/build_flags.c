@@ -36,6 +36,7 @@ const struct option build_option_table[] = {
 	{ "attest", 0, OPTION_LIST, offsetof(struct build_flags, attests), "type=provenance|sbom[,mode=min|max]", "the same in other words" },
 	{ "push", 0, OPTION_FLAG, offsetof(struct build_flags, push), NULL, "push the image to the registries of its names" },
 	{ "secret", 0, OPTION_LIST, offsetof(struct build_flags, secrets), "id=ID[,src=PATH|,env=NAME][,version=V]", "secret for RUN --mount=type=secret" },
+	{ "ssh", 0, OPTION_LIST, offsetof(struct build_flags, ssh), "ID[=SOCKET|KEY[,KEY...]]", "agent or keys for RUN --mount=type=ssh; 'default' alone is the agent of SSH_AUTH_SOCK" },
 	{ "network", 0, OPTION_TEXT, offsetof(struct build_flags, network), "host|none", "network of RUN (default: host)" },
 	{ "hostname", 0, OPTION_TEXT, offsetof(struct build_flags, hostname), "NAME", "host name inside RUN" },
 	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host|output.delete", "let RUN --security=insecure and --network=host do what they ask, and an output delete files" },

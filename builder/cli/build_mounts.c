@@ -9,6 +9,7 @@
 
 #include "builder/cache_mount.h"
 #include "builder/cli/build.h"
+#include "builder/ssh_agent.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 
@@ -242,6 +243,37 @@ static void release_secrets(struct build *build)
 	mask_free(build->mask);
 }
 
+/* --- --ssh --- */
+
+static int parse_ssh(struct build *build, struct err *err)
+{
+	const struct text_list *given = &build->flags->ssh;
+	size_t i, j;
+
+	build->ssh_sources = calloc(given->count + 1, sizeof(*build->ssh_sources));
+	if (!build->ssh_sources)
+		return err_nomem(err);
+	for (i = 0; i < given->count; i++) {
+		int r = ssh_source_open(given->items[i], &build->ssh_sources[i], err);
+
+		if (r < 0)
+			return r;
+		build->ssh_source_count++;
+		for (j = 0; j < i; j++)
+			if (strcmp(build->ssh_sources[j].id, build->ssh_sources[i].id) == 0)
+				return err_set(err, ERR_USAGE, "--ssh '%s' is given twice",
+					       build->ssh_sources[i].id);
+	}
+	return 0;
+}
+
+static void release_ssh(struct build *build)
+{
+	while (build->ssh_source_count)
+		ssh_source_close(&build->ssh_sources[--build->ssh_source_count]);
+	free(build->ssh_sources);
+}
+
 /* --- --cache-mount --- */
 
 static int parse_place(struct build *build, const char *text, struct err *err)
@@ -269,6 +301,8 @@ int build_parse_mounts(struct build *build, struct err *err)
 	size_t i;
 	int r = parse_secrets(build, err);
 
+	if (r == 0)
+		r = parse_ssh(build, err);
 	if (r < 0)
 		return r;
 	build->cache_places = calloc(places->count + 1, sizeof(*build->cache_places));
@@ -288,6 +322,7 @@ void build_release_mounts(struct build *build)
 		free((void *)build->cache_places[i].directory);
 	}
 	free(build->cache_places);
+	release_ssh(build);
 	release_secrets(build);
 }
 

@@ -424,3 +424,100 @@ CANARY=canary-4711-value
 		[[ "$output" != *found* ]]
 	done
 }
+
+# --- ssh ---
+
+# Image 'sshbase': base with the programs of openssh-client, and keys of every kind.
+ssh_setup() {
+	keys="$BATS_FILE_TMPDIR/keys"
+	[ ! -d "$keys" ] || return 0
+	local root="$BATS_FILE_TMPDIR/sshroot" program library
+	cp -r "$BATS_FILE_TMPDIR/rootfs" "$root"
+	for program in ssh-add ssh-keygen; do
+		program=$(command -v $program)
+		cp "$program" "$root/bin/"
+		for library in $(ldd "$program" | grep -o '/[^ ]*'); do
+			mkdir -p "$root$(dirname "$library")"
+			cp -n "$library" "$root$library" 2>/dev/null || true
+		done
+	done
+	mkdir "$keys" "$root/keys"
+	for kind in ed25519:256 rsa:2048 ecdsa:256 ecdsa:384 ecdsa:521; do
+		ssh-keygen -q -N '' -C "key of $kind" -t ${kind%:*} -b ${kind#*:} -f "$keys/${kind/:/-}"
+	done
+	ssh-keygen -q -N '' -C pem -t rsa -m PEM -f "$keys/pem"
+	ssh-keygen -q -N secret -t ed25519 -f "$keys/locked"
+	cp "$keys"/*.pub "$root/keys"
+	mica import "$root" sshbase >/dev/null
+}
+
+@test "ssh: keys from files: listed, every kind signs, nothing else is allowed (RCP-269, RCP-508, RCP-969)" {
+	ssh_setup
+	dockerfile <<-'END'
+		FROM sshbase
+		RUN --mount=type=ssh [ "$SSH_AUTH_SOCK" = /run/buildkit/ssh_agent.0 ] && [ "$(stat -c '%A %u:%g' $SSH_AUTH_SOCK)" = "srw------- 0:0" ] && \
+		    ssh-add -L | sort >/tmp/l && cat /keys/e*.pub /keys/rsa*.pub | sort | diff - /tmp/l && rm /tmp/l && \
+		    for f in $(ls /keys/*.pub | grep -v -e pem -e locked); do ssh-add -T $f || exit 1; done
+		RUN --mount=type=ssh ! ssh-add -D && ! ssh-add -x </dev/null && ssh-keygen -q -N '' -t ed25519 -f /tmp/k && ! ssh-add /tmp/k && ! ssh-add -T /keys/pem.pub && \
+		    [ "$(ssh-add -l | wc -l)" = 5 ] && rm /tmp/k*
+		RUN [ ! -e /run ] && [ -z "$SSH_AUTH_SOCK" ]
+	END
+	mica build -q --ssh "default=$keys/ed25519-256,$keys/rsa-2048,$keys/ecdsa-256,$keys/ecdsa-384,$keys/ecdsa-521" -t t "$ctx"
+	[ "$(mica inspect t | jq -r '.[0].RootFS.Layers[-1]')" = "$EMPTY" ]
+	assert_clean
+}
+
+@test "ssh: several ids, targets, owners; an agent is passed on; an absent id (RCP-269, RCP-508, RCP-969)" {
+	ssh_setup
+	dockerfile <<-'END'
+		FROM sshbase
+		RUN --mount=type=ssh,id=absent --mount=type=ssh,id=agent,target=/x/sock,uid=5,gid=6,mode=0660 --mount=type=ssh,id=pem \
+		    [ "$SSH_AUTH_SOCK" = /x/sock ] && [ "$(stat -c '%a %u:%g' /x/sock)" = "660 5:6" ] && \
+		    ssh-add -T /keys/rsa-2048.pub && ! ssh-add -T /keys/pem.pub && ! ssh-add -D && \
+		    SSH_AUTH_SOCK=/run/buildkit/ssh_agent.2 ssh-add -T /keys/pem.pub && ! [ -e /run/buildkit/ssh_agent.0 ]
+		ENV SSH_AUTH_SOCK=/mine
+		RUN --mount=type=ssh,id=pem [ "$SSH_AUTH_SOCK" = /mine ]
+		RUN [ ! -e /x ] && [ ! -e /run ]
+	END
+	eval "$(ssh-agent -a "$BATS_TEST_TMPDIR/agent")" >/dev/null
+	ssh-add -q "$keys/rsa-2048" "$keys/ed25519-256"
+	mica build -q --ssh agent --ssh pem="$keys/pem" -t t "$ctx"
+	mica build -q --no-cache --ssh agent="$BATS_TEST_TMPDIR/agent" --ssh pem="$keys/pem" "$ctx"
+	[ "$(ssh-add -l | wc -l)" = 2 ]
+	kill "$SSH_AGENT_PID"
+	[ "$(mica inspect t | jq -r '.[0].RootFS.Layers[1:] | unique | .[]')" = "$EMPTY" ]
+}
+
+@test "ssh: what --ssh refuses; required (RCP-269, RCP-508)" {
+	ssh_setup
+	printf 'FROM base\nRUN --mount=type=ssh,required true\n' | dockerfile
+	run mica build "$ctx"
+	[ "$status" != 0 ]
+	[[ "$output" == *"ssh agent 'default' is required"* ]]
+	[[ "$output" == *"try: mica build --ssh default"* ]]
+	refused() {
+		run env -u SSH_AUTH_SOCK "$MICA" build --ssh "$1" "$ctx"
+		[ "$status" != 0 ]
+		[[ "$output" == *"$2"* ]]
+	}
+	refused default "there is no agent: SSH_AUTH_SOCK is not set"
+	refused "=x" "bad --ssh '=x'"
+	refused "default=$keys/locked" "key '$keys/locked' has a passphrase"
+	refused "default=$keys/pem.pub" "'$keys/pem.pub' is no private key"
+	refused "default=/nowhere" "cannot open '/nowhere'"
+}
+
+@test "ssh: as an ordinary user (RCP-269, SEC-I86)" {
+	needs_user_namespaces
+	ssh_setup
+	mkdir -p "$BATS_FILE_TMPDIR/user/ssh"
+	tar -C "$BATS_FILE_TMPDIR/sshroot" --owner=0 --group=0 -cf "$BATS_FILE_TMPDIR/user/ssh/base.tar" .
+	cp "$keys/ed25519-256" "$BATS_FILE_TMPDIR/user/ssh/key"
+	chmod -R a+rX "$BATS_FILE_TMPDIR/user/ssh"
+	chown 4711 "$BATS_FILE_TMPDIR/user/ssh/key"
+	printf 'FROM sshbase\nRUN --mount=type=ssh ssh-add -T /keys/ed25519-256.pub\n' \
+		>"$BATS_FILE_TMPDIR/user/ssh/Dockerfile"
+	for ids in ranges single; do
+		as_user $ids 'set -e; mica import /mnt/ssh/base.tar sshbase >/dev/null; mica build -q --ssh default=/mnt/ssh/key -f /mnt/ssh/Dockerfile "$HOME"'
+	done
+}
