@@ -47,10 +47,10 @@ struct git {
 	const struct origin_options *options;
 	const struct git_url *url;
 	struct arena arena;
-	const char *shown;  /* the remote for people */
-	const char *remote; /* for git, with its scheme */
-	const char *clean;  /* the same without a password: may be stored */
-	const char *header; /* "Authorization: ..." or NULL */
+	const char *shown;    /* the remote for people */
+	const char *remote;   /* for git: with its scheme, without a password */
+	const char *userinfo; /* what it was written with, or NULL */
+	const char *header;   /* "Authorization: ..." or NULL */
 	const char *environment[2 * SETTINGS_MAX + 24];
 	size_t environment_count, setting_count;
 	int dirfd; /* where it works; -1: the root directory */
@@ -138,56 +138,115 @@ static int known_hosts(struct git *git, struct err *err)
 	return r;
 }
 
-/* GIT_AUTH_HEADER.<host>, GIT_AUTH_TOKEN.<host>, and both without the host (RCP-211), for this host alone. A redirect would
- * take them along, so none is followed. */
-static int find_credentials(struct git *git, struct err *err)
+static int basic_header(struct git *git, struct str pair, struct err *err)
+{
+	auto_free char *encoded = NULL;
+	int r = base64_encode(pair, &encoded, err);
+
+	if (r < 0)
+		return r;
+	git->header = arena_printf(&git->arena, "Authorization: basic %s", encoded);
+	explicit_bzero(encoded, strlen(encoded));
+	return git->header ? 0 : err_nomem(err);
+}
+
+static int hex_value(char c)
+{
+	const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c | 0x20) : NULL;
+
+	return at ? (int)(at - digits) : -1;
+}
+
+/* "user:password" of an http address. */
+static int header_of_userinfo(struct git *git, struct err *err)
+{
+	auto_buf struct buf pair = BUF_INIT(URL_MAX);
+	const char *text = git->userinfo;
+	int r;
+
+	for (; *text; text++) {
+		int high = text[0] == '%' ? hex_value(text[1]) : -1;
+		int low = high >= 0 ? hex_value(text[2]) : -1;
+
+		buf_putc(&pair, low >= 0 ? (char)(high << 4 | low) : *text);
+		text += low >= 0 ? 2 : 0;
+	}
+	if (!strchr(git->userinfo, ':'))
+		buf_putc(&pair, ':');
+	r = buf_check(&pair, "user and password", err);
+	return r < 0 ? r : basic_header(git, buf_str(&pair), err);
+}
+
+/* GIT_AUTH_HEADER.<host>, GIT_AUTH_TOKEN.<host>, and both without the host (RCP-211). */
+static int header_of_secrets(struct git *git, struct err *err)
 {
 	static const char *const kinds[] = { "GIT_AUTH_HEADER", "GIT_AUTH_TOKEN" };
 	auto_buf struct buf value = BUF_INIT(URL_MAX), pair = BUF_INIT(URL_MAX);
-	auto_free char *encoded = NULL;
-	const char *scope;
+	bool is_token = false;
 	size_t i;
 	int r = -ENOENT;
 
 	for (i = 0; i < 4 && r == -ENOENT; i++) {
 		char name[512];
 
+		is_token = i % 2;
 		snprintf(name, sizeof(name), "%s%s%s", kinds[i % 2], i < 2 ? "." : "",
 			 i < 2 ? git->url->host : "");
 		r = origin_secret(git->options, name, &value, err);
 	}
 	if (r == -ENOENT || (r == 0 && value.len == 0))
 		return 0;
-	if (r == 0 && i % 2 == 0) { /* a token, by then counted on */
-		buf_printf(&pair, "x-access-token:%s", value.data);
-		r = base64_encode(buf_str(&pair), &encoded, err);
-	}
 	if (r < 0)
 		return r;
-	git->header = arena_printf(&git->arena, "Authorization: %s%s", encoded ? "basic " : "",
-				   encoded ? encoded : value.data);
+	if (!is_token) {
+		git->header = arena_printf(&git->arena, "Authorization: %s", value.data);
+		return git->header ? 0 : err_nomem(err);
+	}
+	buf_printf(&pair, "x-access-token:%s", value.data);
+	return basic_header(git, buf_str(&pair), err);
+}
+
+/* As a header for this host alone: a redirect would take it along, so none is followed. git itself would put what an address
+ * holds into the argument list of its helper. */
+static int find_credentials(struct git *git, struct err *err)
+{
+	const char *scope;
+	int r = header_of_secrets(git, err);
+
+	if (r == 0 && !git->header && git->userinfo)
+		r = header_of_userinfo(git, err);
+	if (r < 0 || !git->header)
+		return r;
 	scope = arena_printf(&git->arena, "http.%.*s://%s/.extraHeader",
 			     (int)(strstr(git->remote, "://") - git->remote), git->remote,
 			     git->url->host);
-	if (!git->header || !scope)
-		return err_nomem(err);
-	r = set(git, scope, git->header, err);
+	r = scope ? set(git, scope, git->header, err) : err_nomem(err);
 	return r < 0 ? r : set(git, "http.followRedirects", "false", err);
 }
 
-/* "https://user:password@host/path" to "https://host/path"; a user alone is a token for http, and a name for ssh. */
-static const char *without_password(struct arena *arena, const char *remote)
+/* "https://user:password@host/path" to "https://host/path", "ssh://user:password@host" to "ssh://user@host". */
+static int split_remote(struct git *git, struct err *err)
 {
-	const char *authority = strstr(remote, "://"), *at, *colon;
+	const struct git_url *url = git->url;
+	const char *written = url->local_like ? arena_printf(&git->arena, "https://%s", url->remote)
+					      : url->remote;
+	const char *authority = written ? strstr(written, "://") : NULL, *at;
+	size_t keep;
 
+	git->remote = written;
 	if (!authority)
-		return remote;
+		return written ? 0 : err_nomem(err);
 	authority += 3;
 	at = memrchr(authority, '@', strcspn(authority, "/"));
-	colon = at ? memchr(authority, ':', (size_t)(at - authority)) : NULL;
-	if (!at || (!colon && strncmp(remote, "http", 4) != 0))
-		return remote;
-	return arena_printf(arena, "%.*s%s", (int)(authority - remote), remote, at + 1);
+	if (!at)
+		return 0;
+	git->userinfo = arena_strdup(&git->arena, str_of(authority, (size_t)(at - authority)));
+	if (!git->userinfo)
+		return err_nomem(err);
+	keep = strncmp(written, "http", 4) == 0 ? 0 : strcspn(git->userinfo, ":");
+	git->remote = arena_printf(&git->arena, "%.*s%.*s%s", (int)(authority - written), written,
+				   (int)keep, git->userinfo, keep ? at : at + 1);
+	return git->remote ? 0 : err_nomem(err);
 }
 
 static int git_start(struct git *git, const struct origin_options *options,
@@ -204,11 +263,9 @@ static int git_start(struct git *git, const struct origin_options *options,
 	buf_init(&git->messages, OUTPUT_MAX);
 	if (options->no_network)
 		return err_set(err, EPERM, "the build has no network");
-	git->remote = url->local_like ? arena_printf(&git->arena, "https://%s", url->remote)
-				      : url->remote;
-	git->clean = git->remote ? without_password(&git->arena, git->remote) : NULL;
-	if (!git->clean)
-		return err_nomem(err);
+	r = split_remote(git, err);
+	if (r < 0)
+		return r;
 	origin_shown(git->remote, shown, sizeof(shown));
 	git->shown = arena_strdup(&git->arena, str_from(shown));
 	is_http = strncmp(git->remote, "http", 4) == 0;
@@ -314,18 +371,10 @@ static void strike_out(struct buf *text, const char *secret)
 /* The last line that says what is wrong, without what nobody shall see. */
 static int failed(struct git *git, const char *verb, int status, struct err *err)
 {
-	const char *userinfo = strstr(git->remote, "://"), *at;
+	const char *password = git->userinfo ? strchr(git->userinfo, ':') : NULL;
 	struct str text, line, best = STR("");
 
-	if (userinfo && git->clean != git->remote &&
-	    (at = memrchr(userinfo + 3, '@', strcspn(userinfo + 3, "/")))) {
-		char *whole = arena_strdup(&git->arena,
-					   str_of(userinfo + 3, (size_t)(at - userinfo - 3)));
-		char *password = whole ? strchr(whole, ':') : NULL;
-
-		strike_out(&git->messages, whole);
-		strike_out(&git->messages, password ? password + 1 : NULL);
-	}
+	strike_out(&git->messages, password ? password + 1 : NULL);
 	if (git->header) {
 		const char *value = strrchr(git->header, ' ');
 
@@ -538,12 +587,6 @@ static int find(struct git *git, struct origin *origin, struct err *err)
 	return 0;
 }
 
-/* The remote goes along in the environment: an address may hold a password. */
-static int name_remote(struct git *git, struct err *err)
-{
-	return set(git, "remote.origin.url", git->remote, err);
-}
-
 static int wrapped(const struct git *git, int r, struct err *err)
 {
 	if (r >= 0 || r == -ERR_CANCELED)
@@ -559,7 +602,7 @@ int origin_git_find(const struct origin_options *options, const struct git_url *
 	int r = git_start(&git, options, url, err);
 
 	if (r == 0)
-		r = name_remote(&git, err);
+		r = set(&git, "remote.origin.url", git.remote, err);
 	if (r == 0)
 		r = find(&git, &origin, err);
 	if (r == 0)
@@ -625,21 +668,15 @@ static int check_out(struct git *git, struct origin *origin, struct err *err)
 {
 	const char *format = strlen(origin->commit) == 64 ? "--object-format=sha256"
 							  : "--object-format=sha1";
-	size_t settings = git->setting_count, environment = git->environment_count;
 	uint64_t seconds;
 	int r = RUN(git, err, "init", "-q", "--template=", format, ".");
 
-	/* Only for what talks to this remote: in a submodule the name means another. */
 	if (r == 0)
-		r = name_remote(git, err);
+		r = RUN(git, err, "remote", "add", "--", "origin", git->remote);
 	if (r == 0)
 		r = fetch_commit(git, origin->commit, err);
 	if (r == 0)
 		r = fetch_tag(git, err);
-	git->setting_count = settings;
-	git->environment_count = environment;
-	if (r == 0)
-		r = RUN(git, err, "remote", "add", "--", "origin", git->clean);
 	if (r == 0)
 		r = RUN(git, err, "checkout", "-q", "--force", "--detach", origin->commit);
 	if (r == 0)

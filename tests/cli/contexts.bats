@@ -301,8 +301,20 @@ built() {
 	local canary=canary4713 address
 	address="http://me:$canary@${HTTP#http://}/git/word.git"
 	repository word
-	http rules <<<"{\"/git/word.git/*\": {\"auth\": \"Basic $(printf 'me:%s' $canary | base64 -w0)\"}}"
-	printf 'FROM scratch\nADD --keep-git-dir %s /\n' "$address" | mica build -q -t w -f - "$ctx"
+	http rules <<<"{\"/git/word.git/*\": {\"auth\": \"basic $(printf 'me:%s' $canary | base64 -w0)\"}}"
+	# The argument lists of git and of what it starts.
+	mkdir "$BATS_TEST_TMPDIR/bin"
+	printf '#!/bin/bash\necho "git $*" >>%s\nexport GIT_EXEC_PATH=%s\nexec %s "$@"\n' "$BATS_TEST_TMPDIR/titles" \
+		"$BATS_TEST_TMPDIR/exec" "$(command -v git)" >"$BATS_TEST_TMPDIR/bin/git"
+	printf '#!/bin/bash\necho "$*" >>%s\nexec %s "$@"\n' "$BATS_TEST_TMPDIR/titles" \
+		"$(git --exec-path)/git-remote-http" >"$BATS_TEST_TMPDIR/bin/git-remote-http"
+	chmod 755 "$BATS_TEST_TMPDIR/bin/"*
+	cp -rs "$(git --exec-path)" "$BATS_TEST_TMPDIR/exec"
+	cp -f --remove-destination "$BATS_TEST_TMPDIR/bin/git-remote-http" "$BATS_TEST_TMPDIR/exec/git-remote-http"
+	printf 'FROM scratch\nADD --keep-git-dir %s /\n' "$address" |
+		PATH="$BATS_TEST_TMPDIR/bin:$PATH" mica build -q -t w -f - "$ctx"
+	grep -q "^origin $HTTP/git/word.git" "$BATS_TEST_TMPDIR/titles"
+	run ! grep -a "$canary" "$BATS_TEST_TMPDIR/titles"
 	http rules <<<"{\"/git/word.git/*\": {\"auth\": \"none\"}}"
 	printf 'FROM scratch\nARG A\nADD $A /x\n' >"$BATS_TEST_TMPDIR/Dockerfile"
 	for address in "$address" "http://$canary@${HTTP#http://}/git/word.git"; do
