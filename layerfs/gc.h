@@ -33,7 +33,8 @@ int gc_run(struct store *store, const struct gc_options *options, struct gc_resu
 
 struct gc_usage {
 	uint64_t blobs_bytes, tars_bytes, indexes_bytes, steps_bytes, builds_bytes, state_bytes;
-	uint64_t mounts_bytes; /* of RUN --mount=type=cache: removed by name only, never by gc_run() */
+	uint64_t
+		mounts_bytes; /* of RUN --mount=type=cache: removed by name only, never by gc_run() */
 	uint64_t reclaimable_bytes;
 };
 int gc_usage(struct store *store, struct gc_usage *ret_usage, struct err *err) must_check;

@@ -1,1 +1,1 @@
-src/a.c
+src / a.c

@@ -1,1 +1,1 @@
-src/c.h
+src / c.h

@@ -1,1 +1,1 @@
-vendor/keep/z.c
+vendor / keep / z.c

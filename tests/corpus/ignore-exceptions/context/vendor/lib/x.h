@@ -1,1 +1,1 @@
-vendor/lib/x.h
+vendor / lib / x.h

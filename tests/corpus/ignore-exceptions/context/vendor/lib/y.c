@@ -1,1 +1,1 @@
-vendor/lib/y.c
+vendor / lib / y.c
