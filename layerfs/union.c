@@ -531,6 +531,7 @@ static int set_indexed(struct union_fs *fs, struct union_node *node, struct unio
 	if (tree->places[0].element != fs->upper)
 		node->kept_number = true;
 	more->held_fd = fd;
+	union_note_fd(fs, fd);
 	more->indexed = true;
 	more->extra_links = extra;
 	node->metacopy = metacopy && S_ISREG(union_type(node));

@@ -156,6 +156,7 @@ static int join_index(struct copy *copy)
 	more->held_fd = openat(fs->work_fd, copy->temp, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (more->held_fd < 0)
 		return -errno;
+	union_note_fd(fs, more->held_fd);
 	(void)unlinkat(fs->index_fd, name, 0); /* of a server killed right here */
 	if (linkat(fs->work_fd, copy->temp, fs->index_fd, name, 0) < 0)
 		return -errno;

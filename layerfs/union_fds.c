@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* union_fds: descriptors of directories (FS-706).
+/* union_fds: descriptors of directories, and of files that are more than a name in a directory (FS-706).
  *
  * A directory that the kernel knows has a descriptor for each place where it lies, so that no path is ever walked: two for each
  * directory of an ordinary stack, 129 where 128 layers have it. When their numbers reach half of what the process may open,
@@ -7,7 +7,10 @@
  * the nearest ancestor that has them, which gives the same places: below nothing changes, and what lies in the upper is where
  * its name is.
  *
- * Whoever uses descriptors of directories holds the names, so they are taken away by who holds them alone. */
+ * A file of several names has a descriptor too once it is in the upper, for it must be found whichever name goes. While it has one
+ * it gives its descriptor back and is found again in the same way: by that name, or through the lower's by its entry in work/index.
+ *
+ * Whoever uses these descriptors holds the names, so they are taken away by who holds them alone. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -25,22 +28,28 @@ int union_fds_max(void)
 	return (int)(limit.rlim_max / 2);
 }
 
+/* The lowest free number is given, so a high one tells that all below are taken. */
+void union_note_fd(struct union_fs *fs, int fd)
+{
+	if (fd > fs->fds_max)
+		fs->crowded = true;
+}
+
 void union_note_fds(struct union_fs *fs, const struct tree_node *tree)
 {
 	size_t i;
 
-	/* The lowest free number is given, so a high one tells that all below are taken. */
 	for (i = 0; i < tree->count; i++)
-		if (tree->places[i].fd > fs->fds_max)
-			fs->crowded = true;
+		union_note_fd(fs, tree->places[i].fd);
 }
 
 /* --- Giving back --- */
 
 static bool can_rest(const struct union_fs *fs, const struct union_node *node)
 {
-	return union_is_dir(node) && node != fs->root && node->name && node->parent &&
-	       !node->more->asleep;
+	if (node == fs->root || !node->name || !node->parent || node->more->asleep)
+		return false;
+	return union_is_dir(node) || node->more->held_fd >= 0;
 }
 
 static size_t close_places(struct union_node *node)
@@ -58,6 +67,15 @@ static size_t close_places(struct union_node *node)
 	return closed;
 }
 
+static size_t close_held(struct union_node *node)
+{
+	struct union_more *more = union_own(node);
+
+	close(take_fd(&more->held_fd));
+	more->asleep = true;
+	return 1;
+}
+
 static size_t rest(struct union_fs *fs, bool all)
 {
 	struct union_node *node;
@@ -66,8 +84,9 @@ static size_t rest(struct union_fs *fs, bool all)
 	for (i = 0; i < fs->table_size; i++) {
 		for (node = fs->table[i]; node; node = node->next) {
 			if (can_rest(fs, node) && (all || !node->more->recent))
-				closed += close_places(node);
-			if (union_is_dir(node))
+				closed += union_is_dir(node) ? close_places(node)
+							     : close_held(node);
+			if (node->more != &union_nothing)
 				union_own(node)->recent = false;
 		}
 	}
@@ -117,6 +136,21 @@ static int adopt(struct union_node *node, struct tree_node *found)
 	return 0;
 }
 
+/* Under 'wake_lock'. */
+static int adopt_file(struct union_fs *fs, struct union_node *node, struct tree_node *found)
+{
+	struct union_more *more = union_own(node);
+	struct place *place = &found->places[0];
+	int fd = place->element == fs->upper ? take_fd(&place->fd) : union_group_open(fs, place);
+
+	if (fd < 0)
+		return fd == -ENOENT ? -ESTALE : fd;
+	union_note_fd(fs, fd);
+	more->held_fd = fd;
+	more->asleep = false;
+	return 0;
+}
+
 static int find_again(struct union_fs *fs, struct union_node *node)
 {
 	auto_tree_node struct tree_node *found = NULL;
@@ -128,6 +162,8 @@ static int find_again(struct union_fs *fs, struct union_node *node)
 	r = tree_find(fs->tree, node->parent->more->tree, str_from(node->name), &found, &err);
 	if (r < 0)
 		return union_errno(r);
+	if (!union_is_dir(node))
+		return adopt_file(fs, node, found);
 	union_note_fds(fs, found);
 	return adopt(node, found);
 }
@@ -161,7 +197,7 @@ int union_wake(struct union_fs *fs, struct union_node *node)
 {
 	int r;
 
-	if (union_is_dir(node))
+	if (node->more != &union_nothing)
 		union_own(node)->recent = true;
 	if (node->parent)
 		union_own(node->parent)->recent = true;

@@ -105,6 +105,7 @@ static int keep_object(struct union_fs *fs, struct union_node *node, struct unio
 	}
 	if (node->in_upper && more->held_fd < 0)
 		return -errno;
+	union_note_fd(fs, more->held_fd);
 	if ((!node->in_upper || node->metacopy) && !more->tree)
 		more->tree = take(found->tree);
 	return 0;

@@ -59,7 +59,7 @@ struct union_more {
 	};
 	int32_t extra_links; /* indexed: links of the union beyond those of the inode */
 	bool indexed;
-	_Atomic bool asleep, recent; /* directory: without descriptors; asked for lately */
+	_Atomic bool asleep, recent; /* without its descriptors; asked for lately */
 	bool impure_known, impure;   /* directory of the upper: copied-up objects may lie in it */
 };
 
@@ -205,9 +205,11 @@ void union_view_release(struct union_view *view);
 DEFINE_AUTO_VALUE(union_view, union_view_release);
 #define auto_view __attribute__((cleanup(auto_union_view_)))
 
-/* --- Descriptors of directories (union_fds.c) ---
- * Who uses the descriptors of a directory holds the names and has woken it, or something in it. */
+/* --- Descriptors (union_fds.c) ---
+ * Who uses the descriptors of a directory holds the names and has woken it, or something in it; or of a file, and has woken that. */
 int union_fds_max(void);
+/* Of a file that gets one. */
+void union_note_fd(struct union_fs *fs, int fd);
 /* Of a directory that gets its descriptors. */
 void union_note_fds(struct union_fs *fs, const struct tree_node *tree);
 /* Takes descriptors from directories if there are too many; called when nothing is held. */

@@ -231,11 +231,15 @@ teardown() {
 
 @test "more directories than descriptors (FS-706)" {
 	mkdir lower2 copy
-	for i in $(seq 20); do # 380 directories, half of them of both lowers; files of two names keep a descriptor too
+	for i in $(seq 20); do # 380 directories, half of them of both lowers, and 200 files of two names
 		mkdir -p "lower/d$i"/{a,b,c}/{1,2,3,4,5} "lower2/d$i/b/3"
 		echo "$i" >"lower/d$i/a/1/f"
 		echo "$i" >"lower2/d$i/b/3/f"
 		ln "lower/d$i/a/1/f" "lower/d$i/c/5/g"
+		for j in $(seq 9); do
+			echo "$j" >"lower/d$i/a/2/f$j"
+			ln "lower/d$i/a/2/f$j" "lower/d$i/c/4/g$j"
+		done
 	done
 	cp -a lower/. lower2/. copy
 	bash -c "ulimit -n 200; exec $MICA union -o lowerdir=lower2:lower,upperdir=upper,workdir=work mnt"
@@ -245,7 +249,7 @@ teardown() {
 	# A directory in use while all others come and go, one that moves, and one that is made of what moved.
 	cd mnt/d7/c
 	for dir in "$BATS_TEST_TMPDIR"/{mnt,copy}; do
-		find "$dir" -type d -exec chmod g+w {} +
+		find "$dir" -exec chmod g+w {} +
 		mv "$dir/d3" "$dir/d4/a/moved"
 		find "$dir" >/dev/null
 		mv "$dir/d4/a" "$dir/d5/new"
