@@ -231,28 +231,28 @@ static int open_base(struct build *build, const char *name, const struct platfor
 {
 	enum base_pull mode = pull_mode(build);
 	struct image image = { .name = "" };
-	struct err ignored;
-	int local = open_named(build, name, platform, &image, err), r = local;
+	struct err pull_err = { 0 };
+	int local = open_named(build, name, platform, &image, err), r;
+	bool decides = mode != PULL_ALWAYS &&
+		       (local == 0 ? runs_on(&image, platform) : local != -ENOENT);
 
-	if (mode != PULL_ALWAYS &&
-	    ((local < 0 && local != -ENOENT) || (local == 0 && runs_on(&image, platform))))
-		goto done;
-	if (mode != PULL_ALWAYS && open_remembered(build, name, platform, ret_image) == 0) {
+	if (!decides && mode != PULL_ALWAYS &&
+	    open_remembered(build, name, platform, ret_image) == 0) {
 		image_release(&image);
 		return 0;
 	}
-	if (mode == PULL_NEVER)
-		goto done;
-	r = pull_base(build, name, platform, ret_image,
-		      local == 0 && mode != PULL_ALWAYS ? &ignored : err);
-	if (r == 0 || local < 0 || mode == PULL_ALWAYS) {
-		image_release(&image);
-		return r;
-	}
-	r = 0;
-done:
-	if (r == 0)
+	if (decides || mode == PULL_NEVER) {
 		*ret_image = image;
+		return local;
+	}
+	r = pull_base(build, name, platform, ret_image, &pull_err);
+	if (r < 0 && r != -ERR_CANCELED && local == 0 && mode == PULL_MISSING) {
+		*ret_image = image;
+		return 0;
+	}
+	image_release(&image);
+	if (r < 0)
+		*err = pull_err;
 	return r;
 }
 

@@ -472,6 +472,48 @@ ARCH=$arch" ]
 	[[ $output != *"echo first"*DONE* ]]
 }
 
+@test "a RUN of another platform runs where an emulator is registered (RCP-505)" {
+	needs_root
+	[ -d /proc/sys/fs/binfmt_misc ] || skip "the kernel has no binfmt_misc"
+	mkdir "$out"
+	printf 'enabled\ninterpreter /q\nflags: F\noffset 0\nmagic 7f454c4602020100000000000000000000020016\nmask ffffffffffffff00fffffffffffffffffffeffff\n' >"$out/any"
+	# The programs are this machine's: what is asked is only whether somebody is registered.
+	printf 'FROM --platform=linux/s390x scratch\nCOPY busybox /bin/busybox\nRUN ["/bin/busybox", "touch", "/ran"]\n' | dockerfile
+	cp "$BATS_FILE_TMPDIR/rootfs/bin/busybox" "$ctx/"
+	unshare -m sh -c 'mount --bind "$1" /proc/sys/fs/binfmt_misc && exec "$0" build -q -t emulated --platform linux/s390x "$2"' "$MICA" "$out" "$ctx"
+	mica ls emulated /ran
+}
+
+@test "platforms share what is equal, and find it again; steps that differ have keys of their own (RCP-643)" {
+	mkdir "$ctx/d" && echo 1 >"$ctx/d/f"
+	dockerfile <<-'D'
+		FROM --platform=$BUILDPLATFORM base AS one
+		COPY d /d
+		ARG TARGETARCH
+		RUN echo "$TARGETARCH" >/arch
+		FROM --platform=$BUILDPLATFORM base AS both
+		RUN echo same >/same
+		FROM scratch
+		COPY --from=one /arch /arch
+		COPY --from=both /same /same
+		COPY d /d
+	D
+	steps() {
+		mica build -q --platform linux/amd64,linux/arm64 -t p --metadata-file "$out" "$@" "$ctx" && jq -c '."mica.build.steps"' "$out"
+	}
+	# COPY d once, RUN arch twice, RUN same once; then three COPYs each.
+	run -0 steps
+	[ "${lines[1]}" = '{"executed":10,"cached":0}' ]
+	run -0 steps
+	[[ ${lines[1]} == '{"executed":0,'* ]]
+	run -0 steps --no-cache -j 1
+	[ "${lines[1]}" = '{"executed":10,"cached":0}' ]
+	for arch in amd64 arm64; do
+		mica build -q --platform "linux/$arch" -o "$out.$arch" "$ctx"
+		[ "$(cat "$out.$arch/arch")" = "$arch" ]
+	done
+}
+
 @test "BUILDKIT_MULTI_PLATFORM makes an index around one image" {
 	simple
 	mica build -q -t x --build-arg BUILDKIT_MULTI_PLATFORM=1 -o "type=oci,dest=$out,tar=false" "$ctx"
