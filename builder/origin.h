@@ -28,6 +28,7 @@ struct origin_options {
 	size_t secret_count;
 	bool no_network;	      /* the whole build has none (SEC-I04) */
 	const char *ssh_socket;	      /* of an agent, for git over ssh; or NULL */
+	const char *ssh_keys;	      /* files, separated by commas, instead of it; or NULL */
 	int64_t created_mtime;	      /* of what says no time (RCP-563) */
 	bool (*canceled)(void *self); /* may be NULL */
 	void *canceled_self;

@@ -98,7 +98,6 @@ static const char *const constant_settings[][2] = {
 	{ "core.fsmonitor", "false" },
 	{ "core.attributesFile", "/dev/null" },
 	{ "core.excludesFile", "/dev/null" },
-	{ "core.sshCommand", "ssh -F /dev/null -o BatchMode=yes" },
 	{ "credential.helper", "" },
 	{ "gc.auto", "0" },
 	{ "maintenance.auto", "false" },
@@ -121,21 +120,57 @@ static const char *const passed_on[] = { "PATH",	"http_proxy", "https_proxy",
 					 "HTTPS_PROXY", "all_proxy",  "ALL_PROXY",
 					 "no_proxy",	"NO_PROXY",   "SSL_CERT_FILE" };
 
-static int known_hosts(struct git *git, struct err *err)
+/* In single quotes, for the shell that git calls; what holds one is left out. */
+static void add_quoted(struct buf *command, const char *option, const char *value)
 {
-	const char *home = getenv("HOME");
-	char *command = arena_printf(&git->arena,
-				     "ssh -F /dev/null -o BatchMode=yes -o "
-				     "UserKnownHostsFile='%s/.ssh/known_hosts'",
-				     home && !strchr(home, '\'') ? home : "/nonexistent");
-	int r = command ? set(git, "core.sshCommand", command, err) : err_nomem(err);
+	if (!strchr(value, '\''))
+		buf_printf(command, " %s'%s'", option, value);
+}
 
-	if (r == 0 && git->options->ssh_socket)
-		r = add_environment(
-			git,
-			arena_printf(&git->arena, "SSH_AUTH_SOCK=%s", git->options->ssh_socket),
-			err);
-	return r;
+/* git works elsewhere: a path is made absolute. */
+static void add_key(struct buf *command, struct str key)
+{
+	auto_free char *path = str_dup(key);
+	auto_free char *absolute = path ? realpath(path, NULL) : NULL;
+
+	if (absolute)
+		add_quoted(command, "-i ", absolute);
+}
+
+static int set_agent(struct git *git, struct err *err)
+{
+	const char *socket = git->options->ssh_socket;
+	auto_free char *absolute = socket ? realpath(socket, NULL) : NULL;
+
+	if (!socket)
+		return 0;
+	return add_environment(
+		git, arena_printf(&git->arena, "SSH_AUTH_SOCK=%s", absolute ? absolute : socket),
+		err);
+}
+
+/* ssh asks nobody, reads no configuration, and knows the hosts that the user knows. */
+static int set_up_ssh(struct git *git, struct err *err)
+{
+	auto_buf struct buf command = BUF_INIT(URL_MAX);
+	struct str keys = str_from(git->options->ssh_keys), key;
+	const char *home = getenv("HOME");
+	char hosts[4096];
+	bool more = keys.len > 0;
+	int r;
+
+	snprintf(hosts, sizeof(hosts), "%s/.ssh/known_hosts", home ? home : "/nonexistent");
+	buf_puts(&command, "ssh -F /dev/null -o BatchMode=yes");
+	add_quoted(&command, "-o UserKnownHostsFile=", hosts);
+	buf_puts(&command, more ? " -o IdentitiesOnly=yes" : "");
+	while (more) {
+		more = str_cut(keys, ',', &key, &keys);
+		add_key(&command, key);
+	}
+	r = buf_check(&command, "ssh command", err);
+	if (r == 0)
+		r = set(git, "core.sshCommand", command.data, err);
+	return r < 0 ? r : set_agent(git, err);
 }
 
 static int basic_header(struct git *git, struct str pair, struct err *err)
@@ -276,7 +311,7 @@ static int git_start(struct git *git, const struct origin_options *options,
 	for (i = 0; i < sizeof(constant_settings) / sizeof(constant_settings[0]) && r == 0; i++)
 		r = set(git, constant_settings[i][0], constant_settings[i][1], err);
 	if (r == 0)
-		r = known_hosts(git, err);
+		r = set_up_ssh(git, err);
 	return r < 0 || !is_http ? r : find_credentials(git, err);
 }
 

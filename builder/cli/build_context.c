@@ -65,17 +65,42 @@ static int judge(const char *text, struct arena *arena, struct place *ret_place,
 	return 0;
 }
 
+/* What --ssh says of 'default' is for git, too; without it the agent of the caller is. */
+static void choose_ssh(const struct build *build, struct origin_options *options)
+{
+	static const char name[] = "default=";
+	size_t i;
+
+	options->ssh_socket = getenv("SSH_AUTH_SOCK");
+	for (i = 0; i < build->flags->ssh.count; i++) {
+		const char *text = build->flags->ssh.items[i];
+		struct stat st;
+
+		if (strncmp(text, name, sizeof(name) - 1) != 0)
+			continue;
+		text += sizeof(name) - 1;
+		if (stat(text, &st) == 0 && S_ISSOCK(st.st_mode)) {
+			options->ssh_socket = text;
+		} else {
+			options->ssh_socket = NULL;
+			options->ssh_keys = text;
+		}
+	}
+}
+
 struct origin_options build_origin_options(const struct build *build)
 {
-	return (struct origin_options){
+	struct origin_options options = {
 		.store = build->store,
 		.secrets = build->secrets,
 		.secret_count = build->secret_count,
-		.ssh_socket = getenv("SSH_AUTH_SOCK"),
 		.created_mtime = build->source_date_epoch == INT64_MAX ? CREATED_MTIME
 								       : build->source_date_epoch,
 		.canceled = cli_canceled,
 	};
+
+	choose_ssh(build, &options);
+	return options;
 }
 
 /* --- Layers of contexts --- */

@@ -455,6 +455,31 @@ built() {
 	[ "$(statuses /files/long)" = "200 200" ]
 }
 
+@test "ADD archives: each match of a wildcard, PAX global headers, through links that were there; --unpack=false (RCP-331 to RCP-333, RCP-945)" {
+	python3 - "$ctx" <<-'E'
+		import io, sys, tarfile
+		for name in ("a1.tar", "a2.tar"):
+		    with tarfile.open(f"{sys.argv[1]}/{name}", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "global"}) as tar:
+		        root = tarfile.TarInfo("./"); root.type = tarfile.DIRTYPE; root.mode = 0o700; root.uid = 9
+		        tar.addfile(root)
+		        for path in (f"deep/er/{name}", f"old/{name}"):
+		            entry = tarfile.TarInfo(path); entry.size = 1; entry.uid = 7
+		            tar.addfile(entry, io.BytesIO(b"x"))
+	E
+	echo text >"$ctx/a3.tar"
+	: >"$ctx/a4.tar"
+	printf 'FROM base\nRUN mkdir -p /to /real && ln -s /real /to/old\nADD a*.tar /to/\nADD --unpack=false a1.tar /kept\nADD --chown=3 a1.tar /owned/\n' >"$ctx/Dockerfile"
+	mica build -q -t x "$ctx"
+	mica ls -lR x | tee "$BATS_TEST_TMPDIR/ls"
+	for path in to/deep/er/a1.tar to/deep/er/a2.tar real/a1.tar real/a2.tar; do
+		grep -E " 7 .* $path" "$BATS_TEST_TMPDIR/ls"
+	done
+	grep -E '^-.* to/a3.tar' "$BATS_TEST_TMPDIR/ls"
+	grep -E '^-.* to/a4.tar' "$BATS_TEST_TMPDIR/ls"
+	[ "$(mica cat x kept | sha256sum)" = "$(sha256sum <"$ctx/a1.tar")" ]
+	run ! grep -E ' (7|9) .* owned' "$BATS_TEST_TMPDIR/ls"
+}
+
 # --- contexts ---
 
 @test "context from standard input: tar in every compression, or a recipe (RCP-372, RCP-930)" {
@@ -683,6 +708,11 @@ built() {
 	[ "$(head -n 1 "$BATS_TEST_TMPDIR/log")" = /agent ]
 	grep -qx BatchMode=yes "$BATS_TEST_TMPDIR/log"
 	grep -qx me@host.example "$BATS_TEST_TMPDIR/log"
+	ssh-keygen -q -t ed25519 -N '' -f "$BATS_TEST_TMPDIR/key" 2>/dev/null || return 0
+	cd "$BATS_TEST_TMPDIR"
+	PATH="$BATS_TEST_TMPDIR/bin:$PATH" SSH_AUTH_SOCK=/agent mica build -q --no-cache --ssh default=key "$ctx"
+	grep -qx "$BATS_TEST_TMPDIR/key" "$BATS_TEST_TMPDIR/log"
+	[ -z "$(head -n 1 "$BATS_TEST_TMPDIR/log")" ]
 }
 
 @test "as an ordinary user: git, URL, archive and named contexts (SEC-I86)" {
