@@ -351,18 +351,23 @@ static int compare_strs(const void *a, const void *b)
 
 int config_expose(struct stage *stage, const struct instruction *instruction)
 {
-	struct str *words = NULL, *ports = NULL;
+	struct str *written, *words = NULL, *ports = NULL;
 	size_t word_count = 0, count = 0, i;
 	int r = 0;
 
+	/* Sorted as they are written, before variables have values (RCP-239): the history shows this order. */
+	written = arena_array(stage->planner->arena, instruction->word_count, sizeof(*written));
+	if (!written)
+		return plan_nomem(stage->planner);
+	for (i = 0; i < instruction->word_count; i++)
+		written[i] = instruction->words[i];
+	qsort(written, instruction->word_count, sizeof(*written), compare_strs);
 	for (i = 0; r == 0 && i < instruction->word_count; i++)
-		r = scope_expand_words(stage, instruction->words[i], &words, &word_count);
+		r = scope_expand_words(stage, written[i], &words, &word_count);
 	for (i = 0; r == 0 && i < word_count; i++)
 		r = add_ports(stage, instruction, words[i], &ports, &count);
 	if (r < 0)
 		return r;
-	if (count)
-		qsort(ports, count, sizeof(*ports), compare_strs);
 	for (i = 0; i < count; i++)
 		if (image_config_add_port(&stage->config, ports[i]) < 0)
 			return plan_nomem(stage->planner);

@@ -65,8 +65,8 @@ def shown(field, value):
 class Difference:
     """At 'path' (or 'config:KEY', 'history:N'), 'fields' differ; 'text' is for people."""
 
-    def __init__(self, path, fields, text):
-        self.path, self.fields, self.text = path, fields, text
+    def __init__(self, path, fields, text, directory=False):
+        self.path, self.fields, self.text, self.directory = path, fields, text, directory
 
     def __str__(self):
         return f"{self.path}: {self.text}"
@@ -101,7 +101,7 @@ def compare_trees(mine, theirs):
         if fields:
             if "sha256" in fields and x.data is not None and y.data is not None and max(len(x.data), len(y.data)) < 400:
                 texts.append(f"{x.data!r} != {y.data!r}")
-            yield Difference(name, fields, ", ".join(texts))
+            yield Difference(name, fields, ", ".join(texts), x.kind == y.kind == "d")
 
 
 def compare_configs(mine, theirs):
@@ -157,7 +157,7 @@ class Builder:
     def __init__(self, mica, work):
         self.mica, self.work = os.path.abspath(mica), work
         self.store = os.path.join(work, "store")
-        for name in ("layouts", "logs", "contexts", "bases"):
+        for name in ("layouts", "logs", "contexts", "bases", "random"):
             os.makedirs(os.path.join(work, name), exist_ok=True)
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("MICA_", "BUILDKIT_"))}
         self.environment["MICA_ROOT"] = self.store
@@ -207,7 +207,8 @@ class Builder:
             subprocess.run([os.path.join(TOOLS, "make-debian-base"), tar], check=True)
             self.must([self.mica, "import", "--change", 'CMD ["/bin/bash"]', tar, name], log)
         else:
-            self.must(self.mica_command(Recipe(name, self), name), log)
+            recipe = Recipe(name, self)
+            self.must(self.mica_command(recipe, name), log)
         return self.export(name)
 
     def mica_command(self, recipe, tag, *options):

@@ -512,6 +512,8 @@ static void test_history(void **state)
 		       NULL,
 		       "ARG D=d\n+COPY --parents --chown=d:1 --chmod=755 a <<B d/ # buildkit\n"
 		       "+ADD a . # buildkit\n");
+	expect_history("FROM scratch\nARG P=90\nEXPOSE 9 80-81 $P/udp", NULL,
+		       "ARG P=90\nEXPOSE [90/udp 80/tcp 81/tcp 9/tcp]\n");
 	/* Paths stand before heredocs. */
 	expect_history("FROM scratch\nCOPY <<A b <<C d /e/\na\nA\nc\nC", NULL,
 		       "+COPY b d <<A <<C /e/ # buildkit\n");
@@ -735,7 +737,7 @@ static void test_lint(void **state)
 	expect_warnings("FROM scratch\nARG MY_TOKEN\nENV api_key=1 PUBLIC_KEY=2 tokens=3",
 			"SecretsUsedInArgOrEnv:2 SecretsUsedInArgOrEnv:3 ");
 	expect_warnings("FROM scratch\nEXPOSE 80/TCP 1:2",
-			"ExposeProtoCasing:2 ExposeInvalidFormat:2 ");
+			"ExposeInvalidFormat:2 ExposeProtoCasing:2 ");
 	expect_warnings("# check=skip=LegacyKeyValueFormat,StageNameCasing\nFROM scratch AS B\n"
 			"ENV a b\nCOPY a $U",
 			"UndefinedVar:4 ");
