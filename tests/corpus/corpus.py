@@ -119,12 +119,15 @@ def compare_configs(mine, theirs):
         yield Difference("history", ["length"], f"{len(x)} != {len(y)} entries: " +
                          f"{[e.get('created_by') for e in x]} != {[e.get('created_by') for e in y]}")
         return
+    fewer = 0  # layers, by entries that say so
     for number, (e, f) in enumerate(zip(x, y)):
+        fewer += e.get("empty_layer", False) - f.get("empty_layer", False)
         for key in sorted(e.keys() | f.keys()):
             if e.get(key) != f.get(key):
-                yield Difference(f"history:{number}", [key], f"{key} {json.dumps(e.get(key))} != {json.dumps(f.get(key))}")
-    if len(mine["rootfs"].get("diff_ids") or []) != len(theirs["rootfs"].get("diff_ids") or []):
-        yield Difference("layers", ["length"], f"{len(mine['rootfs']['diff_ids'])} != {len(theirs['rootfs']['diff_ids'])}")
+                yield Difference(f"history:{number}:{e.get('created_by', '').split(' ')[0]}", [key], f"{key} {json.dumps(e.get(key))} != {json.dumps(f.get(key))}")
+    counts = [len(config["rootfs"].get("diff_ids") or []) for config in (mine, theirs)]
+    if counts[0] + fewer != counts[1]:
+        yield Difference("layers", ["length"], f"{counts[0]} != {counts[1]}")
 
 
 def compare_images(mine, theirs):
@@ -152,6 +155,15 @@ class Known:
 
 
 # --- builds ---
+
+
+def make_busybox(root):
+    """With mount points: BuildKit makes missing ones in the first layer, mica in none (RCP-270)."""
+    if not os.path.exists(root):
+        subprocess.run([os.path.join(TOOLS, "make-busybox-base"), root], check=True)
+        for mountpoint in ("dev", "proc", "sys"):
+            os.makedirs(os.path.join(root, mountpoint), exist_ok=True)
+
 
 class Builder:
     def __init__(self, mica, work):
@@ -197,10 +209,7 @@ class Builder:
         log = self.path("logs", name + ".base")
         if name == "busybox":
             root = self.path("bases", "busybox")
-            if not os.path.exists(root):
-                subprocess.run([os.path.join(TOOLS, "make-busybox-base"), root], check=True)
-                for mountpoint in ("dev", "proc", "sys"):
-                    os.makedirs(os.path.join(root, mountpoint), exist_ok=True)
+            make_busybox(root)
             self.must([self.mica, "import", "--change", 'CMD ["/bin/sh"]', root, name], log)
         elif name == "debian":
             tar = self.path("bases", "debian.tar")
@@ -213,7 +222,7 @@ class Builder:
 
     def mica_command(self, recipe, tag, *options):
         return [self.mica, "build", "--progress=plain", "--source-date-epoch", str(EPOCH), "-t", tag, "-f", recipe.dockerfile,
-                *options, *recipe.options, recipe.context]
+                *options, *recipe.options, *recipe.own_options, recipe.context]
 
     def build_mica(self, recipe, *options):
         """The image of mica, or None when it refuses."""
@@ -263,16 +272,33 @@ class Recipe:
             text = file.read().decode(errors="replace")
         names = re.findall(r"(?im)^\s*(?:FROM|ARG\s+\w+=)\s*(?:--\S+\s+)*([\w.-]+)|from=([\w.-]+)", text)
         self.bases = sorted({name for pair in names for name in pair if name in ("busybox", "debian") or name.startswith("base-")})
-        self.options = []
+        self.options, self.own_options = [], []  # own: not for BuildKit
+        if os.path.exists(os.path.join(self.source, "options.mica")):
+            with open(os.path.join(self.source, "options.mica")) as file:
+                self.own_options = shlex.split(file.read(), comments=True)
         if os.path.exists(os.path.join(self.source, "options")):
             with open(os.path.join(self.source, "options")) as file:
                 self.options = shlex.split(file.read().replace("@PLACE@", place), comments=True)
         if any("npmrc" in option for option in self.options):
-            registry = subprocess.run(["npm", "config", "get", "registry"], capture_output=True, text=True, check=True).stdout
-            with open(os.path.join(place, "npmrc"), "w") as file:
-                file.write(f"registry={registry}")
+            write_npmrc(place)
         for base in self.bases:
             builder.base(base)
+
+
+def write_npmrc(place):
+    """What npm is configured to here: its registry and, where it has one, the file of authorities that it trusts."""
+    def setting(name):
+        return subprocess.run(["npm", "config", "get", name], capture_output=True, text=True, check=True).stdout.strip()
+
+    authorities = setting("cafile")
+    with open(os.path.join(place, "npm-ca"), "wb") as file:
+        if os.path.exists(authorities):
+            with open(authorities, "rb") as source:
+                file.write(source.read())
+    with open(os.path.join(place, "npmrc"), "w") as file:
+        file.write(f"registry={setting('registry')}\n")
+        if os.path.exists(authorities):
+            file.write("cafile=/run/secrets/npm-ca\n")
 
 
 def plain_modes(top):
