@@ -29,9 +29,10 @@
 #include "builder/headroom.h"
 #include "builder/solve_node.h"
 #include "formats/base/io.h"
+#include "formats/base/limits.h"
 
 /* How often leases of other processes are asked for again: nothing tells when one is released. */
-enum { SNAPSHOT_THREADS = 2, INTERRUPT_POLL_MS = 100, LEASE_POLL_MS = 10 };
+enum { SNAPSHOT_THREADS = 2, INTERRUPT_POLL_MS = 100, LEASE_POLL_MS = 10, FETCH_THREADS = 4 };
 
 /* --- Queues; called with the lock held --- */
 
@@ -775,6 +776,61 @@ static int date_history(const struct solve *solve, struct plan_stage *target, st
 	return config->created ? 0 : err_nomem(err);
 }
 
+struct providing {
+	struct solve *solve;
+	struct node *node;
+	struct err err;
+};
+
+static void provide_one(void *argument)
+{
+	struct providing *providing = argument;
+
+	(void)!node_provide(providing->solve, providing->node, &providing->err);
+}
+
+/* Layers of the results that are still elsewhere, several at a time. */
+static int provide_chain(struct solve *solve, struct node **chain, size_t count, struct err *err)
+{
+	auto_free struct providing *jobs = calloc(count + 1, sizeof(*jobs));
+	auto_pool struct pool *pool = NULL;
+	struct pool_batch batch;
+	size_t used = 0, i;
+	int r;
+
+	if (!jobs)
+		return err_nomem(err);
+	for (i = 0; i < count; i++)
+		if (node_result(chain[i])->remote)
+			jobs[used++] = (struct providing){ .solve = solve,
+							   .node = node_result(chain[i]) };
+	if (used == 0)
+		return 0;
+	r = pool_new(FETCH_THREADS, &pool, err);
+	if (r < 0)
+		return r;
+	pool_batch_init(&batch);
+	for (i = 0; i < used; i++)
+		pool_submit(pool, &batch, provide_one, &jobs[i]);
+	pool_wait(&batch);
+	pool_batch_release(&batch);
+	for (i = 0; i < used && r == 0; i++)
+		if (jobs[i].err.code) {
+			*err = jobs[i].err;
+			r = -err->code;
+		}
+	return r;
+}
+
+static int provide_target(struct solve *solve, const struct plan_stage *target, struct err *err)
+{
+	auto_free struct node **chain = NULL;
+	size_t count;
+	int r = node_chain(node_of(solve, target->last), &chain, &count, err);
+
+	return r < 0 ? r : provide_chain(solve, chain, count, err);
+}
+
 static int collect(struct solve *solve, struct plan *plan, struct err *err)
 {
 	struct plan_stage *target = plan->target;
@@ -816,7 +872,7 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 	size_t i;
 	int r;
 
-	*ret_result = (struct solve_result){ .exit_status = 0 };
+	*ret_result = (struct solve_result){ .entries = { .arena = ARENA_INIT(256 * MIB) } };
 	io_raise_descriptor_limit();
 	solve.run.roots = (struct run_roots){ .self = &solve,
 					      .stack_of = stack_of,
@@ -843,8 +899,16 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 			r = -err->code;
 		}
 	}
+	/* All of them before anything changes: when one cannot be had, the caller solves again. */
+	for (i = 0; i < plan_count && r == 0; i++)
+		r = provide_target(&solve, plans[i]->target, err);
 	for (i = 0; i < plan_count && r == 0; i++)
 		r = collect(&solve, plans[i], err);
+	for (i = 0; i < solve.node_count && r == 0; i++)
+		if (solve.all[i].remote)
+			r = cache_import_keep_marks(options->import, solve.all[i].remote, err);
+	if (r == 0 && options->wants_entries)
+		r = solve_collect_entries(&solve, err);
 	if (solve.run.sandbox != options->run.sandbox)
 		sandbox_free(solve.run.sandbox);
 	pool_free(solve.snapshots);
@@ -862,5 +926,6 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 
 void solve_result_release(struct solve_result *result)
 {
+	cache_entries_release(&result->entries);
 	*result = (struct solve_result){ .exit_status = 0 };
 }

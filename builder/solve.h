@@ -7,6 +7,8 @@
 #ifndef BUILDER_SOLVE_H
 #define BUILDER_SOLVE_H
 
+#include "builder/cache_document.h"
+#include "builder/cache_import.h"
 #include "builder/context.h"
 #include "builder/event.h"
 #include "builder/origin.h"
@@ -31,6 +33,8 @@ struct solve_options {
 	bool no_cache;	 /* nothing is looked up; results are recorded all the same */
 	bool no_wait; /* a step that another process is executing is executed here, too (RCP-644) */
 	int64_t oldest_ns; /* records made before are not taken (--cache-ttl); 0: all are */
+	struct cache_import *import; /* records of other stores, or NULL */
+	bool wants_entries;	     /* ret_result->entries are asked for */
 	bool (*canceled)(void *self);
 	void *canceled_self;
 	/* Makes sure that the layers of a base image are in the store; called when something works on them. */
@@ -40,6 +44,10 @@ struct solve_options {
 
 struct solve_result {
 	unsigned executed, cached;
+	/* Records of all steps that were found or executed, on success. */
+	struct cache_entries entries;
+	/* A layer of 'import' could not be had: without it the build may do. */
+	bool import_failed;
 	int exit_status; /* of a failed RUN: mica's own exit status (UX-13); else 0 */
 	const struct step *failed;
 	unsigned failed_row;

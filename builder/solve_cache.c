@@ -13,6 +13,33 @@ static bool looks_up(const struct solve *solve, const struct node *node)
 	return !solve->options->no_cache && !node->step->refresh;
 }
 
+/* The same of other stores. Their layers are somewhere else as a rule: 'node' remembers where from. */
+static void imported(struct solve *solve, struct node *node, const struct key *key,
+		     struct state_record *ret_record, bool *ret_found)
+{
+	const struct cache_entry *entry = cache_import_find(solve->options->import, key->bytes);
+
+	*ret_found = false;
+	if (!entry || !entry->has_definition)
+		return;
+	if (entry->created_ns < solve->options->oldest_ns) {
+		node->expired = true;
+		return;
+	}
+	node->remote = entry;
+	*ret_record = (struct state_record){
+		.diff_id = entry->diff_id,
+		.created_ns = entry->created_ns,
+		.duration_ns = entry->duration_ns,
+		.has_other = entry->has_content,
+		.refreshed = entry->refreshed_by != NULL,
+		.build = str_from(entry->refreshed_by),
+	};
+	if (entry->has_content)
+		memcpy(ret_record->other, entry->content.bytes, sizeof(ret_record->other));
+	*ret_found = true;
+}
+
 /* A record of this key whose layer is there and that is not too old. */
 static int cache_get(struct solve *solve, struct node *node, const struct key *key,
 		     struct arena *arena, struct state_record *ret_record, bool *ret_found,
@@ -23,8 +50,12 @@ static int cache_get(struct solve *solve, struct node *node, const struct key *k
 
 	*ret_found = false;
 	r = state_cache_get(state, key->bytes, arena, ret_record, err);
+	if (r == -ENOENT) {
+		imported(solve, node, key, ret_record, ret_found);
+		return 0;
+	}
 	if (r < 0)
-		return r == -ENOENT ? 0 : r;
+		return r;
 	if (ret_record->created_ns < solve->options->oldest_ns) {
 		node->expired = true;
 		return 0;
@@ -34,8 +65,11 @@ static int cache_get(struct solve *solve, struct node *node, const struct key *k
 		     layer_exists(solve->options->store, &ret_record->diff_id);
 	if (*ret_found)
 		return 0;
-	log_warn("a cached step lost its layer and runs again");
-	return state_cache_remove(state, key->bytes, err);
+	log_warn("a cached step lost its layer");
+	r = state_cache_remove(state, key->bytes, err);
+	if (r == 0)
+		imported(solve, node, key, ret_record, ret_found);
+	return r;
 }
 
 static int mark_exists(struct solve *solve, struct node *node, const uint8_t shape[SHA256_BYTES],
@@ -53,7 +87,7 @@ static int mark_exists(struct solve *solve, struct node *node, const uint8_t sha
 	if (r < 0)
 		return r;
 	r = state_cache_get(store_state(solve->options->store), mark.bytes, &arena, &record, err);
-	*ret_exists = r == 0;
+	*ret_exists = r == 0 || cache_import_find(solve->options->import, mark.bytes);
 	return r == -ENOENT ? 0 : r;
 }
 
@@ -65,6 +99,13 @@ static void take_record(struct node *node, const struct state_record *record)
 	node->diff_id = record->diff_id;
 	node->created_ns = record->created_ns;
 	node->duration_ns = record->duration_ns;
+	if (record->refreshed)
+		snprintf(node->producer, sizeof(node->producer), "%.*s", (int)record->build.len,
+			 record->build.ptr);
+	if (record->has_other) {
+		memcpy(node->content_key.bytes, record->other, SHA256_BYTES);
+		node->has_content_key = true;
+	}
 }
 
 static int put_record(struct solve *solve, const struct node *node, const struct key *key,
@@ -304,9 +345,12 @@ int node_record(struct solve *solve, struct node *node, struct err *err)
 	struct key content;
 	int r = content_key(solve, node, &content, err);
 
-	if (r == 0)
+	if (r == 0) {
+		node->content_key = content;
+		node->has_content_key = true;
 		r = put_record(solve, node, &content, RECORD_CONTENT,
 			       node->keyed ? &node->definition : NULL, err);
+	}
 	if (r == 0 && node->keyed)
 		r = put_record(solve, node, &node->definition, RECORD_RESULT, &content, err);
 	if (r == 0)
@@ -479,5 +523,98 @@ int node_look_up_content(struct solve *solve, struct node *node, bool *ret_hit, 
 	if (r < 0 || !*ret_hit)
 		return r;
 	take_record(node, &record);
-	return put_record(solve, node, &node->definition, RECORD_RESULT, &key, err);
+	node->content_key = key;
+	node->has_content_key = true;
+	/* What lies elsewhere is recorded when it comes. */
+	return node->remote ? 0
+			    : put_record(solve, node, &node->definition, RECORD_RESULT, &key, err);
+}
+
+/* --- Caches elsewhere --- */
+
+int node_provide(struct solve *solve, struct node *node, struct err *err)
+{
+	const struct cache_entry *remote;
+	int r;
+
+	pthread_mutex_lock(&solve->lock);
+	remote = node->remote;
+	pthread_mutex_unlock(&solve->lock);
+	if (!remote)
+		return 0;
+	r = cache_import_provide(solve->options->import, remote, err);
+	pthread_mutex_lock(&solve->lock);
+	if (r == 0)
+		node->remote = NULL;
+	else
+		solve->result->import_failed |= r != -ERR_CANCELED;
+	pthread_mutex_unlock(&solve->lock);
+	return r;
+}
+
+static int collect_marks(struct node *node, struct cache_entry *entry, struct err *err)
+{
+	uint8_t shape[SHA256_BYTES];
+	int r = key_mark(&node->operation, NULL, &entry->marks[entry->mark_count++], err);
+
+	if (r == 0 && node->selection && node->step->kind == STEP_COPY && !node->step->from) {
+		r = selection_shape(node->selection, shape, err);
+		if (r == 0)
+			r = key_mark(&node->operation, shape, &entry->marks[entry->mark_count++],
+				     err);
+	}
+	return r;
+}
+
+static int collect_entry(struct solve *solve, struct node *node, struct cache_entry *entry,
+			 struct err *err)
+{
+	struct arena *arena = &solve->result->entries.arena;
+	const char *build = node->refreshed && node->fresh ? solve->options->build_id
+							   : node->producer;
+
+	*entry = (struct cache_entry){
+		.has_definition = true,
+		.definition = node->definition,
+		.has_content = node->has_content_key,
+		.content = node->content_key,
+		.created_ns = node->created_ns,
+		.duration_ns = node->duration_ns,
+		.text = arena_strdup(arena, str_from(node->step->name)),
+	};
+	if (node->has_layer)
+		entry->diff_id = node->diff_id;
+	if (*build)
+		entry->refreshed_by = arena_strdup(arena, str_from(build));
+	if (!entry->text || (*build && !entry->refreshed_by))
+		return err_nomem(err);
+	return collect_marks(node, entry, err);
+}
+
+int solve_collect_entries(struct solve *solve, struct err *err)
+{
+	struct cache_entries *entries = &solve->result->entries;
+	size_t i;
+	int r = 0;
+
+	entries->items = arena_array(&entries->arena, solve->node_count + 1,
+				     sizeof(*entries->items));
+	if (!entries->items)
+		return err_nomem(err);
+	for (i = 0; i < solve->node_count && r == 0; i++) {
+		struct node *node = &solve->all[i], *above;
+		struct cache_entry *entry = &entries->items[entries->count];
+		size_t p;
+
+		if (node->step->kind == STEP_BASE || node->phase != NODE_DONE || !node->keyed ||
+		    node->twin)
+			continue;
+		r = collect_entry(solve, node, entry, err);
+		for (p = 0; p < solve->plan_count && r == 0; p++)
+			for (above = node_of(solve, solve->plans[p]->target->last); above;
+			     above = above->parent)
+				entry->in_result |= node_result(above) == node;
+		entries->count++;
+	}
+	return r;
 }

@@ -54,7 +54,11 @@ struct node {
 	struct selection *selection;
 	struct stack from_stack; /* of the root that a COPY takes from, while it is selected from */
 	struct tree *from_tree;
-	struct lease *lease;	/* while it executes and until it is recorded */
+	struct lease *lease;		  /* while it executes and until it is recorded */
+	const struct cache_entry *remote; /* the record of another store, whose layer is not here */
+	struct key content_key;		  /* once it is known */
+	bool has_content_key;
+	char producer[32];	/* build of a refreshed record that was taken; "": none */
 	bool waited;		/* for the lease of another process, which was told */
 	struct origin *origins; /* of an ADD with remote sources: one for each source */
 
@@ -163,6 +167,11 @@ void node_close_from(struct node *node);
 /* A lookup by content where it has a chance. */
 int node_look_up_content(struct solve *solve, struct node *node, bool *ret_hit,
 			 struct err *err) must_check;
+/* Makes sure that the layer of a node that another store knew is here. */
+int node_provide(struct solve *solve, struct node *node, struct err *err) must_check;
+/* Everything that is known of steps, for a cache elsewhere. */
+int solve_collect_entries(struct solve *solve, struct err *err) must_check;
+
 /* Takes the lease for executing 'node' and looks again whether there is a result by now. '*ret_busy': another process has the
  * lease, come again. */
 int node_take_lease(struct solve *solve, struct node *node, bool *ret_busy, bool *ret_hit,

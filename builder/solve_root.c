@@ -183,6 +183,8 @@ static int open_base(struct solve *solve, struct node **chain, size_t count,
 	if (*ret_index)
 		return 0;
 	r = node_layers(solve, chain, count, false, &layers, &layer_count, err);
+	for (i = 0; i < count && r == 0; i++)
+		r = node_provide(solve, node_result(chain[i]), err);
 	if (r == 0)
 		r = index_open_chain(solve->options->store, layers, layer_count, ret_index, err);
 	if (r < 0)
@@ -220,7 +222,10 @@ int node_stack(struct solve *solve, struct node *node, struct stack *ret_stack, 
 		} else if (above->has_layer && !node_is_empty_layer(&above->diff_id)) {
 			auto_index struct index *index = NULL;
 
-			r = index_open_layer(solve->options->store, &above->diff_id, &index, err);
+			r = node_provide(solve, above, err);
+			if (r == 0)
+				r = index_open_layer(solve->options->store, &above->diff_id, &index,
+						     err);
 			if (r == 0)
 				r = stack_push_index(&stack, index, true, err);
 		}

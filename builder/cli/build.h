@@ -21,6 +21,7 @@
 #include "builder/cli/cli.h"
 #include "builder/cli/container_flags.h"
 #include "builder/cli/progress.h"
+#include "builder/cache_export.h"
 #include "builder/context.h"
 #include "builder/mask.h"
 #include "builder/output.h"
@@ -38,7 +39,7 @@ struct build_flags {
 	const char *source_date_epoch, *ignorefile, *compression, *pull, *hostname, *digestfile;
 	const char *squash, *inherit_labels, *provenance, *sbom;
 	const char *cache_ttl;
-	struct text_list no_cache_filters;
+	struct text_list no_cache_filters, cache_from, cache_to;
 	bool no_wait;
 	const char *no_cache_mounts;
 	struct text_list cache_mounts, ssh;
@@ -123,8 +124,13 @@ struct build {
 	size_t secret_count;
 	struct ssh_source *ssh_sources;
 	size_t ssh_source_count;
-	struct mask *mask;	  /* of their values */
-	int64_t oldest_record_ns; /* --cache-ttl; 0: of any age */
+	struct mask *mask;			  /* of their values */
+	struct cache_spec *cache_from, *cache_to; /* as many as flags */
+	struct arena cache_arena;		  /* of their texts */
+	bool inline_cache;
+	struct cache_import *import;  /* NULL: none, or given up */
+	struct cache_entries entries; /* what was found and executed, for cache_to */
+	int64_t oldest_record_ns;     /* --cache-ttl; 0: of any age */
 	struct run_cache_place *cache_places;
 	size_t cache_place_count;
 	unsigned finding_count;
@@ -189,6 +195,13 @@ void build_close_contexts(struct build *build);
 int build_parse_cache(struct build *build, struct err *err) must_check;
 /* --no-cache-filter and versions of secrets, into the steps of the plans. */
 int build_mark_steps(struct build *build, struct err *err) must_check;
+/* --cache-from, before anything is looked up; what cannot be read is a warning. */
+int build_open_caches(struct build *build, struct err *err) must_check;
+bool build_wants_entries(const struct build *build);
+/* --cache-to type=inline, into the configs, before they are written; the others, when the image is. */
+int build_inline_cache(struct build *build, struct err *err) must_check;
+int build_export_caches(struct build *build, struct err *err) must_check;
+void build_release_caches(struct build *build);
 
 /* --- build_mounts.c --- */
 

@@ -11,6 +11,7 @@
 #include "builder/keys.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
+#include "formats/base/log.h"
 #include "layerfs/state.h"
 
 /* --- --no-cache-filter STAGE[:N][,...] --- */
@@ -174,17 +175,141 @@ static void set_version(const struct build *build, const struct run_secret *secr
 
 /* --- All --- */
 
+static int parse_specs(struct build *build, const struct text_list *given, bool is_export,
+		       struct cache_spec **ret_specs, struct err *err)
+{
+	size_t i;
+	int r = 0;
+
+	*ret_specs = calloc(given->count + 1, sizeof(**ret_specs));
+	if (!*ret_specs)
+		return err_nomem(err);
+	for (i = 0; i < given->count && r == 0; i++)
+		r = cache_spec_parse(given->items[i], is_export, &build->cache_arena,
+				     &(*ret_specs)[i], err);
+	for (i = 0; i < given->count && r == 0; i++)
+		build->inline_cache |= (*ret_specs)[i].type == CACHE_INLINE;
+	return r;
+}
+
 int build_parse_cache(struct build *build, struct err *err)
 {
+	const struct build_flags *flags = build->flags;
 	int64_t age_ns = 0;
+	size_t i;
 	int r;
 
-	if (!build->flags->cache_ttl)
-		return 0;
-	r = quantity_duration(build->flags->cache_ttl, "--cache-ttl", &age_ns, err);
+	arena_init(&build->cache_arena, MIB);
+	r = parse_specs(build, &flags->cache_from, false, &build->cache_from, err);
+	if (r == 0)
+		r = parse_specs(build, &flags->cache_to, true, &build->cache_to, err);
+	for (i = 0; i < build->build_args.count; i++) {
+		const char *arg = build->build_args.items[i];
+
+		/* As BuildKit's users ask for it (RCP-210). */
+		if (strcmp(arg, "BUILDKIT_INLINE_CACHE=1") == 0 ||
+		    strcmp(arg, "BUILDKIT_INLINE_CACHE=true") == 0)
+			build->inline_cache = true;
+	}
+	if (r < 0 || !flags->cache_ttl)
+		return r;
+	r = quantity_duration(flags->cache_ttl, "--cache-ttl", &age_ns, err);
 	if (r == 0)
 		build->oldest_record_ns = io_realtime_ns() - age_ns;
 	return r;
+}
+
+/* --- Caches elsewhere --- */
+
+int build_open_caches(struct build *build, struct err *err)
+{
+	struct cache_import_options options = { .store = build->store,
+						.specs = build->cache_from,
+						.spec_count = build->flags->cache_from.count,
+						.platform = build->platform,
+						.build_id = record_id(build->record),
+						.canceled = cli_canceled };
+	unsigned row;
+	int r;
+
+	if (options.spec_count == 0)
+		return 0;
+	row = event_step(build->hub, "importing cache manifests", NULL, -1,
+			 (struct line_range){ 0 });
+	event_started(build->hub, row);
+	r = cache_import_open(&options, &build->import, err);
+	event_done(build->hub, row, r < 0 ? STEP_FAILED : STEP_DONE, r < 0 ? err->text : NULL);
+	return r;
+}
+
+bool build_wants_entries(const struct build *build)
+{
+	return build->inline_cache || build->flags->cache_to.count;
+}
+
+int build_inline_cache(struct build *build, struct err *err)
+{
+	size_t i;
+	int r = 0;
+
+	for (i = 0; i < build->platform_count && r == 0; i++)
+		r = cache_export_inline(build->inline_cache ? &build->entries : NULL,
+					&build->plans[i]->target->config, err);
+	return r;
+}
+
+static int export_one(struct build *build, const struct cache_spec *spec, struct err *err)
+{
+	struct cache_export_options options = { .store = build->store,
+						.entries = &build->entries,
+						.import = build->import,
+						.canceled = cli_canceled };
+	char text[DIGEST_TEXT_MAX], status[DIGEST_TEXT_MAX + 32];
+	struct digest manifest;
+	unsigned row = event_step(build->hub,
+				  spec->type == CACHE_LOCAL ? "exporting cache to client directory"
+							    : "exporting cache to registry",
+				  NULL, -1, (struct line_range){ 0 });
+	int r;
+
+	event_started(build->hub, row);
+	r = cache_export(&options, spec, &manifest, err);
+	if (r == 0) {
+		snprintf(status, sizeof(status), "writing cache manifest %s",
+			 digest_text(&manifest, text));
+		event_status(build->hub, row, status, 0, 0, true);
+	}
+	event_done(build->hub, row,
+		   r == 0		? STEP_DONE
+		   : r == -ERR_CANCELED ? STEP_CANCELED
+					: STEP_FAILED,
+		   r < 0 ? err->text : NULL);
+	if (r == 0 || r == -ERR_CANCELED)
+		return r;
+	if (!spec->ignore_error)
+		return err_wrap(err, "cannot export the cache to '%s'", spec->shown);
+	log_warn("the cache is not in '%s': %s", spec->shown, err->text);
+	return 0;
+}
+
+int build_export_caches(struct build *build, struct err *err)
+{
+	size_t i;
+	int r = 0;
+
+	for (i = 0; i < build->flags->cache_to.count && r == 0; i++)
+		if (build->cache_to[i].type != CACHE_INLINE)
+			r = export_one(build, &build->cache_to[i], err);
+	return r;
+}
+
+void build_release_caches(struct build *build)
+{
+	cache_import_free(build->import);
+	cache_entries_release(&build->entries);
+	free(build->cache_from);
+	free(build->cache_to);
+	arena_release(&build->cache_arena);
 }
 
 int build_mark_steps(struct build *build, struct err *err)

@@ -19,6 +19,8 @@ const struct option build_option_table[] = {
 	{ "label", 0, OPTION_LIST, offsetof(struct build_flags, labels), "KEY=VALUE", "label of the image; may be repeated" },
 	{ "no-cache", 0, OPTION_FLAG, offsetof(struct build_flags, no_cache), NULL, "run every step again" },
 	{ "no-cache-filter", 0, OPTION_LIST, offsetof(struct build_flags, no_cache_filters), "STAGE[:N][,...]", "run these stages or steps again" },
+	{ "cache-from", 0, OPTION_LIST, offsetof(struct build_flags, cache_from), "SPEC", "take steps from a cache elsewhere: type=registry,ref=NAME or type=local,src=DIR" },
+	{ "cache-to", 0, OPTION_LIST, offsetof(struct build_flags, cache_to), "SPEC", "leave steps in a cache elsewhere: type=registry,ref=NAME, type=local,dest=DIR or type=inline" },
 	{ "cache-ttl", 0, OPTION_TEXT, offsetof(struct build_flags, cache_ttl), "DURATION", "run again what was recorded longer ago" },
 	{ "no-wait", 0, OPTION_FLAG, offsetof(struct build_flags, no_wait), NULL, "run what another build is just running, too" },
 	{ "no-cache-mounts", 0, OPTION_OPTIONAL, offsetof(struct build_flags, no_cache_mounts), "ID[,...]", "empty the cache mounts of the recipe first, or those of these ids" },

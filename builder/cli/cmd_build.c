@@ -299,6 +299,7 @@ static int solve(struct build *build, struct command_context *context, struct li
 		.no_cache = build->flags->no_cache,
 		.oldest_ns = build->oldest_record_ns,
 		.no_wait = build->flags->no_wait,
+		.wants_entries = build_wants_entries(build),
 		.canceled = cli_canceled,
 		.find_context = build_find_context,
 		.origin = build_origin_options(build),
@@ -335,7 +336,17 @@ static int solve(struct build *build, struct command_context *context, struct li
 		solve_options.context = build->context;
 	}
 	if (r == 0)
+		r = build_open_caches(build, err);
+	solve_options.import = build->import;
+	if (r == 0)
 		r = solve_run(build->plans, build->platform_count, &solve_options, &result, err);
+	/* What was done until then is found again. */
+	if (r < 0 && r != -ERR_CANCELED && result.import_failed) {
+		log_warn("%s; building without that cache", err->text);
+		solve_result_release(&result);
+		solve_options.import = NULL;
+		r = solve_run(build->plans, build->platform_count, &solve_options, &result, err);
+	}
 	if (r < 0 && r != -ERR_CANCELED && result.failed) {
 		progress_finish(build->progress);
 		*ret_lines = result.failed->lines;
@@ -357,6 +368,8 @@ static int solve(struct build *build, struct command_context *context, struct li
 	}
 	build->executed = result.executed;
 	build->cached = result.cached;
+	build->entries = result.entries;
+	result.entries = (struct cache_entries){ .count = 0 };
 	solve_result_release(&result);
 	return r;
 }
@@ -400,7 +413,11 @@ static int run_build(struct build *build, struct command_context *context,
 	if (r == 0)
 		r = build_finish_configs(build, err);
 	if (r == 0)
+		r = build_inline_cache(build, err);
+	if (r == 0)
 		r = build_write_outputs(build, err);
+	if (r == 0)
+		r = build_export_caches(build, err);
 	return r;
 }
 
@@ -440,6 +457,7 @@ void build_release(struct build *build)
 	buf_release(&build->details);
 	buf_release(&build->metadata);
 	cgroups_close(build->cgroups);
+	build_release_caches(build);
 	build_release_flags(build);
 }
 

@@ -311,3 +311,165 @@ open_gate() {
 	kill "$first"
 	wait "$first" || true
 }
+
+# A store without anything but the base image, of the next commands.
+empty_store() {
+	export MICA_ROOT="$BATS_TEST_TMPDIR/store-$1"
+	rm -rf "$MICA_ROOT"
+	"$MICA" load "$BATS_FILE_TMPDIR/base.tar" >/dev/null
+}
+
+# A recipe of two stages with everything that has a key.
+two_stages() {
+	[ -e "$BATS_FILE_TMPDIR/base.tar" ] || mica export --format oci -o "$BATS_FILE_TMPDIR/base.tar" base
+	mkdir "$ctx/src"
+	echo a >"$ctx/src/a"
+	dockerfile <<-'D'
+		FROM base AS build
+		WORKDIR /work
+		COPY src/ src/
+		RUN cat src/a /proc/sys/kernel/random/uuid >made
+		FROM base
+		RUN cat /proc/sys/kernel/random/uuid >/own
+		COPY --from=build /work/made /made
+	D
+}
+
+layers_here() {
+	find "$MICA_ROOT/layers" -mindepth 1 -maxdepth 1 | wc -l
+}
+
+@test "a cache in a directory: an empty store executes nothing and takes only what the image has (RCP-621, RCP-622, RCP-626)" {
+	two_stages
+	build --cache-to "type=local,dest=$BATS_TEST_TMPDIR/cache,mode=max"
+	first=$id
+	jq -e '.artifactType == "application/vnd.mica.cache.v1" and (.layers | length) == 5' \
+		"$BATS_TEST_TMPDIR/cache/blobs/sha256/$(jq -r '.manifests[0].digest' "$BATS_TEST_TMPDIR/cache/index.json" | cut -d: -f2)"
+	empty_store b
+	before=$(layers_here)
+	build --cache-from "type=local,src=$BATS_TEST_TMPDIR/cache"
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	[ "$id" = "$first" ]
+	[ "$(layers_here)" = $((before + 2)) ]
+	# A step behind cached ones: their layers come.
+	echo 'RUN cat /made /own >/both' >>"$ctx/Dockerfile"
+	empty_store c
+	build --cache-from "type=local,src=$BATS_TEST_TMPDIR/cache"
+	[ "$(grep -c DONE <<<"$steps")" = 1 ]
+	mica cat it /both >/dev/null
+	# What came is recorded here.
+	build
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	mica fsck --data
+	# mode=min: the image's own steps.
+	empty_store a
+	build --cache-from "type=local,src=$BATS_TEST_TMPDIR/cache" --cache-to "type=local,dest=$BATS_TEST_TMPDIR/min"
+	empty_store b
+	before=$(layers_here)
+	build --cache-from "type=local,src=$BATS_TEST_TMPDIR/min"
+	[ "$(state_of 'RUN cat /proc')" = CACHED ]
+	[ "$(state_of 'COPY --from')" = CACHED ]
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+}
+
+@test "a cache in a directory: tags, digests, keep; what nobody needs goes (RCP-624, RCP-628)" {
+	two_stages
+	cache=$BATS_TEST_TMPDIR/cache
+	build --cache-to "type=local,dest=$cache,mode=max" --cache-to "type=local,dest=$cache,tag=other"
+	[ "$(jq -c '[.manifests[].annotations["org.opencontainers.image.ref.name"]]' "$cache/index.json")" = '["latest","other"]' ]
+	old=$(jq -r '.manifests[0].digest' "$cache/index.json")
+	blobs=$(find "$cache/blobs" -type f | wc -l)
+	echo b >"$ctx/src/a"
+	build --cache-to "type=local,dest=$cache,mode=max,keep=2"
+	[ "$(jq '.manifests | length' "$cache/index.json")" = 3 ]
+	[ "$(find "$cache/blobs" -type f | wc -l)" -gt "$blobs" ]
+	echo a >"$ctx/src/a"
+	empty_store b
+	build --cache-from "type=local,src=$cache"
+	[ "$(state_of 'COPY src')" = DONE ]
+	empty_store b
+	build --cache-from "type=local,src=$cache,digest=$old"
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	build --cache-from "type=local,src=$cache,digest=$old" --cache-to "type=local,dest=$cache,mode=max" \
+		--cache-to "type=local,dest=$cache,tag=other"
+	[ "$(jq '.manifests | length' "$cache/index.json")" = 2 ]
+	[ "$(find "$cache/blobs" -type f | wc -l)" = "$blobs" ]
+	run -2 mica build --cache-to "type=local,dest=$cache,mod=max" "$ctx"
+	[[ $output == *"unknown attribute 'mod' in"*"(did you mean mode?)"* ]]
+	run -2 mica build --cache-from "type=local,dest=$cache" "$ctx"
+	[[ $output == *"unknown attribute 'dest'"* ]]
+}
+
+@test "a cache that is absent, damaged or tells lies is one warning and a normal build (RCP-623, RCP-980)" {
+	two_stages
+	cache=$BATS_TEST_TMPDIR/cache
+	build --cache-to "type=local,dest=$cache,mode=max"
+	empty_store b
+	build --cache-from "type=local,src=$BATS_TEST_TMPDIR/none" --cache-from "type=registry,ref=127.0.0.1:1/none"
+	[ "$(grep -c 'no cache from' <<<"$stderr")" = 2 ]
+	[ "$(grep -c DONE <<<"$steps")" = 5 ]
+	# A layer is truncated, another one lost, one has another content.
+	made=$(jq -r '.layers[].digest' "$cache/blobs/sha256/$(jq -r '.manifests[0].digest' "$cache/index.json" | cut -d: -f2)" | cut -d: -f2)
+	for how in truncate remove change; do
+		cp -r "$cache" "$cache.$how"
+		for blob in $made; do
+			case $how in
+			truncate) truncate -s -10 "$cache.$how/blobs/sha256/$blob" ;;
+			remove) rm "$cache.$how/blobs/sha256/$blob" ;;
+			change) printf 'XXXX' | dd of="$cache.$how/blobs/sha256/$blob" bs=1 seek=20 conv=notrunc status=none ;;
+			esac
+		done
+		empty_store b
+		build --cache-from "type=local,src=$cache.$how"
+		[ "$(grep -c 'building without that cache' <<<"$stderr")" = 1 ]
+		mica cat it /made >/dev/null
+		mica fsck
+	done
+	# The document itself.
+	config=$(jq -r '.config.digest' "$cache/blobs/sha256/$(jq -r '.manifests[0].digest' "$cache/index.json" | cut -d: -f2)" | cut -d: -f2)
+	printf 'XXXX' | dd of="$cache/blobs/sha256/$config" bs=1 seek=8 conv=notrunc status=none
+	empty_store b
+	build --cache-from "type=local,src=$cache"
+	[ "$(grep -c 'no cache from' <<<"$stderr")" = 1 ]
+	# Export: a warning, or an error where asked for.
+	echo file >"$BATS_TEST_TMPDIR/file"
+	build --cache-to "type=local,dest=$BATS_TEST_TMPDIR/file/x"
+	[[ $stderr == *"the cache is not in 'type=local"* ]]
+	run -125 mica build --cache-to "type=local,dest=$BATS_TEST_TMPDIR/file/x,ignore-error=false" "$ctx"
+	[[ $output == *"cannot export the cache to 'type=local"* ]]
+}
+
+@test "a cache in a registry, and inside of an image there (RCP-621, RCP-625, RCP-626)" {
+	two_stages
+	address=$("$MICA_TEST_TOOLS/registry-server" start "$BATS_TEST_TMPDIR/registry")
+	build --cache-to "type=registry,ref=$address/cache:1,mode=max"
+	first=$id
+	empty_store b
+	before=$(layers_here)
+	build --cache-from "$address/cache:1" --cache-to "type=registry,ref=$address/cache:2,mode=max"
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	[ "$id" = "$first" ]
+	[ "$(layers_here)" = $((before + 2)) ]
+	empty_store c
+	build --cache-from "type=registry,ref=$address/cache:2" --cache-to type=inline
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	[ "$id" != "$first" ]
+	mica inspect --config it | jq -e '.["mica.cache.v1"].records | length > 2' >/dev/null
+	mica tag it "$address/app:1"
+	mica push "$address/app:1" >/dev/null
+	empty_store d
+	build --cache-from "$address/app:1"
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	[ "$id" = "$first" ]
+	# An image made of it does not carry its records on; one without says so.
+	printf 'FROM it\nENV X=1\n' >"$ctx/child"
+	run -0 mica build -q -f "$ctx/child" -t child "$ctx"
+	run -0 mica build -q --cache-to type=inline -t it "$ctx"
+	run -0 mica build -q -f "$ctx/child" -t child "$ctx"
+	[ "$(mica inspect --config child | jq -c '.["mica.cache.v1"]')" = null ]
+	mica tag child "$address/child:1"
+	mica push "$address/child:1" >/dev/null
+	build --cache-from "$address/child:1"
+	[[ $stderr == *"no cache from '$address/child:1': the image carries no cache"* ]]
+	"$MICA_TEST_TOOLS/registry-server" stop "$BATS_TEST_TMPDIR/registry"
+}
