@@ -326,8 +326,8 @@ static int set_up(struct run *run, const struct stack *lower, struct store_step 
 	if (r == 0)
 		r = resolve_account(run, err);
 	if (r == 0)
-		r = run_mounts_open(&run->mounts, run->options, run->step, &run->account, run->row,
-				    err);
+		r = run_mounts_open(&run->mounts, run->options, run->step, run->tree, &run->account,
+				    run->row, err);
 	if (r == 0)
 		r = make_env(run, err);
 	/* The list of variables ends like argv does. */

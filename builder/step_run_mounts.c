@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -25,6 +26,7 @@ struct run {
 	struct run_mounts *to;
 	const struct run_options *options;
 	const struct step *step;
+	struct tree *tree;
 	const struct account *account;
 	unsigned row;
 };
@@ -39,15 +41,69 @@ static int own_fd(struct run *run, int fd, struct err *err)
 	return 0;
 }
 
+/* Whether 'path' lies at or below 'place', both absolute. */
+static bool is_below(const char *path, const char *place)
+{
+	size_t len = strlen(place);
+
+	while (len && place[len - 1] == '/')
+		len--;
+	return strncmp(path, place, len) == 0 && (path[len] == '/' || path[len] == '\0');
+}
+
+/* Whether the root filesystem tells where the target is: not what a mount shows, nor the places that the sandbox makes. */
+static bool is_in_root(const struct run *run, const char *target)
+{
+	static const char *const own[] = { "/dev", "/proc", "/sys" };
+	size_t i;
+
+	for (i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		if (is_below(target, own[i]))
+			return false;
+	for (i = 0; i < run->to->count; i++)
+		if (is_below(target, run->to->list[i].target))
+			return false;
+	return true;
+}
+
+/* The target without links. A mount point that has to be made is made there, also behind a link that leads nowhere yet, and
+ * what was made is found there again and removed: nobody follows links then (RCP-270). */
+static int settle_target(struct run *run, const char **target, struct err *err)
+{
+	auto_buf struct buf canonical = BUF_INIT(PATH_MAX);
+	struct tree_node *node = NULL;
+	struct err ignored;
+	const char *settled;
+	int r;
+
+	if (!is_in_root(run, *target))
+		return 0;
+	r = tree_resolve(run->tree, str_from(*target), true, &node, &canonical, &ignored);
+	if (r == 0)
+		tree_node_free(node);
+	if ((r < 0 && r != -ENOENT) || canonical.failed || canonical.len == 0)
+		return 0; /* the sandbox tells what is wrong */
+	settled = arena_printf(&run->to->arena, "/%s", canonical.data);
+	if (!settled)
+		return err_nomem(err);
+	/* Where the way leads through a mount it depends on what that shows. */
+	if (is_in_root(run, settled))
+		*target = settled;
+	return 0;
+}
+
 static int add_mount(struct run *run, const struct sandbox_mount *mount, struct err *err)
 {
 	struct run_mounts *to = run->to;
 	struct sandbox_mount *list = arena_grow(&to->arena, to->list, to->count, sizeof(*list));
+	struct sandbox_mount settled = *mount;
 
 	if (!list)
 		return err_nomem(err);
 	to->list = list;
-	list[to->count++] = *mount;
+	if (settle_target(run, &settled.target, err) < 0)
+		return -err->code;
+	list[to->count++] = settled;
 	return 0;
 }
 
@@ -493,12 +549,15 @@ static int add_script(struct run *run, struct err *err)
 }
 
 int run_mounts_open(struct run_mounts *mounts, const struct run_options *options,
-		    const struct step *step, const struct account *account, unsigned row,
-		    struct err *err)
+		    const struct step *step, struct tree *tree, const struct account *account,
+		    unsigned row, struct err *err)
 {
-	struct run run = {
-		.to = mounts, .options = options, .step = step, .account = account, .row = row
-	};
+	struct run run = { .to = mounts,
+			   .options = options,
+			   .step = step,
+			   .tree = tree,
+			   .account = account,
+			   .row = row };
 	size_t i;
 	int r = take_caches(&run, err);
 

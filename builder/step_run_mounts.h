@@ -39,11 +39,12 @@ struct run_mounts {
 #define RUN_MOUNTS_INIT \
 	((struct run_mounts){ .arena = ARENA_INIT(64 * MIB), .memory_fd = -1, .program_fd = -1 })
 
-/* Opens the mounts of 'step' in the order written, and its script. 'account' is who the step runs as; 'row' tells what is waited
+/* Opens the mounts of 'step' in the order written, and its script. 'tree' is what the step
+ * runs on, 'account' who it runs as; 'row' tells what is waited
  * for. ERR_CANCELED while waiting. */
 int run_mounts_open(struct run_mounts *mounts, const struct run_options *options,
-		    const struct step *step, const struct account *account, unsigned row,
-		    struct err *err) must_check;
+		    const struct step *step, struct tree *tree, const struct account *account,
+		    unsigned row, struct err *err) must_check;
 void run_mounts_close(struct run_mounts *mounts);
 
 #endif

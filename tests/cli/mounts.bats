@@ -521,3 +521,90 @@ ssh_setup() {
 		as_user $ids 'set -e; mica import /mnt/ssh/base.tar sshbase >/dev/null; mica build -q --ssh default=/mnt/ssh/key -f /mnt/ssh/Dockerfile "$HOME"'
 	done
 }
+
+# --- tmpfs, targets, what is left ---
+
+@test "tmpfs: size is seen and kept, content is gone (RCP-267)" {
+	dockerfile <<-'END'
+		FROM base
+		RUN mkdir /t && echo below >/t/f
+		RUN --mount=type=tmpfs,target=/t,size=2m --mount=type=tmpfs,target=/u \
+		    [ "$(df -k /t | tail -1 | awk '{print $2}')" = 2048 ] && [ -z "$(ls /t)" ] && ! dd if=/dev/zero of=/t/big bs=1M count=3 2>/dev/null && \
+		    rm /t/big && echo x >/t/x && echo x >/u/x && [ "$(stat -f -c %T /u)" = tmpfs ]
+		RUN [ "$(cat /t/f)" = below ] && [ "$(ls /t)" = f ] && [ ! -e /u ]
+	END
+	mica build -q -t t "$ctx"
+	last_layer_is_empty t
+}
+
+@test "mount points and parents leave no trace, parents keep their times (RCP-270, RCP-966)" {
+	dockerfile <<-'END'
+		FROM base AS s
+		RUN echo f >/f
+		FROM base
+		RUN mkdir -p /has/dir /real && ln -s /real /link && ln -s nowhere/deep /dangling && ln -s / /real/root && touch -d @1000 /has/dir /has /real /var
+		RUN --mount=type=cache,target=/has/dir/new/er --mount=type=tmpfs,target=/var/x --mount=type=secret,id=a,target=/has/s \
+		    --mount=from=s,source=/f,target=/link/g/f --mount=type=tmpfs,target=/real/root/has/t/ --mount=type=tmpfs,target=/dangling/in \
+		    touch /nowhere/deep/in/x /has/dir/new/er/x /var/x/y /has/t/z && [ "$(cat /real/g/f)" = f ] && [ -e /has/s ]
+		RUN [ "$(stat -c %Y /has/dir /has /real /var | tr '\n' ' ')" = "1000 1000 1000 1000 " ] && [ "$(find /has | tr '\n' ' ')" = "/has /has/dir " ] && [ "$(ls /real)" = root ] && [ ! -e /nowhere ]
+	END
+	echo s >"$BATS_TEST_TMPDIR/s"
+	for driver in kernel fuse; do
+		mica build -q --no-cache --driver $driver --secret "id=a,src=$BATS_TEST_TMPDIR/s" -t t "$ctx"
+		[ "$(mica inspect t | jq -r '.[0].RootFS.Layers[2:] | unique | .[]')" = "$EMPTY" ]
+	done
+}
+
+@test "mounts nest in the order written; what the step does about a mount point (RCP-263, RCP-270, RCP-966)" {
+	dockerfile <<-'END'
+		FROM base AS s
+		RUN mkdir -p /s/in && echo s >/s/f && echo deep >/s/in/f
+		FROM base
+		RUN mkdir -p /keep && echo k >/keep/f
+		RUN --mount=type=tmpfs,target=/m --mount=from=s,source=/s,target=/m/s --mount=type=tmpfs,target=/m/s/in --mount=type=cache,id=nest,target=/m/s/in/c \
+		    [ "$(cat /m/s/f)" = s ] && [ "$(ls /m/s/in)" = c ] && echo x >/m/s/in/c/x && ! rmdir /m/s/in/c 2>/dev/null && ! mv /m /n 2>/dev/null
+		RUN --mount=type=tmpfs,target=/keep/m echo x >/keep/m/x && ! rm -r /keep 2>/dev/null; [ -d /keep/m ]
+		RUN [ ! -e /m ] && [ ! -e /n ] && [ -d /keep ] && [ ! -e /keep/m ] && [ ! -e /keep/f ]
+	END
+	for driver in kernel fuse; do
+		mica build -q --no-cache --driver $driver -t t "$ctx"
+		last_layer_is_empty t
+	done
+}
+
+@test "targets stay inside the root filesystem; special places are no way out (SEC-B06, SEC-B07, RCP-263)" {
+	mkdir "$BATS_TEST_TMPDIR/outside"
+	printf 'FROM base\nRUN ln -s ../../../../../../../../../../../../..%s /out\nRUN --mount=type=tmpfs,target=/out/x --mount=type=cache,target=/out/y touch /out/x/f /out/y/f\nRUN [ ! -e "%s" ] || [ -z "$(ls -A "%s")" ]\n' \
+		"$BATS_TEST_TMPDIR/outside" "$BATS_TEST_TMPDIR/outside" "$BATS_TEST_TMPDIR/outside" | dockerfile
+	mica build -q "$ctx"
+	[ -z "$(ls -A "$BATS_TEST_TMPDIR/outside")" ]
+}
+
+@test "validity: keys by type, targets, names (RCP-261, RCP-262, RCP-263)" {
+	refused() {
+		printf 'FROM base AS one\nFROM base\nRUN --mount=%s true\n' "$1" | dockerfile
+		run mica build "$ctx"
+		[ "$status" != 0 ]
+		[[ "$output" == *"$2"* ]] || { echo "$1: $output"; false; }
+	}
+	refused 'type=bnd,target=/x' 'unsupported mount type "bnd" (did you mean bind?)'
+	refused 'typ=bind,target=/x' "unexpected key 'typ'"
+	refused 'type=cache' 'target is required for mount type cache'
+	refused 'type=tmpfs' 'target is required for mount type tmpfs'
+	refused 'from=one' 'target is required for mount type bind'
+	refused 'type=tmpfs,target=/' "invalid mount target '/'"
+	refused 'type=bind,target=/x,uid=1' 'uid is not allowed for mount type bind'
+	refused 'type=tmpfs,target=/x,mode=0700' 'mode is not allowed for mount type tmpfs'
+	refused 'type=cache,target=/x,size=1m' 'size is not allowed for mount type cache'
+	refused 'type=bind,target=/x,required' 'required is not allowed for mount type bind'
+	refused 'type=tmpfs,target=/x,sharing=shared' 'sharing is not allowed for mount type tmpfs'
+	refused 'type=cache,target=/x,sharing=mine' 'mine'
+	refused 'type=secret,id=a,source=b' 'only one can be given'
+	refused 'type=secret,id=a,from=one' 'from is not allowed for mount type secret'
+	refused 'type=ssh,source=b' 'source is not allowed for mount type ssh'
+	refused 'type=tmpfs,target=/x,size=much' "invalid size 'much'"
+	refused 'type=cache,target=/x,mode=999' '999'
+	refused 'type=bind,target=/x,from=$STAGE' 'from'
+	printf 'FROM base\nWORKDIR /w\nRUN --mount=type=tmpfs,\\\"target=a,b\\\",ro=false [ -d "/w/a,b" ] && touch "/w/a,b/f"\nRUN --mount=type=cache,TARGET=x,READONLY=true ! touch /w/x/f\n' | dockerfile
+	mica build -q "$ctx"
+}
