@@ -116,9 +116,10 @@ static const char *const constant_environment[] = {
 	"GIT_LFS_SKIP_SMUDGE=1",  "LC_ALL=C",
 };
 
-static const char *const passed_on[] = { "PATH",	"http_proxy", "https_proxy",
-					 "HTTPS_PROXY", "all_proxy",  "ALL_PROXY",
-					 "no_proxy",	"NO_PROXY",   "SSL_CERT_FILE" };
+static const char *const passed_on[] = {
+	"PATH",	    "http_proxy", "https_proxy",   "HTTPS_PROXY",  "all_proxy",	     "ALL_PROXY",
+	"no_proxy", "NO_PROXY",	  "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO",
+};
 
 /* In single quotes, for the shell that git calls; what holds one is left out. */
 static void add_quoted(struct buf *command, const char *option, const char *value)

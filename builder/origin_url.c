@@ -216,15 +216,26 @@ static int follow_all(struct download *download, struct http *http, struct http_
 	}
 }
 
+/* With the port as written. */
+static struct str host_of(const char *url)
+{
+	const char *start = strstr(url, "://") + 3;
+
+	return str_of(start, strcspn(start, "/?#"));
+}
+
 static int go(struct download *download, struct http_reply *reply, struct err *err)
 {
-	struct http_options options = { .retries = RETRIES,
+	auto_free char *first_url = strdup(download->url.data);
+	/* A public server must not send us into our own network (SEC-R07). */
+	auto_free char *host = str_dup(host_of(download->url.data));
+	struct http_options options = { .host = host,
+					.retries = RETRIES,
 					.canceled = download->options->canceled,
 					.canceled_self = download->options->canceled_self };
-	auto_free char *first_url = strdup(download->url.data);
 	auto_http struct http *http = NULL;
 	unsigned tries = 0;
-	int r = first_url ? http_new(&options, &http, err) : err_nomem(err);
+	int r = first_url && host ? http_new(&options, &http, err) : err_nomem(err);
 
 	if (r == 0)
 		r = follow_all(download, http, reply, err);

@@ -277,6 +277,8 @@ static void notice_ignore_file(const struct build *build)
 {
 	size_t i;
 
+	if (build->flags->ignorefile)
+		log_warn("--ignorefile is not applied: the context is no directory");
 	for (i = 0; ignore_names[i]; i++) {
 		auto_buf struct buf text = BUF_INIT(LIMIT_IGNORE_BYTES);
 		struct err ignored;

@@ -105,11 +105,14 @@ built() {
 		ADD $HTTP/git/r.git#$(commit_of side) /commit
 		ADD $HTTP/git/r.git?branch=side&subdir=sub/deep /deep
 		ADD --chown=5:6 $HTTP/git/r.git#v1:/sub/../sub/ /owned
+		ADD $HTTP/git/r.git?mtime=checkout /clock
 	END
 	[ "$(cat "$out"/{head,side,v1,commit}/f)" = $'two\nside\none\nside' ]
 	[ "$(cd "$out" && echo sub/* deep/* owned/*)" = "sub/deep deep/x owned/deep" ]
 	[ "$(readlink "$out/head/link" "$out/head/abs")" = $'sub/deep\n/etc' ]
 	[ -z "$(find "$out" -name .git)" ]
+	[ "$(stat -c %Y "$out/head/f")" = "$(date -d "$GIT_COMMITTER_DATE" +%s)" ]
+	[ "$(stat -c %Y "$out/clock/f")" -gt $(($(date +%s) - 600)) ]
 	mica build -q -t g -f - "$ctx" <<-END
 		FROM scratch
 		ADD $HTTP/git/r.git#v1 /v1
@@ -420,6 +423,9 @@ built() {
 	[[ $output == *"more redirects than the limit of 10"* ]]
 	add "$HTTP/files/file"
 	[[ $output == *redirect* ]]
+	http rules <<<'{"/files/meta": {"redirect": "http://169.254.169.254/latest"}}'
+	add "$HTTP/files/meta"
+	[[ $output == *"'169.254.169.254', which is in a network of our own"* ]]
 	add "http://me:pass@${HTTP#http://}/files/sum"
 	[[ $output == *"credentials in a URL are refused"* ]]
 	run ! mica build --network none "$ctx"
@@ -561,6 +567,8 @@ built() {
 	printf 'FROM scratch\nCOPY a /a\nCOPY b /b\n' >"$ctx/Dockerfile"
 	run -0 bash -c "tar -C '$ctx' -c . | '$MICA' build -o '$out' -"
 	[[ $output == *"'.dockerignore' of the context is not applied"* ]]
+	run -0 bash -c "tar -C '$ctx' -c . | '$MICA' build --ignorefile '$ctx/.dockerignore' -"
+	[[ $output == *"--ignorefile is not applied"* ]]
 	[ -f "$out/a/f" ]
 	echo 2 >"$ctx/b/f"
 	run -0 bash -c "tar -C '$ctx' -c . | '$MICA' build --progress plain -"
