@@ -348,6 +348,8 @@ int build_want_context(struct build *build, struct err *err)
 struct named_context {
 	struct named_context *next;
 	char *source;
+	pthread_mutex_t lock; /* of what follows */
+	bool ready;
 	struct context *context;
 	struct ignore *ignore;
 	struct origin origin;
@@ -401,65 +403,73 @@ static void free_named(struct named_context *named)
 {
 	context_close(named->context);
 	ignore_free(named->ignore);
+	pthread_mutex_destroy(&named->lock);
 	free(named->source);
 	free(named);
 }
 
-static int add_named(struct build *build, const char *source, struct err *err)
-{
-	struct named_context *named = calloc(1, sizeof(*named));
-	char shown[512];
-	int r;
-
-	if (!named)
-		return err_nomem(err);
-	named->source = strdup(source);
-	r = named->source ? open_named(build, named, err) : err_nomem(err);
-	if (r < 0) {
-		free_named(named);
-		origin_shown(source, shown, sizeof(shown));
-		return r == -ERR_CANCELED ? r : err_wrap(err, "build context '%s'", shown);
-	}
-	named->next = build->named_contexts;
-	build->named_contexts = named;
-	return 0;
-}
-
-int build_find_context(void *argument, const char *source, struct context **ret_context,
-		       struct err *err)
+/* The entry of 'source', made if need be; nothing is opened. */
+static struct named_context *find_named(struct build *build, const char *source)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	struct build *build = argument;
 	struct named_context *named;
-	int r = 0;
 
 	pthread_mutex_lock(&lock);
 	for (named = build->named_contexts; named; named = named->next)
 		if (strcmp(named->source, source) == 0)
 			break;
-	if (!named) {
-		r = add_named(build, source, err);
-		named = build->named_contexts;
+	if (!named && (named = calloc(1, sizeof(*named)))) {
+		named->source = strdup(source);
+		pthread_mutex_init(&named->lock, NULL);
+		if (named->source) {
+			named->next = build->named_contexts;
+			build->named_contexts = named;
+		} else {
+			free_named(named);
+			named = NULL;
+		}
 	}
-	if (r == 0)
-		*ret_context = named->context;
 	pthread_mutex_unlock(&lock);
-	return r;
+	return named;
+}
+
+/* Each is opened once, by the first step that needs it; others are opened meanwhile. */
+int build_find_context(void *argument, const char *source, struct context **ret_context,
+		       struct err *err)
+{
+	struct build *build = argument;
+	struct named_context *named = find_named(build, source);
+	char shown[512];
+	int r = 0;
+
+	if (!named)
+		return err_nomem(err);
+	pthread_mutex_lock(&named->lock);
+	if (!named->ready) {
+		r = open_named(build, named, err);
+		named->ready = r == 0;
+	}
+	if (r < 0) {
+		context_close(named->context);
+		named->context = NULL;
+	}
+	*ret_context = named->context;
+	pthread_mutex_unlock(&named->lock);
+	if (r >= 0 || r == -ERR_CANCELED)
+		return r;
+	origin_shown(source, shown, sizeof(shown));
+	return err_wrap(err, "build context '%s'", shown);
 }
 
 int build_context_origin(struct build *build, const char *source, struct origin *ret_origin,
 			 struct err *err)
 {
-	const struct named_context *named;
 	struct context *context;
 	int r = build_find_context(build, source, &context, err);
 
-	if (r < 0)
-		return r;
-	for (named = build->named_contexts; strcmp(named->source, source) != 0;)
-		named = named->next;
-	*ret_origin = named->origin;
-	return 0;
+	if (r == 0)
+		*ret_origin = find_named(build, source)->origin;
+	return r;
 }
 
 void build_close_contexts(struct build *build)
