@@ -26,6 +26,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "builder/failed_step.h"
 #include "builder/headroom.h"
 #include "builder/solve_node.h"
 #include "formats/base/io.h"
@@ -861,6 +862,48 @@ static void start(struct solve *solve)
 			enqueue(solve, &solve->to_key, &solve->all[i]);
 }
 
+/* --- What a failure leaves --- */
+
+static void let_explore(struct solve *solve, struct node *node, const struct err *failure)
+{
+	auto_stack struct stack stack = { 0 };
+	struct err ignored;
+	int r = stack_copy(&node->lower, &stack, &ignored);
+
+	if (r == 0)
+		r = stack_push_upper(&stack, node->upper.upper_fd, node->marks, &ignored);
+	/* The build is over, the looking is not. */
+	solve->run.canceled = solve->options->run.canceled;
+	solve->run.canceled_self = solve->options->run.canceled_self;
+	if (r == 0)
+		solve->options->explore(solve->options->argument, &solve->run, node->step,
+					node->row, &stack, failure);
+}
+
+/* The step that decided how the build ends: it is looked into now, or kept for later. */
+static void after_failure(struct solve *solve, const struct err *failure)
+{
+	const struct step *step = solve->result->failed;
+	struct node *node = step && failure->code == ERR_STEP ? node_of(solve, step) : NULL;
+	auto_free struct node **chain = NULL;
+	auto_free struct digest *layers = NULL;
+	size_t count, layer_count;
+	struct err err;
+
+	if (!node || !node->has_upper)
+		return;
+	if (solve->options->explore)
+		let_explore(solve, node, failure);
+	if (node_chain(node->parent, &chain, &count, &err) < 0 ||
+	    node_layers(solve, chain, count, false, &layers, &layer_count, &err) < 0 ||
+	    failed_step_keep(solve->options->store, solve->options->build_id, step, layers,
+			     layer_count, &node->upper, node->marks, solve->options->pin_failed,
+			     &err) < 0)
+		return; /* then there is nothing to look into, and nothing lost */
+	node->has_upper = false;
+	solve->result->kept = true;
+}
+
 int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_options *options,
 	      struct solve_result *ret_result, struct err *err)
 {
@@ -897,6 +940,7 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 		if (solve.failed || solve.kept_going) {
 			*err = solve.err;
 			r = -err->code;
+			after_failure(&solve, err);
 		}
 	}
 	/* All of them before anything changes: when one cannot be had, the caller solves again. */

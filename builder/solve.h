@@ -37,6 +37,11 @@ struct solve_options {
 	bool wants_entries;	     /* ret_result->entries are asked for */
 	bool (*canceled)(void *self);
 	void *canceled_self;
+	bool pin_failed; /* what a failed RUN left is kept until it is dropped, not only for a while (RCP-684) */
+	/* A RUN failed: 'stack' is its root filesystem as it left it, 'run' what it was run with. Called once, when nothing
+	 * else runs any more; NULL: nobody asks. */
+	void (*explore)(void *argument, const struct run_options *run, const struct step *step,
+			unsigned row, const struct stack *stack, const struct err *failure);
 	/* Makes sure that the layers of a base image are in the store; called when something works on them. */
 	int (*provide_base)(void *argument, const struct step *base, unsigned row, struct err *err);
 	void *argument;
@@ -51,6 +56,7 @@ struct solve_result {
 	int exit_status; /* of a failed RUN: mica's own exit status (UX-13); else 0 */
 	const struct step *failed;
 	unsigned failed_row;
+	bool kept; /* what it left can be looked into (failed_step.h) */
 };
 
 /* Runs what the targets need and waits for their layers. On success 'created' times and layers of the targets' configs are

@@ -98,7 +98,7 @@ static int want_sandbox(struct solve *solve, struct err *err)
 static int run_run(struct solve *solve, struct node *node, struct err *err)
 {
 	struct sandbox_exit exit = { .status = 0 };
-	bool empty = false;
+	bool empty = false, sealed = false;
 	int r = node_stack(solve, node->parent, &node->lower, err);
 
 	if (r == 0)
@@ -109,7 +109,7 @@ static int run_run(struct solve *solve, struct node *node, struct err *err)
 		return r;
 	node->has_upper = true;
 	r = step_run(&solve->run, node->step, &node->lower, &node->upper, node->row, &node->marks,
-		     &exit, err);
+		     &sealed, &exit, err);
 	store_step_rest(&node->upper);
 	if (r == -ERR_STEP)
 		node->exit_status = exit.status;
@@ -121,6 +121,9 @@ static int run_run(struct solve *solve, struct node *node, struct err *err)
 		node->settled = r == 0;
 		stack_release(&node->lower);
 	}
+	/* What a failure left is kept until the end, when there is a place for it. */
+	if (r == -ERR_STEP && sealed)
+		return r;
 	if (r < 0 || empty) {
 		node->has_upper = false;
 		store_step_release(solve->options->store, &node->upper);

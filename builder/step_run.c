@@ -262,15 +262,11 @@ static int attend(struct run *run, struct sandbox_spec *spec, struct pipes *pipe
 	return r == 0 && killed ? err_set(err, ERR_CANCELED, "canceled") : r;
 }
 
-static int run_command(struct run *run, unsigned row, struct sandbox_exit *ret_exit,
-		       struct err *err)
+static struct sandbox_spec describe(const struct run *run)
 {
 	const struct step *step = run->step;
-	struct sandbox_cgroup sandbox_cgroup;
-	struct cgroup group = { .dir_fd = -1 };
-	struct pipes pipes;
-	int r = open_pipes(&pipes, err);
-	struct sandbox_spec spec = {
+
+	return (struct sandbox_spec){
 		.policy = run->options->policy,
 		.root_fd = rootfs_fd(run->rootfs),
 		.argv = step->argv,
@@ -288,12 +284,24 @@ static int run_command(struct run *run, unsigned row, struct sandbox_exit *ret_e
 		.mount_count = run->mounts.count,
 		.add_hosts = run->options->add_hosts,
 		.stdin_fd = -1,
-		.stdout_fd = pipes.write[0],
-		.stderr_fd = pipes.write[1],
+		.stdout_fd = -1,
+		.stderr_fd = -1,
 	};
+}
+
+static int run_command(struct run *run, unsigned row, struct sandbox_exit *ret_exit,
+		       struct err *err)
+{
+	struct sandbox_cgroup sandbox_cgroup;
+	struct cgroup group = { .dir_fd = -1 };
+	struct sandbox_spec spec = describe(run);
+	struct pipes pipes;
+	int r = open_pipes(&pipes, err);
 
 	if (r < 0)
 		return r;
+	spec.stdout_fd = pipes.write[0];
+	spec.stderr_fd = pipes.write[1];
 	if (run->options->cgroups) {
 		r = cgroup_new(run->options->cgroups, &group, err);
 		sandbox_cgroup = (struct sandbox_cgroup){ .dir_fd = group.dir_fd,
@@ -305,7 +313,7 @@ static int run_command(struct run *run, unsigned row, struct sandbox_exit *ret_e
 		r = attend(run, &spec, &pipes, row, ret_exit, err);
 	close_pipes(&pipes);
 	if (r == 0 && ret_exit->status != 0)
-		r = describe_failure(step, ret_exit, &group, err);
+		r = describe_failure(run->step, ret_exit, &group, err);
 	cgroup_release(&group);
 	return r;
 }
@@ -370,8 +378,20 @@ static int list_targets(struct run *run, const char ***ret_targets, struct err *
 	return 0;
 }
 
+/* The upper is ours alone by now. */
+static int seal(struct run *run, const struct stack *lower, struct store_step *upper,
+		enum mark_family marks, struct err *err)
+{
+	auto_free const char **targets = NULL;
+	int r = list_targets(run, &targets, err);
+
+	if (r == 0)
+		r = snapshot_seal(upper->upper_fd, upper->work_fd, marks, lower, err);
+	return r < 0 ? r : snapshot_drop_stubs(upper->upper_fd, lower, targets, err);
+}
+
 int step_run(const struct run_options *options, const struct step *step, const struct stack *lower,
-	     struct store_step *upper, unsigned row, enum mark_family *ret_marks,
+	     struct store_step *upper, unsigned row, enum mark_family *ret_marks, bool *ret_sealed,
 	     struct sandbox_exit *ret_exit, struct err *err)
 {
 	struct run run = {
@@ -381,24 +401,62 @@ int step_run(const struct run_options *options, const struct step *step, const s
 		.arena = ARENA_INIT(64 * MIB),
 		.mounts = RUN_MOUNTS_INIT,
 	};
-	auto_free const char **targets = NULL;
+	struct err ignored;
 	int r;
 
 	*ret_exit = (struct sandbox_exit){ .status = 0 };
+	*ret_sealed = false;
 	r = set_up(&run, lower, upper, err);
 	if (r == 0) {
 		*ret_marks = rootfs_marks(run.rootfs);
 		r = run_command(&run, row, ret_exit, err);
 	}
-	if (r == 0)
-		r = list_targets(&run, &targets, err);
-	/* The upper is ours alone from here on. */
 	rootfs_close(run.rootfs);
 	run.rootfs = NULL;
 	if (r == 0)
-		r = snapshot_seal(upper->upper_fd, upper->work_fd, *ret_marks, lower, err);
-	if (r == 0)
-		r = snapshot_drop_stubs(upper->upper_fd, lower, targets, err);
+		r = seal(&run, lower, upper, *ret_marks, err);
+	else if (r == -ERR_STEP)
+		*ret_sealed = seal(&run, lower, upper, *ret_marks, &ignored) == 0;
 	tear_down(&run);
 	return r;
+}
+
+/* --- Another command in the same place --- */
+
+struct step_container {
+	struct run run;
+};
+
+int step_container_open(const struct run_options *options, const struct step *step,
+			const struct stack *lower, struct store_step *upper,
+			struct step_container **ret_container, struct sandbox_spec *ret_spec,
+			struct err *err)
+{
+	struct step_container *container = calloc(1, sizeof(*container));
+	int r;
+
+	if (!container)
+		return err_nomem(err);
+	container->run = (struct run){
+		.options = options,
+		.step = step,
+		.arena = ARENA_INIT(64 * MIB),
+		.mounts = RUN_MOUNTS_INIT,
+	};
+	r = set_up(&container->run, lower, upper, err);
+	if (r < 0) {
+		step_container_close(container);
+		return r;
+	}
+	*ret_spec = describe(&container->run);
+	*ret_container = container;
+	return 0;
+}
+
+void step_container_close(struct step_container *container)
+{
+	if (!container)
+		return;
+	tear_down(&container->run);
+	free(container);
 }

@@ -61,10 +61,19 @@ struct run_options {
 	void *canceled_self;
 };
 
-/* Runs 'step' on 'lower' and leaves its changes, sealed, in 'upper'. ERR_STEP: the command failed, see '*ret_exit'. 'row' is
- * the event row that gets its output. */
+/* Runs 'step' on 'lower' and leaves its changes, sealed, in 'upper'. ERR_STEP: the command failed, see '*ret_exit'; what it had
+ * changed is sealed too, where '*ret_sealed' says so. 'row' is the event row that gets its output. */
 int step_run(const struct run_options *options, const struct step *step, const struct stack *lower,
-	     struct store_step *upper, unsigned row, enum mark_family *ret_marks,
+	     struct store_step *upper, unsigned row, enum mark_family *ret_marks, bool *ret_sealed,
 	     struct sandbox_exit *ret_exit, struct err *err) must_check;
+
+/* A container as 'step' has it, with its root filesystem, mounts, user and environment, for another command: fill in argv and the
+ * streams of '*ret_spec', which the container owns, and start it. Changes go to 'upper'. */
+struct step_container;
+int step_container_open(const struct run_options *options, const struct step *step,
+			const struct stack *lower, struct store_step *upper,
+			struct step_container **ret_container, struct sandbox_spec *ret_spec,
+			struct err *err) must_check;
+void step_container_close(struct step_container *container);
 
 #endif

@@ -50,7 +50,7 @@ struct build_flags {
 	struct text_list tags, build_args, build_arg_files, labels, secrets, allow;
 	struct container_flags container;
 	const char *jobs;
-	const char *color, *ci, *log_file, *log_dir;
+	const char *on_error, *color, *ci, *log_file, *log_dir;
 	bool keep_going, log_split;
 	const char *check, *call, *format;
 	struct text_list extensions;
@@ -133,6 +133,7 @@ struct build {
 	int64_t oldest_record_ns;     /* --cache-ttl; 0: of any age */
 	struct run_cache_place *cache_places;
 	size_t cache_place_count;
+	enum { ON_ERROR_FAIL, ON_ERROR_SHELL, ON_ERROR_KEEP } on_error;
 	unsigned finding_count;
 	struct buf findings;
 	struct buf details;	   /* of the same, for --debug */

@@ -44,6 +44,7 @@ const struct option build_option_table[] = {
 	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host|output.delete", "let RUN --security=insecure and --network=host do what they ask, and an output delete files" },
 	CONTAINER_OPTIONS(struct build_flags, container),
 	{ "jobs", 'j', OPTION_TEXT, offsetof(struct build_flags, jobs), "N|auto", "steps that run at the same time (default: auto, one a CPU while memory lasts; MICA_JOBS)" },
+	{ "on-error", 0, OPTION_TEXT, offsetof(struct build_flags, on_error), "fail|shell|keep", "when a RUN fails: end, open a shell there, or keep what it left until it is dropped (default: fail)" },
 	{ "keep-going", 0, OPTION_FLAG, offsetof(struct build_flags, keep_going), NULL, "when a RUN fails, still run what does not need it" },
 	{ "compression", 0, OPTION_TEXT, offsetof(struct build_flags, compression), "zstd|gzip|uncompressed", "of new layers (default: zstd)" },
 	{ "compression-level", 0, OPTION_NUMBER, offsetof(struct build_flags, compression_level), "N", "1 to 22 for zstd, 1 to 9 for gzip" },
@@ -124,6 +125,28 @@ static int parse_names(struct build *build, struct err *err)
 		build->names[build->name_count] = strdup(reference_familiar(&reference, text));
 		if (!build->names[build->name_count++])
 			return err_nomem(err);
+	}
+	return 0;
+}
+
+static int parse_on_error(struct build *build, struct err *err)
+{
+	const char *text = build->flags->on_error;
+
+	if (!text || strcmp(text, "fail") == 0)
+		return 0;
+	if (strcmp(text, "keep") == 0) {
+		build->on_error = ON_ERROR_KEEP;
+		return 0;
+	}
+	if (strcmp(text, "shell") != 0)
+		return err_set(err, ERR_USAGE, "bad value '%s' for --on-error: fail, shell or keep",
+			       text);
+	build->on_error = ON_ERROR_SHELL;
+	if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) {
+		err_set(err, ERR_USAGE,
+			"--on-error=shell needs a terminal on standard input and standard error");
+		return err_hint(err, "mica debug shell BUILD -- COMMAND afterwards");
 	}
 	return 0;
 }
@@ -242,6 +265,8 @@ int build_parse_flags(struct build *build, struct err *err)
 		r = parse_compression(build->flags->compression, &build->layer.compression, err);
 	if (r == 0)
 		r = parse_jobs(build, err);
+	if (r == 0)
+		r = parse_on_error(build, err);
 	if (r == 0)
 		r = build_collect_args(build->flags, &build->build_args, err);
 	if (r == 0)

@@ -8,6 +8,8 @@
 
 #include "builder/binfmt.h"
 #include "builder/cli/build.h"
+#include "builder/cli/debug_shell.h"
+#include "builder/failed_step.h"
 #include "builder/lint.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
@@ -285,6 +287,35 @@ static int open_cgroups(struct build *build, struct err *err)
 	return cgroups_open(&build->container.limits, NULL, &build->cgroups, err);
 }
 
+/* What a failure ends with, once (UX-33). */
+static void show_failure(struct build *build, const struct step *step, bool with_output,
+			 unsigned row)
+{
+	if (build->excerpt_shown)
+		return;
+	progress_finish(build->progress);
+	if (with_output)
+		progress_show_log(build->progress, row);
+	show_excerpt(build, step->lines);
+	build->excerpt_shown = true;
+}
+
+/* --on-error=shell */
+static void explore(void *argument, const struct run_options *run, const struct step *step,
+		    unsigned row, const struct stack *stack, const struct err *failure)
+{
+	struct build *build = argument;
+	struct err err;
+	int status;
+
+	show_failure(build, step, true, row);
+	cli_print_escaped(stderr, str_from(failure->text));
+	fprintf(stderr, "\nA shell in the failed step; its changes are thrown away, its end ends "
+			"the build.\n");
+	if (debug_shell(run, step, stack, NULL, &status, &err) < 0)
+		log_warn("%s", err.text);
+}
+
 static int solve(struct build *build, struct command_context *context, struct line_range *ret_lines,
 		 struct err *err)
 {
@@ -296,6 +327,8 @@ static int solve(struct build *build, struct command_context *context, struct li
 		.build_id = record_id(build->record),
 		.jobs = (unsigned)build->jobs,
 		.keep_going = build->flags->keep_going,
+		.pin_failed = build->on_error == ON_ERROR_KEEP,
+		.explore = build->on_error == ON_ERROR_SHELL ? explore : NULL,
 		.no_cache = build->flags->no_cache,
 		.oldest_ns = build->oldest_record_ns,
 		.no_wait = build->flags->no_wait,
@@ -348,19 +381,17 @@ static int solve(struct build *build, struct command_context *context, struct li
 		r = solve_run(build->plans, build->platform_count, &solve_options, &result, err);
 	}
 	if (r < 0 && r != -ERR_CANCELED && result.failed) {
-		progress_finish(build->progress);
 		*ret_lines = result.failed->lines;
 		if (result.failed->is_trigger) {
 			const struct str text = result.failed->instruction->original;
 
 			err_wrap(err, "ONBUILD trigger '%.*s'", (int)text.len, text.ptr);
 		}
-		if (r == -ERR_STEP) {
+		if (r == -ERR_STEP)
 			context->exit_status = result.exit_status;
-			progress_show_log(build->progress, result.failed_row);
-		}
-		show_excerpt(build, *ret_lines);
-		build->excerpt_shown = true;
+		show_failure(build, result.failed, r == -ERR_STEP, result.failed_row);
+		if (result.kept)
+			err_hint(err, "mica debug shell %s", record_id(build->record));
 		build->failed_log = record_log_path(build->record, result.failed_row);
 		if (build->failed_log && build_prints_excerpts(build))
 			snprintf(context->log_path, sizeof(context->log_path), "%s",
@@ -523,6 +554,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 	}
 	if (context->isolation_note[0])
 		log_warn("%s", context->isolation_note);
+	failed_step_prune(build.store);
 	r = run_build(&build, context, &lines, err);
 	progress_finish(build.progress);
 	status = r == 0 ? "completed" : r == -ERR_CANCELED ? "canceled" : "failed";

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "builder/cli/cli.h"
+#include "builder/cli/debug_shell.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/dockerfile.h"
@@ -19,6 +20,7 @@
 enum { OUTPUT_MAX = 1 << 30, LINES_MAX = 1 << 30 };
 
 struct debug_flags {
+	bool before, drop;
 	bool lines, json, words, unmatched, fragment, with_subdir;
 	const char *escape, *read_ignore;
 	struct text_list env;
@@ -418,10 +420,17 @@ static int run_debug(struct command_context *context, const void *given, int arg
 					  : each_line(flags, match_line, err);
 	if (strcmp(argv[0], "giturl") == 0 && argc == 1)
 		return each_line(flags, giturl_line, err);
-	return err_set(err, ERR_USAGE, "'debug' takes ast FILE, expand, match or giturl");
+	if (strcmp(argv[0], "shell") == 0)
+		return debug_shell_verb(context, flags->before, flags->drop, argv + 1, err);
+	return err_set(err, ERR_USAGE,
+		       "'debug' takes shell [BUILD], ast FILE, expand, match or giturl");
 }
 
 static const struct option debug_options[] = {
+	{ "before", 0, OPTION_FLAG, offsetof(struct debug_flags, before), NULL,
+	  "shell: as it was before the step" },
+	{ "drop", 0, OPTION_FLAG, offsetof(struct debug_flags, drop), NULL,
+	  "shell: remove what is kept of the build instead" },
 	{ "lines", 0, OPTION_FLAG, offsetof(struct debug_flags, lines), NULL,
 	  "ast: print line ranges too" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct debug_flags, json), NULL,
@@ -445,13 +454,15 @@ static const struct option debug_options[] = {
 
 const struct command command_debug = {
 	.name = "debug",
-	.usage = "ast FILE | expand | match | giturl",
-	.summary = "show what the recipe parsers read",
+	.usage = "shell [BUILD] [-- COMMAND...]\n"
+		 "       mica debug [OPTIONS] ast FILE | expand | match | giturl",
+	.summary = "Open a shell where a RUN failed; show what the recipe parsers read",
+	.examples = "  mica debug shell\n"
+		    "  mica debug shell ^1 -- cat /tmp/configure.log",
 	.options = debug_options,
 	.flags_size = sizeof(struct debug_flags),
-	.needs = NEEDS_NOTHING,
+	.needs = NEEDS_ROOT,
 	.min_arguments = 1,
-	.max_arguments = 2,
-	.hidden = true,
+	.max_arguments = -1,
 	.run = run_debug,
 };

@@ -343,8 +343,8 @@ static int run_container(struct container *container, struct sandbox_exit *ret_e
 		spec.cgroup = &sandbox_cgroup;
 	}
 	if (r == 0)
-		r = foreground_run(container->sandbox, &spec, flags->terminal, flags->interactive,
-				   ret_exit, err);
+		r = foreground_run(container->sandbox, &spec, flags->terminal, STDOUT_FILENO,
+				   flags->interactive, ret_exit, err);
 	if (r == 0 && ret_exit->status && cgroup_read_memory(&group, &memory) && memory.oom_kills) {
 		char limit[CGROUP_BYTES_TEXT_MAX];
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "builder/cli/cli.h"
+#include "builder/failed_step.h"
 #include "formats/json.h"
 #include "layerfs/gc.h"
 
@@ -108,6 +109,8 @@ static int run_gc(struct command_context *context, const void *flags_, int argc,
 		gc.keep = GC_KEEP_TARS;
 	else if (flags->keep)
 		return err_set(err, ERR_USAGE, "unknown form '%s': blobs or tars", flags->keep);
+	if (!flags->dry_run)
+		failed_step_prune(context->store);
 	r = gc_run(context->store, &gc, &result, err);
 	if (r == 0)
 		fprintf(stderr, "%s %s in %llu objects\n", flags->dry_run ? "would free" : "freed",

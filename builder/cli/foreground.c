@@ -102,7 +102,7 @@ static void forward_signal(struct sandbox_process *process, const struct termina
 }
 
 /* Until the command has gone. Process 1 of a namespace ignores signals it has no handler for; a second TERM kills. */
-static void attend(struct sandbox_process *process, const struct terminal *terminal)
+static void attend(struct sandbox_process *process, const struct terminal *terminal, int output_fd)
 {
 	struct pollfd watched[3] = { { .fd = sandbox_pidfd(process), .events = POLLIN },
 				     { .fd = terminal->master_fd, .events = POLLIN },
@@ -122,21 +122,21 @@ static void attend(struct sandbox_process *process, const struct terminal *termi
 			continue;
 		if (watched[2].revents && !pass_on(STDIN_FILENO, terminal->master_fd))
 			watched[2].fd = -1;
-		if (watched[1].revents && !pass_on(terminal->master_fd, STDOUT_FILENO))
+		if (watched[1].revents && !pass_on(terminal->master_fd, output_fd))
 			watched[1].fd = -1;
 		if (watched[0].revents)
 			break;
 	}
 	/* What the command wrote last may still be in the terminal. */
 	while (watched[1].fd >= 0 && poll(&watched[1], 1, 0) > 0 &&
-	       pass_on(terminal->master_fd, STDOUT_FILENO))
+	       pass_on(terminal->master_fd, output_fd))
 		;
 }
 
 int foreground_run(struct sandbox *sandbox, struct sandbox_spec *spec, bool want_terminal,
-		   bool pass_input, struct sandbox_exit *ret_exit, struct err *err)
+		   int output_fd, bool pass_input, struct sandbox_exit *ret_exit, struct err *err)
 {
-	bool use_terminal = want_terminal && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+	bool use_terminal = want_terminal && isatty(STDIN_FILENO) && isatty(output_fd);
 	struct terminal terminal = { .master_fd = -1, .slave_fd = -1 };
 	struct sandbox_process *process;
 	int r = use_terminal ? open_terminal(&terminal, err) : 0;
@@ -152,7 +152,7 @@ int foreground_run(struct sandbox *sandbox, struct sandbox_spec *spec, bool want
 	if (r == 0) {
 		if (terminal.slave_fd >= 0)
 			close(take_fd(&terminal.slave_fd));
-		attend(process, &terminal);
+		attend(process, &terminal, output_fd);
 		r = sandbox_wait(process, ret_exit, err);
 	}
 	close_terminal(&terminal);

@@ -8,9 +8,10 @@
 
 #include "builder/sandbox/sandbox.h"
 
-/* Runs 'spec', whose streams are filled in here, to its end. A terminal is used when it is wanted and standard input and output
- * are one; 'pass_input' gives the command our standard input otherwise. Errors as of sandbox_start(). */
+/* Runs 'spec', whose streams are filled in here, to its end. A terminal is used when it is wanted and standard input and
+ * 'output_fd' are one, which then gets what the command writes; 'pass_input' gives the command our standard input otherwise. Errors as of sandbox_start(). */
 int foreground_run(struct sandbox *sandbox, struct sandbox_spec *spec, bool want_terminal,
-		   bool pass_input, struct sandbox_exit *ret_exit, struct err *err) must_check;
+		   int output_fd, bool pass_input, struct sandbox_exit *ret_exit,
+		   struct err *err) must_check;
 
 #endif

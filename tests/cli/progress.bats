@@ -173,7 +173,7 @@ on_terminal() {
 	trailer=${stderr#*$'\n------\n'}
 	[[ $trailer =~ ^' > [2/2] RUN for i in '[^$'\n']*$':\n0.'[0-9]{3}' line-3'$'\n' ]]
 	[[ $trailer == *$' line-12\n------\nDockerfile:3\n--------------------\n   1 |     FROM base\n   2 |     ARG X\n   3 | >>> RUN for i'* ]]
-	[[ $trailer =~ $'\nERROR: failed to solve: process "/bin/sh -c for i in '.*'did not complete successfully: exit code: 42'$'\nlog: '([^$'\n']+) ]]
+	[[ $trailer =~ $'\nERROR: failed to solve: process "/bin/sh -c for i in '.*'did not complete successfully: exit code: 42'$'\nlog: '([^$'\n']+)$'\ntry: mica debug shell '[0-9]{8}-[0-9]{6}-[0-9a-f]{6}$ ]]
 	[ "$(wc -l <"${BASH_REMATCH[1]}")" = 12 ]
 }
 
