@@ -138,6 +138,24 @@ sub" ]
 	[ "$(du -k "$out/hole" | cut -f1)" -lt 1000 ]
 }
 
+@test "outputs of an ordinary user with a single id: the same files and layers as root's (RCP-541)" {
+	needs_user_namespaces
+	script='mkdir ctx && printf "FROM base\nRUN mkdir /d && echo 1 >/d/f && ln /d/f /d/g\nRUN rm /bin/wc && echo 2 >/d/h\n" >ctx/Dockerfile
+		mica build -q -t x -o type=tar,dest=t -o type=oci,dest=o -o type=docker,dest=d -o l ctx >/dev/null
+		mica build -q -t x --squash --sbom --provenance -o type=image -o type=oci,dest=s ctx >/dev/null
+		[ l/d/f -ef l/d/g ] && [ -s o ] && [ -s d ] && [ -s s ] && sha256sum <t && mica inspect x'
+	digests() {
+		sed 1q <<<"$1" && sed 1d <<<"$1" | jq -c '.[0].RootFS'
+	}
+	run -0 --separate-stderr as_user single "$script"
+	theirs=$(digests "$output")
+	mkdir "$out" && cd "$out"
+	export MICA_ROOT="$out/store" SOURCE_DATE_EPOCH=1000000000
+	mica import "$BATS_FILE_TMPDIR/user/base.tar" base >/dev/null
+	run -0 --separate-stderr env PATH="$BATS_FILE_TMPDIR/user:$PATH" bash -c "$script"
+	[ "$theirs" = "$(digests "$output")" ]
+}
+
 # --- tar ---
 
 @test "tar: to a file and to standard output, the same bytes (RCP-541)" {
