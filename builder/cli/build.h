@@ -12,6 +12,7 @@
  *	build_attest.c	what is said about the image
  *	build_config.c	what flags change of the configuration of the image
  *	build_views.c	its record and its progress
+ *	build_epoch.c	the time of a reproducible build
  *	build_output.c	what comes out: outputs, files with ids
  */
 #ifndef BUILDER_CLI_BUILD_H
