@@ -3,13 +3,17 @@
  *
  * A stage, an image or a context from elsewhere is its stack, mounted like the root filesystem of a RUN. A context directory is bound as it is where that
  * shows the right thing: read-only, and nothing of it ignored. Otherwise it becomes the lowest element of a stack, with the
- * mask of the ignored above it and the throw-away upper on top; both lie in a step's directory of the store and go with it. */
+ * mask of the ignored above it and the throw-away upper on top; both lie in a step's directory of the store and go with it.
+ *
+ * A part of a root that is mounted nowhere cannot be bound before Linux 6.15: the kernel copies no mounts that belong to no
+ * namespace. There a directory becomes a root of its own, a union of it alone, and a file is copied beside the upper. */
 #include "builder/bind_root.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,17 +22,31 @@
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 
+struct part;
+
 struct bind_root {
 	struct store *store;
 	const struct step *from; /* NULL: a context */
 	const char *from_context;
 	const char *source; /* of a masked context: what the mask is for; else NULL */
 	bool writable;
+	enum rootfs_driver driver;
+	const char *const *server_argv;
 	int plain_fd; /* the context itself, borrowed; -1: 'rootfs' it is */
 	struct stack stack;
 	struct rootfs *rootfs;
 	struct store_step mask, upper;
 	bool has_mask, has_upper;
+	struct part *parts; /* before Linux 6.15 */
+};
+
+/* A part that stands for itself. */
+struct part {
+	struct part *next;
+	struct stack stack;
+	struct rootfs *rootfs;
+	struct store_step upper;
+	bool has_upper;
 };
 
 static int find_context(const struct run_options *options, const char *name,
@@ -90,23 +108,24 @@ static int open_context(struct bind_root *root, const struct run_options *option
 	return r;
 }
 
-static int mount_stack(struct bind_root *root, const struct run_options *options, struct err *err)
+static int mount_stack(const struct stack *stack, struct store_step *upper, bool *ret_has_upper,
+		       const struct bind_root *root, struct rootfs **ret_rootfs, struct err *err)
 {
 	struct rootfs_options rootfs = {
-		.driver = options->driver,
+		.driver = root->driver,
 		.writable = root->writable,
 		.allow_suid = true,
-		.server_argv = options->server_argv,
+		.server_argv = root->server_argv,
 	};
 	int r = 0;
 
 	if (root->writable) {
-		r = store_step_new(root->store, &root->upper, err);
-		root->has_upper = r == 0;
-		rootfs.upper_fd = root->upper.upper_fd;
-		rootfs.work_fd = root->upper.work_fd;
+		r = store_step_new(root->store, upper, err);
+		*ret_has_upper = r == 0;
+		rootfs.upper_fd = upper->upper_fd;
+		rootfs.work_fd = upper->work_fd;
 	}
-	return r < 0 ? r : rootfs_mount(&root->stack, &rootfs, &root->rootfs, err);
+	return r < 0 ? r : rootfs_mount(stack, &rootfs, ret_rootfs, err);
 }
 
 int bind_root_open(const struct run_options *options, const struct run_mount *mount, bool writable,
@@ -121,30 +140,113 @@ int bind_root_open(const struct run_options *options, const struct run_mount *mo
 	root->from = mount->from;
 	root->from_context = mount->from_context;
 	root->writable = writable;
+	root->driver = options->driver;
+	root->server_argv = options->server_argv;
 	root->plain_fd = -1;
 	if (root->from)
 		r = options->roots.stack_of(options->roots.self, root->from, &root->stack, err);
 	else
 		r = open_context(root, options, mount->source ? mount->source : "/", err);
 	if (r == 0 && root->plain_fd < 0)
-		r = mount_stack(root, options, err);
+		r = mount_stack(&root->stack, &root->upper, &root->has_upper, root, &root->rootfs,
+				err);
 	if (r == 0)
 		*ret_root = take(root);
 	return r;
 }
 
-int bind_root_find(const struct bind_root *root, const char *source, int *ret_fd, struct err *err)
+/* Whether the kernel makes a bind of what the descriptor is. */
+static bool can_bind(int fd)
 {
-	int fd = io_open_in_root(root->plain_fd >= 0 ? root->plain_fd : rootfs_fd(root->rootfs),
-				 source, O_PATH, 0);
+	int copy = open_tree(fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+
+	if (copy >= 0)
+		close(copy);
+	return copy >= 0 || errno != EINVAL;
+}
+
+static int copy_file(const struct bind_root *root, struct part *part, int fd, int *ret_fd,
+		     struct err *err)
+{
+	const char *name = "file";
+	auto_close int from = -1, to = -1;
+	char path[32];
+	struct stat st;
+	int r;
+
+	if (!part->has_upper) {
+		r = store_step_new(root->store, &part->upper, err);
+		if (r < 0)
+			return r;
+		part->has_upper = true;
+	}
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return err_set(err, ERR_UNSUPPORTED,
+			       "binding other than files and directories needs Linux 6.15");
+	from = open(path, O_RDONLY | O_CLOEXEC);
+	to = openat(part->upper.upper_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (from < 0 || to < 0)
+		return err_sys(err, errno, "cannot copy a file to bind it");
+	r = io_copy_range(from, 0, to, 0, (uint64_t)st.st_size);
+	if (r == 0 && (fchown(to, st.st_uid, st.st_gid) < 0 || fchmod(to, st.st_mode & 07777) < 0 ||
+		       futimens(to, (struct timespec[]){ st.st_atim, st.st_mtim }) < 0))
+		r = -errno;
+	if (r < 0)
+		return err_sys(err, -r, "cannot copy a file to bind it");
+	*ret_fd = openat(part->upper.upper_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	return *ret_fd < 0 ? err_sys(err, errno, "cannot open a copied file") : 0;
+}
+
+/* What 'fd' is in the root, as a mount or file that can be bound; replaces 'fd'. */
+static int set_apart(struct bind_root *root, int *fd, struct err *err)
+{
+	struct part *part = calloc(1, sizeof(*part));
+	struct stat st;
+	int apart = -1, r;
+
+	if (!part)
+		return err_nomem(err);
+	part->next = root->parts;
+	root->parts = part;
+	if (fstat(*fd, &st) < 0)
+		return err_sys(err, errno, "cannot stat what is to be bound");
+	if (S_ISDIR(st.st_mode)) {
+		r = stack_push_upper(&part->stack, *fd, rootfs_own_marks(), err);
+		if (r == 0)
+			r = mount_stack(&part->stack, &part->upper, &part->has_upper, root,
+					&part->rootfs, err);
+		if (r == 0) {
+			apart = fcntl(rootfs_fd(part->rootfs), F_DUPFD_CLOEXEC, 3);
+			r = apart < 0 ? err_sys(err, errno, "cannot duplicate a descriptor") : 0;
+		}
+	} else {
+		r = copy_file(root, part, *fd, &apart, err);
+	}
+	if (r < 0)
+		return r;
+	close(*fd);
+	*fd = apart;
+	return 0;
+}
+
+int bind_root_find(struct bind_root *root, const char *source, int *ret_fd, struct err *err)
+{
+	auto_close int fd = io_open_in_root(
+		root->plain_fd >= 0 ? root->plain_fd : rootfs_fd(root->rootfs), source, O_PATH, 0);
+	int r = 0;
 
 	if (fd == -ENOENT || fd == -ENOTDIR)
 		return err_set(err, ENOENT, "\"%s\": not found%s%s", source,
 			       root->from ? " in " : "", root->from ? root->from->name : "");
 	if (fd < 0)
 		return err_sys(err, -fd, "cannot bind \"%s\"", source);
-	*ret_fd = fd;
-	return 0;
+	/* The root itself goes as it is, if need be. */
+	if (root->plain_fd < 0 && strcmp(source, "/") != 0 && !can_bind(fd))
+		r = set_apart(root, &fd, err);
+	if (r == 0)
+		*ret_fd = take_fd(&fd);
+	return r;
 }
 
 static bool same_text(const char *a, const char *b)
@@ -163,6 +265,16 @@ void bind_root_close(struct bind_root *root)
 {
 	if (!root)
 		return;
+	while (root->parts) {
+		struct part *part = root->parts;
+
+		root->parts = part->next;
+		rootfs_close(part->rootfs);
+		stack_release(&part->stack);
+		if (part->has_upper)
+			store_step_release(root->store, &part->upper);
+		free(part);
+	}
 	rootfs_close(root->rootfs);
 	stack_release(&root->stack);
 	if (root->has_mask)

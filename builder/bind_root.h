@@ -15,7 +15,7 @@ struct bind_root;
 int bind_root_open(const struct run_options *options, const struct run_mount *mount, bool writable,
 		   struct bind_root **ret_root, struct err *err) must_check;
 /* Opens O_PATH what 'source' is in there, links resolved inside. ENOENT names it. */
-int bind_root_find(const struct bind_root *root, const char *source, int *ret_fd,
+int bind_root_find(struct bind_root *root, const char *source, int *ret_fd,
 		   struct err *err) must_check;
 /* Whether 'mount' asks for the same root. One that is written to is nobody else's. */
 bool bind_root_serves(const struct bind_root *root, const struct run_mount *mount, bool writable);

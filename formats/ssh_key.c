@@ -114,14 +114,14 @@ static void put_number(struct buf *buf, const BIGNUM *number)
 {
 	uint8_t bytes[RSA_BITS_MAX / 8 + 1] = { 0 };
 	int len = BN_num_bytes(number);
-	bool zero = len && BN_is_bit_set(number, 8 * len - 1);
+	bool zero = len > 0 && BN_is_bit_set(number, 8 * len - 1);
 
 	if (len > RSA_BITS_MAX / 8) {
 		buf->failed = ERR_LIMIT;
 		return;
 	}
 	BN_bn2bin(number, bytes + 1);
-	ssh_put_string(buf, str_of(bytes + !zero, (size_t)(len + zero)));
+	ssh_put_string(buf, str_of(bytes + !zero, (size_t)len + zero));
 }
 
 static BIGNUM *take_number(struct str *rest)

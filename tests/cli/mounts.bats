@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
 # RUN --mount: bind, cache, tmpfs, secret and ssh (RCP-261 to RCP-271).
-# shellcheck disable=SC2016,SC2154  # scripts are for other shells; bats sets variables
+# shellcheck disable=SC2016,SC2030,SC2031,SC2154  # scripts are for other shells; bats sets variables and runs each test in a subshell
 bats_require_minimum_version 1.5.0
 load common
 load user
