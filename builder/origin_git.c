@@ -495,19 +495,21 @@ struct candidates {
 static void see_ref(struct candidates *candidates, const char *ref, struct str commit,
 		    struct str name)
 {
-	char full[4][1024];
+	char full[6][1024];
 
 	snprintf(full[0], sizeof(full[0]), "refs/heads/%s", ref);
 	snprintf(full[1], sizeof(full[1]), "refs/tags/%s", ref);
 	snprintf(full[2], sizeof(full[2]), "refs/tags/%s^{}", ref);
 	snprintf(full[3], sizeof(full[3]), "%s^{}", ref);
+	snprintf(full[4], sizeof(full[4]), "refs/%s", ref);
+	snprintf(full[5], sizeof(full[5]), "refs/%s^{}", ref);
 	if (str_is(name, full[0]))
 		candidates->branch = commit;
 	else if (str_is(name, full[1]))
 		candidates->tag = commit;
-	else if (str_is(name, full[2]) || str_is(name, full[3]))
+	else if (str_is(name, full[2]) || str_is(name, full[3]) || str_is(name, full[5]))
 		candidates->peeled = commit;
-	else if (str_is(name, ref))
+	else if (str_is(name, ref) || str_is(name, full[4]))
 		candidates->exact = commit;
 	else if (str_is(name, "HEAD"))
 		candidates->head = commit;

@@ -253,6 +253,8 @@ static int try_unpack(struct copy *copy, const struct item *item, struct err *er
 		r = archive_probe(fd, &is_archive, err);
 	if (r < 0 || !is_archive)
 		return r;
+	if (copy->step->exclude_count)
+		log_warn("--exclude does not reach into the archive '%s'", item->shown);
 	r = placement_path(copy->placement, buf_str(&copy->destination.path), &dest, err);
 	if (r == 0)
 		r = step_add_unpack(copy->placement, dest, take_fd(&fd), item->shown, err);

@@ -106,8 +106,10 @@ built() {
 		ADD $HTTP/git/r.git?branch=side&subdir=sub/deep /deep
 		ADD --chown=5:6 $HTTP/git/r.git#v1:/sub/../sub/ /owned
 		ADD $HTTP/git/r.git?mtime=checkout /clock
+		ADD $HTTP/git/r.git#heads/side /partial
+		ADD $HTTP/git/r.git#tags/v1 /partialtag
 	END
-	[ "$(cat "$out"/{head,side,v1,commit}/f)" = $'two\nside\none\nside' ]
+	[ "$(cat "$out"/{head,side,v1,commit,partial,partialtag}/f)" = $'two\nside\none\nside\nside\none' ]
 	[ "$(cd "$out" && echo sub/* deep/* owned/*)" = "sub/deep deep/x owned/deep" ]
 	[ "$(readlink "$out/head/link" "$out/head/abs")" = $'sub/deep\n/etc' ]
 	[ -z "$(find "$out" -name .git)" ]
@@ -474,8 +476,9 @@ built() {
 	E
 	echo text >"$ctx/a3.tar"
 	: >"$ctx/a4.tar"
-	printf 'FROM base\nRUN mkdir -p /to /real && ln -s /real /to/old\nADD a*.tar /to/\nADD --unpack=false a1.tar /kept\nADD --chown=3 a1.tar /owned/\n' >"$ctx/Dockerfile"
-	mica build -q -t x "$ctx"
+	printf 'FROM base\nRUN mkdir -p /to /real && ln -s /real /to/old\nADD a*.tar /to/\nADD --unpack=false a1.tar /kept\nADD --chown=3 --exclude=er --chmod=777 a1.tar /owned/\n' >"$ctx/Dockerfile"
+	run -0 --separate-stderr mica build -q -t x "$ctx"
+	[[ $stderr == *"--exclude does not reach into the archive 'a1.tar'"*"--chmod does not reach into the archive 'a1.tar'"* ]]
 	mica ls -lR x | tee "$BATS_TEST_TMPDIR/ls"
 	for path in to/deep/er/a1.tar to/deep/er/a2.tar real/a1.tar real/a2.tar; do
 		grep -E " 7 .* $path" "$BATS_TEST_TMPDIR/ls"
@@ -484,6 +487,7 @@ built() {
 	grep -E '^-.* to/a4.tar' "$BATS_TEST_TMPDIR/ls"
 	[ "$(mica cat x kept | sha256sum)" = "$(sha256sum <"$ctx/a1.tar")" ]
 	run ! grep -E ' (7|9) .* owned' "$BATS_TEST_TMPDIR/ls"
+	grep -E '^-rw-r--r-- .* owned/deep/er/a1.tar' "$BATS_TEST_TMPDIR/ls"
 }
 
 # --- contexts ---
