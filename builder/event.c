@@ -192,6 +192,16 @@ void event_status(struct event_hub *hub, unsigned step, const char *id, uint64_t
 					 .finished = finished });
 }
 
+void event_miss(struct event_hub *hub, unsigned step, struct str text, struct str details,
+		bool asked)
+{
+	event_emit(hub, &(struct event){ .kind = EVENT_MISS,
+					 .step = step,
+					 .text = text,
+					 .name = details.ptr,
+					 .finished = asked });
+}
+
 void event_snapshot(struct event_hub *hub, unsigned step, bool finished)
 {
 	event_emit(hub,

@@ -23,6 +23,7 @@ enum event_kind {
 	EVENT_DONE,    /* final state of a row */
 	/* The layer of a row that is done begins to be made, and is ('finished'): behind it, while later rows run. */
 	EVENT_SNAPSHOT,
+	EVENT_MISS, /* why a row ran: 'text'; 'name' has the details as JSON; 'finished': people asked for it */
 };
 
 enum step_state {
@@ -80,6 +81,8 @@ void event_done(struct event_hub *hub, unsigned step, enum step_state state, con
 void event_log(struct event_hub *hub, unsigned step, unsigned stream, struct str bytes);
 void event_status(struct event_hub *hub, unsigned step, const char *id, uint64_t current,
 		  uint64_t total, bool finished);
+void event_miss(struct event_hub *hub, unsigned step, struct str text, struct str details,
+		bool asked);
 void event_snapshot(struct event_hub *hub, unsigned step, bool finished);
 
 DEFINE_AUTO(event_hub, event_hub_free);

@@ -25,6 +25,7 @@ struct recorded_step {
 	size_t input_count;
 	struct line_range lines;
 	char *message;
+	struct json *miss; /* why it ran */
 	int log_fd;
 	bool internal;
 };
@@ -53,8 +54,8 @@ static void note_error(struct record *record, int code)
 /* A line of events.jsonl; the log bytes themselves lie in the step's file, the event says where. */
 static void write_event(struct record *record, const struct event *event, uint64_t log_offset)
 {
-	static const char *const kinds[] = { "step",	"started", "log",     "status",
-					     "warning", "done",	   "snapshot" };
+	static const char *const kinds[] = { "step",	"started", "log",      "status",
+					     "warning", "done",	   "snapshot", "miss" };
 	auto_json struct json *map = json_new_map();
 	auto_buf struct buf line = BUF_INIT(64 * KIB);
 	char time[TIME_TEXT_MAX];
@@ -88,6 +89,9 @@ static void write_event(struct record *record, const struct event *event, uint64
 		(void)json_set_text(map, "state", state_names[event->state]);
 		if (event->text.len)
 			(void)json_set(map, "error", json_new_text(event->text));
+		break;
+	case EVENT_MISS:
+		(void)json_set(map, "text", json_new_text(event->text));
 		break;
 	case EVENT_SNAPSHOT:
 		(void)json_set(map, "finished", json_new_bool(event->finished));
@@ -159,6 +163,15 @@ static void write_log(struct record *record, struct recorded_step *step, unsigne
 		note_error(record, -r);
 }
 
+static void keep_miss(struct record *record, struct recorded_step *step, const struct event *event)
+{
+	struct err err;
+
+	json_free(take(step->miss));
+	if (event->name && json_parse(str_from(event->name), "miss", &step->miss, &err) < 0)
+		note_error(record, err.code);
+}
+
 static void see(void *self, const struct event *event)
 {
 	struct record *record = self;
@@ -187,6 +200,10 @@ static void see(void *self, const struct event *event)
 		step->state = event->state;
 		step->done_ns = event->time_ns;
 		step->message = event->text.len ? str_dup(event->text) : NULL;
+		break;
+	case EVENT_MISS:
+		if (step)
+			keep_miss(record, step, event);
 		break;
 	case EVENT_SNAPSHOT:
 		if (!step)
@@ -320,6 +337,8 @@ static struct json *step_json(const struct recorded_step *step, unsigned number)
 		(void)json_append(lines, json_new_i64(step->lines.last));
 		(void)json_set(map, "line", lines);
 	}
+	if (step->miss)
+		(void)json_set(map, "miss", json_ref(step->miss));
 	if (step->message)
 		(void)json_set_text(map, "error", step->message);
 	return map;
@@ -409,6 +428,7 @@ void record_free(struct record *record)
 		free(step->name);
 		free(step->key);
 		free(step->message);
+		json_free(step->miss);
 		free(step->inputs);
 	}
 	free(record->steps);

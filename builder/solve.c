@@ -302,6 +302,11 @@ static int run_node(struct solve *solve, struct node *node, bool *ret_busy, stru
 	r = find_or_execute(solve, node, ret_busy, &hit, err);
 	if (r < 0 || *ret_busy)
 		return r;
+	if (!hit && node->step->kind != STEP_BASE) {
+		r = node_explain(solve, node, err);
+		if (r < 0)
+			return r;
+	}
 	if (node->step->kind == STEP_BASE)
 		event_done(solve->options->hub, node->row, STEP_REUSED, NULL);
 	else

@@ -33,6 +33,7 @@ struct solve_options {
 	bool no_cache;	 /* nothing is looked up; results are recorded all the same */
 	bool no_wait; /* a step that another process is executing is executed here, too (RCP-644) */
 	int64_t oldest_ns; /* records made before are not taken (--cache-ttl); 0: all are */
+	bool explain;	   /* why steps run is shown, with the files that changed */
 	struct cache_import *import; /* records of other stores, or NULL */
 	bool wants_entries;	     /* ret_result->entries are asked for */
 	bool (*canceled)(void *self);

@@ -109,23 +109,46 @@ static void take_record(struct node *node, const struct state_record *record)
 }
 
 static int put_record(struct solve *solve, const struct node *node, const struct key *key,
-		      enum state_record_kind kind, const struct key *other, struct err *err)
+		      enum state_record_kind kind, struct err *err)
 {
 	struct state_record record = {
 		.created_ns = node->created_ns,
 		.duration_ns = node->duration_ns,
 		.kind = kind,
-		.refreshed = kind == RECORD_RESULT && node->refreshed,
-		.has_other = other != NULL,
 		.text = str_from(node->step->name),
 		.build = str_from(solve->options->build_id),
 	};
 
-	if (other)
-		memcpy(record.other, other->bytes, sizeof(record.other));
 	if (kind != RECORD_MARK && node->has_layer)
 		record.diff_id = node->diff_id;
 	return state_cache_put(store_state(solve->options->store), key->bytes, &record, err);
+}
+
+/* Under the definition key, with what explanations need. */
+static int put_result(struct solve *solve, struct node *node, const struct key *content,
+		      struct err *err)
+{
+	auto_buf struct buf components = BUF_INIT(4 * MIB), position = BUF_INIT(64 * KIB);
+	struct state_record record = {
+		.created_ns = node->created_ns,
+		.duration_ns = node->duration_ns,
+		.kind = RECORD_RESULT,
+		.refreshed = node->refreshed,
+		.has_other = true,
+		.text = str_from(node->step->name),
+		.build = str_from(solve->options->build_id),
+	};
+	int r = node_describe(solve, node, &components, &position, err);
+
+	if (r < 0)
+		return r;
+	memcpy(record.other, content->bytes, sizeof(record.other));
+	record.components = buf_str(&components);
+	record.position = buf_str(&position);
+	if (node->has_layer)
+		record.diff_id = node->diff_id;
+	return state_cache_put(store_state(solve->options->store), node->definition.bytes, &record,
+			       err);
 }
 
 /* --- Identity --- */
@@ -335,7 +358,7 @@ static int put_mark(struct solve *solve, const struct node *node, const uint8_t 
 	struct key mark;
 	int r = key_mark(&node->operation, shape, &mark, err);
 
-	return r < 0 ? r : put_record(solve, node, &mark, RECORD_MARK, NULL, err);
+	return r < 0 ? r : put_record(solve, node, &mark, RECORD_MARK, err);
 }
 
 /* Records a settled node under every key by which a later build may find it. */
@@ -348,11 +371,10 @@ int node_record(struct solve *solve, struct node *node, struct err *err)
 	if (r == 0) {
 		node->content_key = content;
 		node->has_content_key = true;
-		r = put_record(solve, node, &content, RECORD_CONTENT,
-			       node->keyed ? &node->definition : NULL, err);
+		r = put_record(solve, node, &content, RECORD_CONTENT, err);
 	}
 	if (r == 0 && node->keyed)
-		r = put_record(solve, node, &node->definition, RECORD_RESULT, &content, err);
+		r = put_result(solve, node, &content, err);
 	if (r == 0)
 		r = put_mark(solve, node, NULL, err);
 	if (r == 0 && node->selection && node->step->kind == STEP_COPY && !node->step->from) {
@@ -526,8 +548,7 @@ int node_look_up_content(struct solve *solve, struct node *node, bool *ret_hit, 
 	node->content_key = key;
 	node->has_content_key = true;
 	/* What lies elsewhere is recorded when it comes. */
-	return node->remote ? 0
-			    : put_record(solve, node, &node->definition, RECORD_RESULT, &key, err);
+	return node->remote ? 0 : put_result(solve, node, &key, err);
 }
 
 /* --- Caches elsewhere --- */

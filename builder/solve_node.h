@@ -5,6 +5,7 @@
  *	solve_root.c	root filesystems: chains of nodes to stacks of layers and uppers
  *	solve_cache.c	keys and records
  *	solve_origin.c	named contexts and remote sources
+ *	solve_why.c	what is recorded for explanations, and why a step ran
  *	solve_step.c	execution of one step and the snapshot behind it
  */
 #ifndef BUILDER_SOLVE_NODE_H
@@ -203,6 +204,14 @@ struct origin_trees {
 int node_select_origins(struct solve *solve, struct node *node, struct origin_trees *trees,
 			struct err *err) must_check;
 void origin_trees_release(struct origin_trees *trees);
+
+/* --- solve_why.c --- */
+
+/* For the record of an executed step: what went into its key, as JSON, and its place in the recipe. */
+int node_describe(struct solve *solve, struct node *node, struct buf *components,
+		  struct buf *position, struct err *err) must_check;
+/* Tells why an executed step was not found; before it is recorded. */
+int node_explain(struct solve *solve, struct node *node, struct err *err) must_check;
 
 /* --- solve_step.c --- */
 

@@ -41,7 +41,8 @@ struct build_flags {
 	const char *squash, *inherit_labels, *provenance, *sbom;
 	const char *cache_ttl;
 	struct text_list no_cache_filters, cache_from, cache_to;
-	bool no_wait;
+	bool no_wait, explain;
+	const char *plan;
 	const char *no_cache_mounts;
 	struct text_list cache_mounts, ssh;
 	struct text_list outputs, annotations, unset_env, unset_labels, attests;

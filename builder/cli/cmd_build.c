@@ -332,6 +332,7 @@ static int solve(struct build *build, struct command_context *context, struct li
 		.no_cache = build->flags->no_cache,
 		.oldest_ns = build->oldest_record_ns,
 		.no_wait = build->flags->no_wait,
+		.explain = build->flags->explain,
 		.wants_entries = build_wants_entries(build),
 		.canceled = cli_canceled,
 		.find_context = build_find_context,

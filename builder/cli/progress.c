@@ -343,8 +343,10 @@ static bool add_warning(struct row *row, const struct event *event)
 {
 	struct warning **at = &row->warnings, *warning = calloc(1, sizeof(*warning));
 
-	if (warning)
+	if (warning) {
+		warning->label = event->kind == EVENT_MISS ? "MISS" : "WARN";
 		warning->text = str_dup(event->text);
+	}
 	if (!warning || !warning->text) {
 		free(warning);
 		return false;
@@ -405,6 +407,8 @@ static struct row *apply(struct progress *progress, const struct event *event,
 		return set_status(row, event, ret_sub) ? row : NULL;
 	case EVENT_WARNING:
 		return add_warning(row, event) ? row : NULL;
+	case EVENT_MISS:
+		return event->finished && add_warning(row, event) ? row : NULL;
 	default:
 		return NULL; /* layers are made behind the rows */
 	}

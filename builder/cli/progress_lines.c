@@ -297,6 +297,8 @@ static void put_subs(struct line_printer *printer, struct row *row, struct line_
 static void put_warnings(struct line_printer *printer, struct row *row, struct line_row *line)
 {
 	const struct warning *warning;
+	struct str text, rest;
+	bool more;
 	size_t i = 0;
 
 	for (warning = row->warnings; warning; warning = warning->next, i++) {
@@ -304,9 +306,12 @@ static void put_warnings(struct line_printer *printer, struct row *row, struct l
 			continue;
 		close_line(printer, line);
 		unguard(printer);
-		fprintf(printer->out, "#%u WARN: ", line->number);
-		cli_print_escaped(printer->out, str_from(warning->text));
-		fputc('\n', printer->out);
+		for (rest = str_from(warning->text), more = true; more;) {
+			more = str_cut(rest, '\n', &text, &rest);
+			fprintf(printer->out, "#%u %s: ", line->number, warning->label);
+			cli_print_escaped(printer->out, text);
+			fputc('\n', printer->out);
+		}
 	}
 	line->warning_count = i;
 }

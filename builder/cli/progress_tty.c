@@ -200,8 +200,11 @@ static void put_row(struct tty *tty, struct buf *out, const struct row *row, int
 		put_sub(tty, out, sub, width, now);
 	for (warning = row->warnings; warning; warning = warning->next) {
 		put_color(tty, out, tty->colors[COLOR_WARNING]);
-		buf_puts(out, " => WARN: ");
-		put_cut(out, warning->text, width - 11);
+		buf_printf(out, " => %s: ", warning->label);
+		/* Of several lines the first. */
+		snprintf(text, sizeof(text), "%.*s", (int)strcspn(warning->text, "\n"),
+			 warning->text);
+		put_cut(out, text, width - 11);
 		end_color(tty, out);
 		buf_puts(out, "\033[K\n");
 		tty->drawn_lines++;

@@ -33,6 +33,7 @@ struct chunk {
 };
 
 struct warning {
+	const char *label; /* "WARN", "MISS" */
 	char *text;
 	struct warning *next;
 };

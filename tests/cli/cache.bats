@@ -473,3 +473,52 @@ layers_here() {
 	[[ $stderr == *"no cache from '$address/child:1': the image carries no cache"* ]]
 	"$MICA_TEST_TOOLS/registry-server" stop "$BATS_TEST_TMPDIR/registry"
 }
+
+@test "--explain and why: the first thing that differs, and which files (RCP-681, UX-73, UX-74)" {
+	mkdir "$ctx/src"
+	echo a >"$ctx/src/a"
+	echo b >"$ctx/src/b"
+	dockerfile <<-'D'
+		FROM base AS why
+		ARG VERSION=1.2
+		ARG API_TOKEN=hush-one
+		COPY src/ /src/
+		RUN echo $VERSION
+		WORKDIR /why
+	D
+	build --explain
+	[ "$(grep -c 'MISS: no earlier record' <<<"$stderr")" = 3 ]
+	build --explain
+	[[ $stderr != *MISS* ]]
+	[[ $(mica why) == "every step of "*" was taken from the cache" ]]
+
+	echo ccc >"$ctx/src/a"
+	rm "$ctx/src/b"
+	touch "$ctx/src/new"
+	build --explain
+	[[ $stderr == *"MISS: content changed"*"MISS: M src/a  2 -> 4 bytes"*"MISS: A src/new"*"MISS: D src/b"* ]]
+	[[ $stderr == *"MISS: parent changed: [2/4] COPY src/ /src/"* ]]
+	run -0 mica why
+	[[ $output == *"content changed  (compared with "*"    M src/a  2 -> 4 bytes"*"(3 differ, of 2 files now)"* ]]
+	run -0 mica why ^0 RUN
+	[[ $output != *"COPY src/ /src/"$'\n'"    content"* ]]
+	[ "$(mica why --json | jq -r '.steps[0].components[0].name')" = 'context files' ]
+
+	build --explain --build-arg VERSION=1.3
+	[[ $stderr == *'MISS: ARG VERSION: "1.2" -> "1.3"'* ]]
+	build --explain --build-arg API_TOKEN=hush-two
+	[[ $stderr == *'MISS: something that is not shown changed'* || $stderr == *'MISS: ARG API_TOKEN changed'* ]]
+	run ! grep -r hush "$MICA_ROOT/state.db" "$MICA_ROOT/state.db-wal"
+	sed -i 's,echo \$VERSION,echo "$VERSION",' "$ctx/Dockerfile"
+	build --explain
+	[[ $stderr == *'MISS: instruction text changed: RUN echo $VERSION -> RUN echo "$VERSION"'* ]]
+	build --explain --no-cache
+	[ "$(grep -c 'MISS: --no-cache' <<<"$stderr")" = 3 ]
+	build --explain --cache-ttl 0s
+	[ "$(grep -c 'MISS: record expired' <<<"$stderr")" = 3 ]
+	printf 'FROM base\nRUN true\n' >"$ctx/other"
+	mica build -q -f "$ctx/other" -t base2 "$ctx" >/dev/null
+	sed -i 's,^FROM base ,FROM base2 ,' "$ctx/Dockerfile"
+	build --explain
+	[[ $stderr == *'MISS: base image changed: base@sha256:'*' -> base2@sha256:'* ]]
+}
