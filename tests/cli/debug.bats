@@ -87,7 +87,7 @@ fail_build() {
 	for _ in 1 2 3 4; do
 		fail_build
 	done
-	[ "$(ls "$MICA_ROOT/failed" | wc -l)" = 4 ]
+	[ "$(find "$MICA_ROOT/failed" -mindepth 1 -maxdepth 1 | wc -l)" = 4 ]
 	run -0 mica debug shell "$kept" -- cat /tmp/half
 	run -0 mica debug shell --drop "$kept"
 	run -125 mica debug shell "$kept" -- true
@@ -95,7 +95,7 @@ fail_build() {
 	# A day later.
 	touch -d '2 days ago' "$MICA_ROOT"/failed/*
 	fail_build
-	[ "$(ls "$MICA_ROOT/failed" | wc -l)" = 1 ]
+	[ "$(find "$MICA_ROOT/failed" -mindepth 1 -maxdepth 1 | wc -l)" = 1 ]
 }
 
 @test "a value of a secret is not in what is kept (RCP-968)" {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
 # What is shown while a build runs, and how it ends (UX-15 to UX-37, UX-95, UX-96, UX-98).
-# shellcheck disable=SC2154,SC2016  # ctx is made by context; scripts are for the shell inside
+# shellcheck disable=SC2154,SC2016,SC2001  # ctx is made by context; scripts are for the shell inside
 
 load common
 
