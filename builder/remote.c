@@ -177,6 +177,91 @@ int remote_pull(struct store *store, const struct remote_options *options, const
 	return store_tag(store, store_name(&reference, familiar), ret_manifest, err);
 }
 
+/* --- Platforms --- */
+
+/* Those of an index that can be run; attestations say "unknown". */
+static int list_platforms(const struct manifest *index, struct platform **ret_platforms,
+			  size_t *ret_count, struct err *err)
+{
+	struct platform *platforms = calloc(index->manifest_count + 1, sizeof(*platforms));
+	size_t count = 0, i;
+
+	if (!platforms)
+		return err_nomem(err);
+	for (i = 0; i < index->manifest_count; i++) {
+		const struct descriptor *entry = &index->manifests[i];
+
+		if (media_type_is_manifest(entry->media_type) && !entry->artifact_type &&
+		    entry->platform.os[0] && strcmp(entry->platform.os, "unknown") != 0)
+			platforms[count++] = entry->platform;
+	}
+	*ret_platforms = platforms;
+	*ret_count = count;
+	return 0;
+}
+
+/* ENOENT: what the registry has is no index. */
+static int ask_registry(const struct remote_options *options, const char *name,
+			struct manifest *ret_index, struct err *err)
+{
+	auto_reference struct reference reference = { .domain = NULL };
+	auto_buf struct buf body = BUF_INIT(LIMIT_MANIFEST_BYTES), type = BUF_INIT(4096);
+	auto_registry struct registry *registry = NULL;
+	char text[DIGEST_TEXT_MAX];
+	struct digest digest;
+	int r = parse_registry_name(name, &reference, err);
+
+	if (r == 0)
+		r = registry_open(&options->transfer.registry, &reference, &registry, err);
+	if (r == 0)
+		r = registry_get_manifest(registry,
+					  digest_is_set(&reference.digest)
+						  ? digest_text(&reference.digest, text)
+						  : reference.tag,
+					  &body, &type, &digest, err);
+	if (r == 0)
+		r = manifest_parse(buf_str(&body), type.len ? type.data : NULL, ret_index, err);
+	if (r == 0 && !ret_index->is_index) {
+		manifest_release(ret_index);
+		r = err_set(err, ENOENT, "'%s' is an image of one platform", name);
+	}
+	return r;
+}
+
+static int read_local(struct store *store, const char *name, struct manifest *ret_manifest,
+		      struct err *err)
+{
+	auto_buf struct buf text = BUF_INIT(LIMIT_MANIFEST_BYTES);
+	char familiar[REFERENCE_TEXT_MAX];
+	struct digest digest;
+	int r = image_find(store, name, familiar, &digest, err);
+
+	if (r == 0)
+		r = store_read_blob(store, &digest, &text, err);
+	return r < 0 ? r : manifest_parse(buf_str(&text), NULL, ret_manifest, err);
+}
+
+int remote_platforms(struct store *store, const struct remote_options *options, const char *name,
+		     struct platform **ret_platforms, size_t *ret_count, struct err *err)
+{
+	auto_manifest struct manifest local = { .json = NULL }, index = { .json = NULL };
+	auto_image struct image image = { .name = "" };
+	struct err ignored;
+	bool here = read_local(store, name, &local, &ignored) == 0;
+	int r = here && local.is_index ? 0 : ask_registry(options, name, &index, err);
+
+	if (r == 0)
+		return list_platforms(index.json ? &index : &local, ret_platforms, ret_count, err);
+	if (!here || image_open(store, name, NULL, &image, &ignored) < 0)
+		return r;
+	*ret_platforms = malloc(sizeof(**ret_platforms));
+	if (!*ret_platforms)
+		return err_nomem(err);
+	**ret_platforms = image.config.platform;
+	*ret_count = 1;
+	return 0;
+}
+
 /* --- Push --- */
 
 /* What transfers ask and tell about blobs of other repositories; from several threads. */

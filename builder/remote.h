@@ -25,6 +25,11 @@ int remote_pull(struct store *store, const struct remote_options *options, const
  * caller. */
 int remote_config(const struct remote_options *options, const char *name,
 		  struct image_config *ret_config, struct err *err) must_check;
+/* For which platforms an image is there: of an index in the store, else as the registry says, else of what the store has. The
+ * list is the caller's to free. */
+int remote_platforms(struct store *store, const struct remote_options *options, const char *name,
+		     struct platform **ret_platforms, size_t *ret_count,
+		     struct err *err) must_check;
 /* Pushes image 'name' of the store to 'destination' (NULL: the same name). */
 int remote_push(struct store *store, const struct remote_options *options, const char *name,
 		const char *destination, struct digest *ret_digest, struct err *err) must_check;

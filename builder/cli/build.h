@@ -13,6 +13,7 @@
  *	build_config.c	what flags change of the configuration of the image
  *	build_views.c	its record and its progress
  *	build_epoch.c	the time of a reproducible build
+ *	build_platforms.c	what --all-platforms means
  *	build_output.c	what comes out: outputs, files with ids
  */
 #ifndef BUILDER_CLI_BUILD_H
@@ -47,7 +48,7 @@ struct build_flags {
 	struct text_list cache_mounts, ssh;
 	struct text_list outputs, annotations, unset_env, unset_labels, attests;
 	uint64_t compression_level;
-	bool force_compression, omit_history;
+	bool force_compression, omit_history, all_platforms;
 	struct text_list build_contexts;
 	struct text_list tags, build_args, build_arg_files, labels, secrets, allow;
 	struct container_flags container;
@@ -242,10 +243,17 @@ void build_show_annotations(struct build *build);
 /* Whether a failure is explained beyond its one line. */
 bool build_prints_excerpts(const struct build *build);
 
+/* --- build_platforms.c --- */
+
+/* --all-platforms, once the recipe is read. */
+int build_find_platforms(struct build *build, struct err *err) must_check;
+
 /* --- build_output.c --- */
 
 /* Part of build_parse_flags(): --output, --push, --annotation and what they ask of new layers. */
 int build_parse_outputs(struct build *build, struct err *err) must_check;
+/* Whether outputs and platforms fit together. */
+int build_check_outputs(struct build *build, struct err *err) must_check;
 void build_release_outputs(struct build *build);
 /* Everything that comes out, then the files that tell the ids, and the id on standard output. */
 int build_write_outputs(struct build *build, struct err *err) must_check;

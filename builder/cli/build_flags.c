@@ -16,6 +16,7 @@ const struct option build_option_table[] = {
 	{ "http-proxy", 0, OPTION_FLAG, offsetof(struct build_flags, http_proxy), NULL, "give RUN the proxy variables of the environment" },
 	{ "target", 0, OPTION_TEXT, offsetof(struct build_flags, target), "STAGE", "stage to build (default: the last)" },
 	{ "platform", 0, OPTION_TEXT, offsetof(struct build_flags, platform), "OS/ARCH[,...]", "platforms of the image (default: this machine's)" },
+	{ "all-platforms", 0, OPTION_FLAG, offsetof(struct build_flags, all_platforms), NULL, "all platforms that every base image is there for" },
 	{ "label", 0, OPTION_LIST, offsetof(struct build_flags, labels), "KEY=VALUE", "label of the image; may be repeated" },
 	{ "no-cache", 0, OPTION_FLAG, offsetof(struct build_flags, no_cache), NULL, "run every step again" },
 	{ "no-cache-filter", 0, OPTION_LIST, offsetof(struct build_flags, no_cache_filters), "STAGE[:N][,...]", "run these stages or steps again" },

@@ -151,18 +151,24 @@ static int set_layer_options(struct build *build, struct err *err)
 	return 0;
 }
 
+int build_check_outputs(struct build *build, struct err *err)
+{
+	struct output_job job;
+
+	fill_job(build, &job);
+	return outputs_check(&job, &build->outputs, err);
+}
+
 static int open_id_files(struct build *build, struct err *err);
 
 int build_parse_outputs(struct build *build, struct err *err)
 {
-	struct output_job job;
 	int r = add_outputs(build, err);
 
 	if (r == 0)
 		r = check_deletion(build, err);
-	fill_job(build, &job);
 	if (r == 0)
-		r = outputs_check(&job, &build->outputs, err);
+		r = build_check_outputs(build, err);
 	if (r == 0)
 		r = set_layer_options(build, err);
 	if (r == 0)

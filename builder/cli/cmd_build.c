@@ -137,7 +137,7 @@ struct plan_options build_plan_options(struct build *build, const struct platfor
 		.hostname = build->flags->hostname,
 		.platform = *platform,
 		.several_platforms = build->platform_count > 1,
-		.platform_given = build->flags->platform != NULL,
+		.platform_given = build->flags->platform || build->flags->all_platforms,
 		.resolve = build_resolve_base,
 		.argument = build,
 		.warn = warn,
@@ -426,6 +426,8 @@ static int run_build(struct build *build, struct command_context *context,
 	event_done(build->hub, row, r < 0 ? STEP_FAILED : STEP_DONE, r < 0 ? err->text : NULL);
 	if (r == 0)
 		r = build_load_ignore(build, err);
+	if (r == 0)
+		r = build_find_platforms(build, err);
 	if (r == 0)
 		r = build_resolve_epoch(build, err);
 	if (r == 0)

@@ -562,6 +562,30 @@ ARCH=$arch" ]
 	[[ $output == *"no image '$REGISTRY/team/only:9' in the store"* ]]
 }
 
+@test "all-platforms: those of every base that follows the platform (RCP-536)" {
+	needs_registry
+	simple
+	mica build -q --platform linux/amd64,linux/arm64,linux/s390x --provenance -t "$REGISTRY/team/three:1" --push "$ctx"
+	mica build -q --platform linux/arm64,linux/s390x,linux/riscv64 -t "$REGISTRY/team/other:1" --push "$ctx"
+	mica untag "$REGISTRY/team/three:1"
+	all() {
+		rm -rf "$out" && mica build -q --all-platforms -o "type=oci,dest=$out,tar=false" "$ctx" &&
+			blob "$out" "$(layout_digest "$out")" | jq -c '[.manifests[].platform.architecture]'
+	}
+	printf 'FROM --platform=$BUILDPLATFORM base AS b\nRUN true\nFROM %s/team/three:1\nCOPY --from=b /bin/sh /sh\n' "$REGISTRY" | dockerfile
+	run -0 all
+	[ "${lines[-1]}" = '["amd64","arm64","s390x"]' ]
+	printf 'FROM %s/team/three:1 AS a\nFROM %s/team/other:1\nCOPY --from=a /f /g\n' "$REGISTRY" "$REGISTRY" | dockerfile
+	run -0 all
+	[ "${lines[-1]}" = '["arm64","s390x"]' ]
+	printf 'FROM scratch\nCOPY f /f\n' | dockerfile
+	run -2 all
+	[[ $output == *"no base image tells which there are"* ]]
+	printf 'FROM %s/team/three:1\n' "$REGISTRY" | dockerfile
+	run -2 mica build -q --all-platforms -o "type=docker,dest=$out.d" "$ctx"
+	[[ $output == *"holds one platform"* ]]
+}
+
 @test "an index with attestations goes to a registry and comes back whole (RCP-529, REG-911)" {
 	needs_registry
 	simple
