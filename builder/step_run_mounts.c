@@ -368,10 +368,13 @@ static int show_file(struct run *run, const struct memory_file *file, struct err
 	if (r < 0)
 		return r;
 	return add_mount(run,
-			 &(struct sandbox_mount){ .kind = SANDBOX_BIND,
-						  .source_fd = kept,
-						  .target = file->target,
-						  .read_only = true },
+			 &(struct sandbox_mount){
+				 .kind = SANDBOX_BIND,
+				 .source_fd = kept,
+				 .holder_fd = directory,
+				 .holder_name = arena_strdup(&run->to->arena, str_from(name)),
+				 .target = file->target,
+				 .read_only = true },
 			 err);
 }
 
@@ -455,11 +458,12 @@ static int listen_in(int directory, const char *name, const struct run_mount *mo
 }
 
 static int serve_ssh(struct run *run, const struct ssh_source *source,
-		     const struct run_mount *mount, int *ret_fd, struct err *err)
+		     const struct run_mount *mount, struct sandbox_mount *ret_mount,
+		     struct err *err)
 {
 	struct run_mounts *to = run->to;
 	char name[16];
-	int directory, listener = -1, r = memory_directory(run, false, &directory, err);
+	int directory, fd, listener = -1, r = memory_directory(run, false, &directory, err);
 
 	if (r == 0 && !to->agents)
 		r = ssh_server_new(&to->agents, err);
@@ -471,10 +475,16 @@ static int serve_ssh(struct run *run, const struct ssh_source *source,
 		r = ssh_server_add(to->agents, source, listener, err);
 	if (r < 0)
 		return r;
-	*ret_fd = openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (*ret_fd < 0)
+	fd = openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
 		return err_sys(err, errno, "cannot provide ssh agent '%s'", mount->id);
-	return own_fd(run, *ret_fd, err);
+	*ret_mount = (struct sandbox_mount){ .kind = SANDBOX_BIND,
+					     .source_fd = fd,
+					     .holder_fd = directory,
+					     .holder_name = arena_strdup(&to->arena,
+									 str_from(name)),
+					     .target = mount->target };
+	return own_fd(run, fd, err);
 }
 
 /* The first agent is the one that programs find, unless the recipe names another. */
@@ -495,7 +505,8 @@ static int name_ssh(struct run *run, const char *target, struct err *err)
 static int mount_ssh(struct run *run, const struct run_mount *mount, struct err *err)
 {
 	const struct ssh_source *source = find_ssh(run->options, mount->id);
-	int fd = -1, r;
+	struct sandbox_mount served;
+	int r;
 
 	if (!source && mount->required) {
 		err_set(err, ENOENT, "ssh agent '%s' is required", mount->id);
@@ -503,15 +514,10 @@ static int mount_ssh(struct run *run, const struct run_mount *mount, struct err 
 	}
 	if (!source)
 		return 0;
-	r = serve_ssh(run, source, mount, &fd, err);
+	r = serve_ssh(run, source, mount, &served, err);
 	if (r == 0)
 		r = name_ssh(run, mount->target, err);
-	if (r < 0)
-		return r;
-	return add_mount(run,
-			 &(struct sandbox_mount){
-				 .kind = SANDBOX_BIND, .source_fd = fd, .target = mount->target },
-			 err);
+	return r < 0 ? r : add_mount(run, &served, err);
 }
 
 static int add_run_mount(struct run *run, const struct run_mount *mount, struct err *err)

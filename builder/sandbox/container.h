@@ -63,7 +63,7 @@ struct container {
 	const struct wire_rlimit *rlimits;
 	const uint32_t *groups;
 	const char *cwd, *hostname, *hosts, *resolv;
-	const char **argv, **env, **mount_targets;
+	const char **argv, **env, **mount_targets, **mount_names;
 	int report_fd, root_fd, stdio[3];
 	const int *mount_fds; /* one for each WIRE_BIND, in order */
 	const int

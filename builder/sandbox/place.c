@@ -443,6 +443,27 @@ static int attach_mount(struct container *container, const struct wire_mount *mo
 	return result;
 }
 
+/* What is called 'name' in a mount that came along, as a mount of its own. It can be copied once its holder is part of this
+ * namespace: below the kit, which stays behind. */
+static int take_from_holder(const struct container *container, int holder, const char *name)
+{
+	int fd = checked(openat(holder, name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+
+	if (fd < 0)
+		return fd;
+	int result = mount_clone(fd, "", AT_EMPTY_PATH);
+
+	if (result == -EINVAL) {
+		result = checked(mkdirat(container->kit, "held", 0700));
+		if (result == 0 || result == -EEXIST)
+			result = mount_attach(holder, container->kit, "held");
+		if (result == 0)
+			result = mount_clone(fd, "", AT_EMPTY_PATH);
+	}
+	close(fd);
+	return result;
+}
+
 int place_mounts(struct container *container)
 {
 	const int *source_fd = container->mount_fds;
@@ -450,6 +471,9 @@ int place_mounts(struct container *container)
 	for (uint32_t i = 0; i < container->request->mount_count; i++) {
 		const struct wire_mount *mount_ = &container->mounts[i];
 		int source = mount_->kind == WIRE_BIND ? *source_fd++ : make_tmpfs(mount_);
+
+		if (mount_->held)
+			source = take_from_holder(container, source, container->mount_names[i]);
 		int result = source < 0 ? source
 					: attach_mount(container, mount_, source,
 						       container->mount_targets[i]);

@@ -250,7 +250,17 @@ static uint32_t cgroup_fd_count(const struct sandbox_cgroup *cgroup)
 	return cgroup ? (uint32_t)cgroup->procs_count + (cgroup->dir_fd >= 0) : 0;
 }
 
-static int make_payload(const struct sandbox_spec *spec, struct buf *payload, struct err *err)
+/* Descriptors of a request, in the order of wire.h; only borrowed ones, but the copies of bind mounts. */
+struct request_fds {
+	int fds[WIRE_FDS_MAX];
+	size_t count;
+	int owned[WIRE_FDS_MAX];
+	size_t owned_count;
+	bool held[WIRE_MOUNTS_MAX]; /* mounts for which the holder went */
+};
+
+static int make_payload(const struct sandbox_spec *spec, const struct request_fds *fds,
+			struct buf *payload, struct err *err)
 {
 	static const struct sandbox_policy defaults = { .rlimit_count = 0 };
 	const struct sandbox_policy *policy = spec->policy ? spec->policy : &defaults;
@@ -284,6 +294,7 @@ static int make_payload(const struct sandbox_spec *spec, struct buf *payload, st
 			.read_only = mount->read_only,
 			.recursive = mount->recursive,
 			.mode = mount->mode,
+			.held = fds->held[i],
 			.size_bytes = mount->size_bytes,
 		};
 
@@ -308,16 +319,10 @@ static int make_payload(const struct sandbox_spec *spec, struct buf *payload, st
 		add_text(payload, spec->env[i]);
 	for (i = 0; i < spec->mount_count; i++)
 		add_text(payload, spec->mounts[i].target);
+	for (i = 0; i < spec->mount_count; i++)
+		add_text(payload, fds->held[i] ? spec->mounts[i].holder_name : "");
 	return buf_check(payload, "command and environment", err);
 }
-
-/* Descriptors of a request, in the order of wire.h; only borrowed ones, but the copies of bind mounts. */
-struct request_fds {
-	int fds[WIRE_FDS_MAX];
-	size_t count;
-	int owned[WIRE_FDS_MAX];
-	size_t owned_count;
-};
 
 static void release_fds(struct request_fds *fds)
 {
@@ -327,18 +332,21 @@ static void release_fds(struct request_fds *fds)
 
 /* Sends a copy of the mount, so that a descriptor serves for any number of containers and may be a plain directory. Only a
  * process of the mount's own namespace may copy it, which the spawner is not. Before Linux 6.15 a detached mount could not
- * be copied at all: then it goes itself, and works once. */
-static int add_mount(struct request_fds *fds, int source_fd, bool recursive, const char *target,
+ * be copied at all: then it goes itself, or the one that holds the source, and works once. */
+static int add_mount(struct request_fds *fds, const struct sandbox_mount *mount, bool *ret_held,
 		     struct err *err)
 {
-	int fd = mount_clone(source_fd, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0U));
+	int fd = mount_clone(mount->source_fd, "",
+			     AT_EMPTY_PATH | (mount->recursive ? AT_RECURSIVE : 0U));
 
 	if (fd == -EINVAL) {
-		fds->fds[fds->count++] = source_fd;
+		*ret_held = mount->holder_name != NULL;
+		fds->fds[fds->count++] = *ret_held ? mount->holder_fd : mount->source_fd;
 		return 0;
 	}
 	if (fd < 0)
-		return err_sys(err, -fd, "cannot bind what is to be mounted on '%s'", target);
+		return err_sys(err, -fd, "cannot bind what is to be mounted on '%s'",
+			       mount->target);
 	fds->owned[fds->owned_count++] = fd;
 	fds->fds[fds->count++] = fd;
 	return 0;
@@ -365,7 +373,7 @@ static int add_binds(const struct sandbox_spec *spec, struct request_fds *fds, s
 		const struct sandbox_mount *mount = &spec->mounts[i];
 
 		if (mount->kind == SANDBOX_BIND)
-			r = add_mount(fds, mount->source_fd, mount->recursive, mount->target, err);
+			r = add_mount(fds, mount, &fds->held[i], err);
 	}
 	return r;
 }
@@ -531,7 +539,9 @@ static int fill_fixed(const struct sandbox_spec *spec, int report_fd, int reply_
 
 	fds->fds[fds->count++] = report_fd;
 	fds->fds[fds->count++] = reply_fd;
-	int r = add_mount(fds, spec->root_fd, false, "/", err);
+	const struct sandbox_mount root = { .source_fd = spec->root_fd, .target = "/" };
+	bool held;
+	int r = add_mount(fds, &root, &held, err);
 
 	*ret_flags = 0;
 	for (i = 0; i < 3; i++) {
@@ -551,14 +561,11 @@ int sandbox_start(struct sandbox *sandbox, const struct sandbox_spec *spec,
 	auto_close int report_read = -1, report_write = -1, reply_far = -1;
 	struct sandbox_process *process;
 	uint32_t flags = 0;
-	int ends[2], r;
+	int ends[2], r = 0;
 
 	if (spec->mount_count > WIRE_MOUNTS_MAX)
 		return err_set(err, ERR_LIMIT, "more than %d mounts for one command",
 			       WIRE_MOUNTS_MAX);
-	r = make_payload(spec, &payload, err);
-	if (r < 0)
-		return r;
 	process = calloc(1, sizeof(*process));
 	if (!process)
 		return err_nomem(err);
@@ -580,6 +587,8 @@ int sandbox_start(struct sandbox *sandbox, const struct sandbox_spec *spec,
 			r = add_binds(spec, &fds, err);
 		}
 	}
+	if (r == 0)
+		r = make_payload(spec, &fds, &payload, err);
 	if (r == 0)
 		r = send_request(sandbox, &fds, flags, &payload, err);
 	release_fds(&fds);

@@ -49,7 +49,11 @@ int sandbox_try(struct err *err) must_check;
 
 struct sandbox_mount {
 	enum { SANDBOX_BIND, SANDBOX_TMPFS } kind;
-	int source_fd;	    /* BIND: O_PATH, borrowed */
+	int source_fd; /* BIND: O_PATH, borrowed */
+	/* Where the source is 'holder_name' in a mount that is attached nowhere: that mount, borrowed. Before Linux 6.15 it has to
+	 * go along. NULL: it is not. */
+	int holder_fd;
+	const char *holder_name;
 	const char *target; /* absolute, resolved inside the root; created when missing */
 	bool read_only, recursive;
 	uint64_t size_bytes; /* TMPFS; 0: default */

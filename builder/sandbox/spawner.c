@@ -202,7 +202,7 @@ static int read_request(struct message *message, struct container *container,
 	container->hosts = fixed[2];
 	container->resolv = fixed[3];
 	const char **lists = calloc((size_t)request->argument_count + request->variable_count +
-					    request->mount_count + 3,
+					    2 * (size_t)request->mount_count + 4,
 				    sizeof(*lists));
 
 	if (!lists)
@@ -211,11 +211,14 @@ static int read_request(struct message *message, struct container *container,
 	container->argv = lists;
 	container->env = container->argv + request->argument_count + 1;
 	container->mount_targets = container->env + request->variable_count + 1;
+	container->mount_names = container->mount_targets + request->mount_count + 1;
 	result = read_strings(&at, end, container->argv, request->argument_count);
 	if (result == 0)
 		result = read_strings(&at, end, container->env, request->variable_count);
 	if (result == 0)
 		result = read_strings(&at, end, container->mount_targets, request->mount_count);
+	if (result == 0)
+		result = read_strings(&at, end, container->mount_names, request->mount_count);
 	return result < 0 ? result : take_fixed_fds(message, container);
 }
 

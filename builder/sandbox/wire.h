@@ -11,7 +11,7 @@
  * Descriptors are: report, reply, root, stdin, stdout, stderr, those of the control group, one for each bind mount, and the
  * payload if it did not fit.
  * A payload is: struct wire_request, mounts, rlimits, groups, then NUL-terminated strings in the order cwd, hostname, hosts,
- * resolv.conf, argv, env, mount targets. */
+ * resolv.conf, argv, env, mount targets, mount names. */
 #ifndef SANDBOX_WIRE_H
 #define SANDBOX_WIRE_H
 
@@ -70,6 +70,9 @@ struct wire_mount {
 	uint32_t read_only;
 	uint32_t recursive;
 	uint32_t mode;
+	uint32_t
+		held; /* the descriptor is of a mount that holds the source under the mount's name */
+	uint32_t padding;
 	uint64_t size_bytes;
 };
 
