@@ -68,11 +68,8 @@ int origin_secret(const struct origin_options *options, const char *name, struct
 	for (i = 0; i < options->secret_count; i++)
 		if (strcmp(options->secrets[i].id, name) == 0)
 			break;
-	if (i == options->secret_count)
+	if (i == options->secret_count || !options->secrets[i].value.ptr)
 		return -ENOENT;
-	if (!options->secrets[i].value.ptr)
-		return err_set(err, EINVAL, "secret '%s': variable '%s' is not set", name,
-			       options->secrets[i].env);
 	buf_add(value, options->secrets[i].value);
 	r = buf_check(value, "secret", err);
 	if (r < 0)

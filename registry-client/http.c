@@ -376,10 +376,9 @@ static curl_socket_t open_socket(void *argument, curlsocktype purpose,
 		http->host_network = network;
 	} else if (network == HTTP_NETWORK_LINK_LOCAL ||
 		   (network == HTTP_NETWORK_PRIVATE && http->host_network == HTTP_NETWORK_PUBLIC)) {
-		x->code = err_set(
-			x->err, ERR_HTTP,
-			"the registry sends us to '%.*s', which is in a network of our own",
-			(int)host.len, host.ptr);
+		x->code = err_set(x->err, ERR_HTTP,
+				  "the server sends us to '%.*s', which is in a network of our own",
+				  (int)host.len, host.ptr);
 		return CURL_SOCKET_BAD;
 	}
 	return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
