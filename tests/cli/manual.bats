@@ -7,7 +7,7 @@ load common
 setup_file() {
 	export MICA
 	mkdir "$BATS_FILE_TMPDIR/text"
-	for page in builder/man/*.[15]; do
+	for page in builder/man/*.[157]; do
 		plain "$page" >"$BATS_FILE_TMPDIR/text/${page##*/}"
 	done
 }
@@ -76,7 +76,7 @@ documented() {
 }
 
 @test "mandoc has nothing to say" {
-	run -0 mandoc -Tlint -W warning builder/man/*.[15]
+	run -0 mandoc -Tlint -W warning builder/man/*.[157]
 	[ -z "$output" ]
 }
 
@@ -121,10 +121,52 @@ documented() {
 	run -1 grep -q "$PWD/m" /proc/self/mountinfo
 }
 
+# The examples of mica-ci(7) after a heading, as they stand in the page.
+ci_example() {
+	mandoc -Tascii "$BATS_TEST_DIRNAME/../../builder/man/mica-ci.7" | sed 's/.\x08//g' |
+		awk -v heading="   $1" '$0 == heading { on = 1; next } /^ ? ? ?[^ ]/ { on = 0 } on' | sed -n 's/^ \{11\}//p'
+}
+
+@test "the YAML examples of mica-ci(7) are what they say (UX-100)" {
+	cat >"$BATS_TEST_TMPDIR/look.py" <<-'EOT'
+		import sys, yaml
+		document = yaml.safe_load(sys.stdin)
+		assert "mica" in str(document)
+		steps = document.get("jobs", {}).get("image", {}).get("steps")
+		pod = document.get("spec", {}).get("template", {}).get("spec")
+		assert steps or pod or document["image"]["script"]
+		assert not pod or (pod["hostUsers"] is False and pod["containers"][0]["command"][:2] == ["mica", "build"])
+	EOT
+	for heading in "GitHub Actions" "GitLab CI" "Kubernetes, in place of kaniko"; do
+		ci_example "$heading" | python3 "$BATS_TEST_TMPDIR/look.py"
+	done
+}
+
+@test "the script of mica-ci(7) builds, pushes and takes its cache from the registry (UX-100)" {
+	mica_setup_file
+	context
+	registry=$("$MICA_TEST_TOOLS/registry-server" start "$BATS_TEST_TMPDIR/registry") || skip "no registry"
+	printf 'FROM base\nRUN echo built >/f\nCMD ["cat", "/f"]\n' | dockerfile
+	ci_example Shell >"$BATS_TEST_TMPDIR/script"
+	grep -q deploy.txt "$BATS_TEST_TMPDIR/script"
+	unset -f mica
+	cd "$ctx"
+	PATH="$(dirname "$MICA"):$PATH" REGISTRY=$registry run -0 sh "$BATS_TEST_TMPDIR/script"
+	[[ $output == *built* ]]
+	grep -qE "^$registry/team/app@sha256:[0-9a-f]{64}$" deploy.txt
+	# Another machine: an empty store but for the base image.
+	cp -a "$MICA_ROOT" "$BATS_TEST_TMPDIR/first"
+	MICA_ROOT="$BATS_TEST_TMPDIR/second"
+	"$MICA" import "$BATS_FILE_TMPDIR/rootfs" base --change 'CMD ["/bin/sh"]' >/dev/null
+	PATH="$(dirname "$MICA"):$PATH" REGISTRY=$registry run -0 sh "$BATS_TEST_TMPDIR/script"
+	"$MICA_TEST_TOOLS/registry-server" stop "$BATS_TEST_TMPDIR/registry"
+	[[ $output == *CACHED* ]]
+}
+
 @test "make install puts program and pages into place" {
 	make -s -o all install BUILD="$(dirname "$MICA")" DESTDIR="$BATS_TEST_TMPDIR/x" PREFIX=/usr >/dev/null
 	[ -x "$BATS_TEST_TMPDIR/x/usr/bin/mica" ]
-	for page in builder/man/*.[15]; do
+	for page in builder/man/*.[157]; do
 		cmp "$page" "$BATS_TEST_TMPDIR/x/usr/share/man/man${page##*.}/${page##*/}"
 	done
 	[ "$(find "$BATS_TEST_TMPDIR/x/usr/share/man" -type f | wc -l)" = "$(find builder/man -type f | wc -l)" ]
