@@ -61,6 +61,7 @@ help:
 	@echo 'make test       everything; T=layerfs/tar runs a part'
 	@echo 'make bench      measurements against rivals and floors; make fuzz: long fuzzing'
 	@echo 'make stress     random operations on unions beside other file systems; make crash: servers killed; make scale'
+	@echo 'make corpus     real and random recipes beside BuildKit (PEERS is a command prefix that runs docker)'
 	@echo 'make lint       formatting, static analysis; make layers headers: dependency direction'
 	@echo 'make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'SAN=address,undefined builds with sanitizers; V=1 shows commands'

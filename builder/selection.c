@@ -452,6 +452,21 @@ static int finish_match(struct matcher *matcher, struct str path, struct found *
 static int match(struct matcher *matcher, size_t at, struct str path, struct found *found,
 		 struct err *err);
 
+/* Whether a name that leads nowhere is there all the same: a link to nothing is an error also behind a wildcard. */
+static bool is_listed(struct selection *selection, struct str dir, struct str name)
+{
+	struct err ignored_err = { .code = 0 };
+	struct name_list list;
+	bool found = false;
+	size_t i;
+
+	if (list_names(selection, dir, &list, &ignored_err) == 0)
+		for (i = 0; i < list.count && !found; i++)
+			found = str_eq(list.names[i], name);
+	arena_release(&list.arena);
+	return found;
+}
+
 /* One more component, known by name. 'listed': the name was read from the directory. */
 static int enter(struct matcher *matcher, size_t next, struct str dir, struct str name, bool listed,
 		 bool only_dirs, struct err *err)
@@ -476,7 +491,8 @@ static int enter(struct matcher *matcher, size_t next, struct str dir, struct st
 	if (r == -ELOOP && listed && !last) /* leads nowhere */
 		return 0;
 	if (r == -ENOENT || r == -ENOTDIR) {
-		if (matcher->wild && !(listed && last && !only_dirs))
+		if (matcher->wild &&
+		    !(last && !only_dirs && (listed || is_listed(matcher->selection, dir, name))))
 			return 0;
 		return not_found(matcher, buf_str(&path), next, err);
 	}

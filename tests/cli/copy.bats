@@ -86,6 +86,17 @@ dump() {
 	[[ $output == *"did you mean 'src/main.c'?"* ]]
 }
 
+@test "a link to nothing is an error behind a wildcard too; a name that is not there is none (RCP-302, RCP-310)" {
+	context
+	mkdir -p "$ctx/one/in" "$ctx/two/in"
+	echo x >"$ctx/one/in/other"
+	dockerfile <<<$'FROM scratch\nCOPY */in/name /d/\nCOPY one/*/name /d/'
+	run -0 mica build -t nothing "$ctx"
+	ln -s nowhere "$ctx/two/in/name"
+	run ! mica build -t nothing "$ctx"
+	[[ $output == *'"/two/in/name": not found'* ]]
+}
+
 @test "directory over link, link over directory, file over directory refused (RCP-307, RCP-939)" {
 	mkdir -p "$ctx/one/n" "$ctx/two" && echo x >"$ctx/one/n/x" && ln -s /elsewhere "$ctx/two/n"
 	dockerfile <<-'D'
