@@ -219,7 +219,7 @@ static int consider(void *argument, const uint8_t key[STATE_KEY_BYTES],
 	} else {
 		json_free(before);
 	}
-	return search->difference.count <= 1 || ++search->seen >= NEAREST_AMONG;
+	return search->difference.count == 0 || ++search->seen >= NEAREST_AMONG;
 }
 
 static struct json *differences(const struct json *before, const struct json *now)
