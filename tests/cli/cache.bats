@@ -516,7 +516,7 @@ layers_here() {
 	[ "$(grep -c 'MISS: --no-cache' <<<"$stderr")" = 3 ]
 	build --explain --cache-ttl 0s
 	[ "$(grep -c 'MISS: record expired' <<<"$stderr")" = 3 ]
-	printf 'FROM base\nRUN true\n' >"$ctx/other"
+	printf 'FROM base\nRUN echo >/base2\n' >"$ctx/other"
 	mica build -q -f "$ctx/other" -t base2 "$ctx" >/dev/null
 	sed -i 's,^FROM base ,FROM base2 ,' "$ctx/Dockerfile"
 	build --explain
