@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* mica cache, about cache mounts: ls, rm, export and import with --mounts (RCP-534, RCP-627).
+/* mica cache, about cache mounts: ls, prune, rm, export and import with --mounts (RCP-534, RCP-627, RCP-631).
  *
  * A mount is called by its id, or by digits of its name where one id has several: owner, mode and what it starts from tell
  * them apart. */
@@ -12,6 +12,7 @@
 
 #include "builder/cache_mount.h"
 #include "builder/cli/cache_verbs.h"
+#include "formats/base/arena.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/json.h"
@@ -160,6 +161,86 @@ int cache_mounts_rm(struct command_context *context, const struct cache_flags *f
 		return err_set(err, ERR_USAGE,
 			       "which mount? Give ids of 'mica cache ls --mounts', or --all");
 	return for_chosen(&choice, err);
+}
+
+/* --- prune --- */
+
+struct pruned {
+	char name[CACHE_NAME_MAX];
+	int64_t used_ns;
+	uint64_t bytes;
+};
+
+struct pruning {
+	struct arena arena;
+	struct pruned *items;
+	size_t count;
+	uint64_t total_bytes;
+};
+
+static int collect(void *argument, const struct cache_mount *mount, struct err *err)
+{
+	struct pruning *pruning = argument;
+	struct pruned *items = arena_grow(&pruning->arena, pruning->items, pruning->count,
+					  sizeof(*items));
+
+	if (!items)
+		return err_nomem(err);
+	pruning->items = items;
+	items[pruning->count] = (struct pruned){ .used_ns = mount->used_ns, .bytes = mount->bytes };
+	snprintf(items[pruning->count++].name, CACHE_NAME_MAX, "%s", mount->name);
+	pruning->total_bytes += mount->bytes;
+	return 0;
+}
+
+static int older_first(const void *a, const void *b)
+{
+	const struct pruned *x = a, *y = b;
+
+	return x->used_ns < y->used_ns ? -1 : x->used_ns > y->used_ns;
+}
+
+/* 0 also for what is in use or gone by now; '*ret_removed' tells. */
+static int prune_one(struct store *store, const struct pruned *item, bool dry_run,
+		     bool *ret_removed, struct err *err)
+{
+	int r = dry_run ? 0 : cache_mount_remove(store, item->name, err);
+
+	*ret_removed = r == 0;
+	if (r == 0)
+		printf("cache/%s\n", item->name);
+	return r == -EBUSY || r == -ENOENT ? 0 : r;
+}
+
+int cache_mounts_prune(struct command_context *context, const struct cache_flags *flags,
+		       const struct gc_options *gc, struct err *err)
+{
+	struct pruning pruning = { .arena = ARENA_INIT(64 * MIB) };
+	uint64_t freed_bytes = 0, removed_count = 0;
+	char text[SIZE_TEXT_MAX];
+	size_t i;
+	int r = cache_mounts_each(context->store, true, collect, &pruning, err);
+
+	if (r == 0 && pruning.count)
+		qsort(pruning.items, pruning.count, sizeof(*pruning.items), older_first);
+	for (i = 0; i < pruning.count && r == 0; i++) {
+		const struct pruned *item = &pruning.items[i];
+		bool excess = gc->keep_bytes && pruning.total_bytes - freed_bytes > gc->keep_bytes;
+		bool removed = false;
+
+		if (flags->all || excess || item->used_ns < gc->unused_since_ns)
+			r = prune_one(context->store, item, flags->dry_run, &removed, err);
+		if (removed) {
+			freed_bytes += item->bytes;
+			removed_count++;
+		}
+	}
+	arena_release(&pruning.arena);
+	if (r == 0)
+		fprintf(stderr, "%s %s in %llu cache mounts\n",
+			flags->dry_run ? "would free" : "freed", cli_size_text(freed_bytes, text),
+			(unsigned long long)removed_count);
+	return r;
 }
 
 /* --- export, import --- */

@@ -8,6 +8,7 @@
 #define CLI_CACHE_VERBS_H
 
 #include "builder/cli/cli.h"
+#include "layerfs/gc.h"
 
 struct cache_flags {
 	const char *format, *keep_storage, *until;
@@ -29,6 +30,9 @@ struct cache_verb {
 int cache_mounts_ls(struct command_context *context, bool json, struct err *err) must_check;
 int cache_mounts_rm(struct command_context *context, const struct cache_flags *flags, int argc,
 		    char **argv, struct err *err) must_check;
+/* 'gc' has what --until and --keep-storage say. */
+int cache_mounts_prune(struct command_context *context, const struct cache_flags *flags,
+		       const struct gc_options *gc, struct err *err) must_check;
 int cache_mounts_export(struct command_context *context, const struct cache_flags *flags, int argc,
 			char **argv, struct err *err) must_check;
 int cache_mounts_import(struct command_context *context, const struct cache_flags *flags, int argc,

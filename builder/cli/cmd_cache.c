@@ -34,7 +34,7 @@ static const struct option cache_options[] = {
 	{ "dry-run", 'n', OPTION_FLAG, offsetof(struct cache_flags, dry_run), NULL,
 	  "prune, rm: only tell what would go" },
 	{ "mounts", 0, OPTION_FLAG, offsetof(struct cache_flags, mounts), NULL,
-	  "ls, rm, export, import: cache mounts of RUN instead of records" },
+	  "ls, prune, rm, export, import: cache mounts of RUN instead of records" },
 	{ "directory", 'C', OPTION_TEXT, offsetof(struct cache_flags, directory), "DIR",
 	  "export: where the files go (default: here)" },
 	{ "force", 'f', OPTION_FLAG, offsetof(struct cache_flags, force), NULL, NULL },
@@ -254,6 +254,8 @@ static int run_prune(struct command_context *context, const struct cache_flags *
 
 	(void)argc;
 	(void)argv;
+	if (r == 0 && flags->mounts)
+		return cache_mounts_prune(context, flags, &gc, err);
 	if (r == 0 && flags->all && (gc.keep_bytes || gc.unused_since_ns))
 		r = err_set(err, ERR_USAGE,
 			    "--all leaves nothing that --keep-storage or --until could keep");

@@ -284,6 +284,27 @@ two_builds() {
 	[ "$(ls "$MICA_ROOT/cache")" = "" ]
 }
 
+@test "cache prune --mounts: by last use, by size, all; what is used stays (RCP-631)" {
+	export MICA_ROOT="$BATS_TEST_TMPDIR/store"
+	mica import "$BATS_FILE_TMPDIR/rootfs" base >/dev/null
+	for id in a b c; do
+		printf 'FROM base\nRUN --mount=type=cache,id=%s,target=/c head -c 1000000 /dev/zero >/c/f\n' $id | dockerfile
+		mica build -q --no-cache "$ctx"
+	done
+	ids() { mica cache ls --mounts --json | jq -r .id | tr -d '\n'; }
+	find "$MICA_ROOT/cache" -name 0.lock -exec touch -d '2 days ago' {} +
+	mica build -q --no-cache "$ctx"
+	mica cache prune --mounts --until 1d -n
+	mica cache prune --mounts --until 3d
+	[ "$(ids)" = abc ]
+	mica cache prune --mounts --keep-storage 2500kB
+	[[ "$(ids)" =~ ^(ac|bc)$ ]]
+	mica cache prune --mounts --until 1d
+	[ "$(ids)" = c ]
+	mica cache prune --mounts --all
+	[ -z "$(ids)" ]
+}
+
 @test "cache: the mounts may lie on another file system (RCP-266, RCP-967)" {
 	needs_root
 	printf 'FROM base AS s\nRUN mkdir /s && echo 1 >/s/f\nFROM base\nRUN --mount=type=cache,id=fs,target=/c,from=s,source=/s cat /c/f && stat -f -c %%T /c | grep tmpfs\n' | dockerfile
@@ -306,6 +327,30 @@ two_builds() {
 		cmp out/* again/*; tar --zstd --numeric-owner -tvf out/* | grep -q "5/6 .*content/f"; mica cache rm --mounts --all'
 	as_user single 'set -e
 		mica build -q /mnt/cache; mica build -q --no-cache /mnt/cache; mica cache export --mounts; mica cache rm --mounts /c'
+}
+
+@test "cache: removal beside steps that start and end harms neither (RCP-266)" {
+	dockerfile <<-'END'
+		FROM base
+		ARG N
+		RUN --mount=type=cache,id=race,target=/c echo $N >/c/$N && cat /c/$N
+		RUN --mount=type=cache,id=race,target=/c,sharing=locked echo $N >/c/$N && cat /c/$N
+		RUN --mount=type=cache,id=race,target=/c,sharing=private echo $N >/c/$N && cat /c/$N
+	END
+	for n in 1 2; do
+		for m in 1 2 3 4 5; do "$MICA" build -q --no-cache --build-arg N=$n$m "$ctx" || exit 1; done >"$BATS_TEST_TMPDIR/log$n" 2>&1 3>&- &
+		pids[n]=$!
+	done
+	removed=0
+	while kill -0 "${pids[1]}" 2>/dev/null || kill -0 "${pids[2]}" 2>/dev/null; do
+		! mica cache rm --mounts race 2>/dev/null || removed=$((removed + 1))
+	done
+	wait "${pids[1]}" || { cat "$BATS_TEST_TMPDIR/log1"; false; }
+	wait "${pids[2]}" || { cat "$BATS_TEST_TMPDIR/log2"; false; }
+	echo "removed $removed times"
+	[ "$removed" -gt 0 ]
+	mica cache rm --mounts --all
+	[ -z "$(ls "$MICA_ROOT/cache")" ]
 }
 
 # --- secret ---
