@@ -20,6 +20,8 @@
 #define BUILDER_CLI_BUILD_H
 
 #include "builder/cli/ci_report.h"
+#include <pthread.h>
+
 #include "builder/cli/cli.h"
 #include "builder/cli/container_flags.h"
 #include "builder/cli/progress.h"
@@ -87,6 +89,7 @@ struct build {
 	const char *context_path;
 	char context_shown[512];	      /* without what nobody shall read */
 	struct origin context_origin;	      /* of a context from git or a URL */
+	pthread_mutex_t contexts_lock;	      /* of the list */
 	struct named_context *named_contexts; /* those in use */
 	const char *recipe_name;	      /* as shown */
 	struct buf recipe_text;

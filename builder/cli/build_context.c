@@ -411,10 +411,9 @@ static void free_named(struct named_context *named)
 /* The entry of 'source', made if need be; nothing is opened. */
 static struct named_context *find_named(struct build *build, const char *source)
 {
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	struct named_context *named;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&build->contexts_lock);
 	for (named = build->named_contexts; named; named = named->next)
 		if (strcmp(named->source, source) == 0)
 			break;
@@ -429,7 +428,7 @@ static struct named_context *find_named(struct build *build, const char *source)
 			named = NULL;
 		}
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&build->contexts_lock);
 	return named;
 }
 

@@ -463,6 +463,7 @@ void build_init(struct build *build, const struct build_flags *flags, struct sto
 		.store = store,
 		.context_fd = -1,
 		.context_path = context_path,
+		.contexts_lock = PTHREAD_MUTEX_INITIALIZER,
 		.recipe_text = BUF_INIT(LIMIT_RECIPE_BYTES),
 		.findings = BUF_INIT(4 * MIB),
 		.details = BUF_INIT(16 * MIB),
