@@ -97,6 +97,8 @@ struct cgroup_memory {
 
 /* False where there is no memory controller. */
 bool cgroup_read_memory(const struct cgroup *group, struct cgroup_memory *ret_memory);
+/* That of the group which this process is in: a limit that somebody else has set. */
+bool cgroup_read_own_memory(struct cgroup_memory *ret_memory);
 /* The same for an open directory of a group. */
 bool cgroup_read_memory_at(int dirfd, bool is_v2, struct cgroup_memory *ret_memory);
 

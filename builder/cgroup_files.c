@@ -266,3 +266,11 @@ bool cgroup_read_memory_at(int dirfd, bool is_v2, struct cgroup_memory *ret_memo
 	*ret_memory = memory;
 	return true;
 }
+
+bool cgroup_read_own_memory(struct cgroup_memory *ret_memory)
+{
+	bool v2 = false;
+	auto_close int dir_fd = cgroup_own_dir(NULL, CGROUP_MEMORY, &v2);
+
+	return dir_fd >= 0 && cgroup_read_memory_at(dir_fd, v2, ret_memory);
+}

@@ -86,11 +86,15 @@ static int make_empty_layer(struct solve *solve, struct node *node, struct err *
 
 static int want_sandbox(struct solve *solve, struct err *err)
 {
+	struct cgroup_memory memory;
 	int r = 0;
 
 	pthread_mutex_lock(&solve->sandbox_lock);
-	if (!solve->run.sandbox)
+	if (!solve->run.sandbox) {
+		if (cgroup_read_own_memory(&memory))
+			solve->run.outer_oom_kills = memory.oom_kills;
 		r = sandbox_new(&solve->run.sandbox, err);
+	}
 	pthread_mutex_unlock(&solve->sandbox_lock);
 	return r;
 }

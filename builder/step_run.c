@@ -199,20 +199,28 @@ static void pump(struct run *run, struct pipes *pipes, struct sandbox_process *p
 
 /* --- The run --- */
 
-/* Whether the limit of the step's own group killed something, which a shell above it may have turned into any status. */
-static bool ran_out_of_memory(const struct cgroup *group, uint64_t *ret_limit_bytes)
+/* Whether a limit killed something: that of the step's own group, which a shell above may have turned into any status, or one
+ * that was set around mica, where only the status of the command tells whom it hit. */
+static bool ran_out_of_memory(const struct run *run, const struct sandbox_exit *exit,
+			      const struct cgroup *group, uint64_t *ret_limit_bytes)
 {
 	struct cgroup_memory memory;
+	bool killed;
 
-	if (!cgroup_read_memory(group, &memory) || memory.oom_kills == 0)
-		return false;
-	*ret_limit_bytes = memory.limit_bytes;
-	return true;
+	if (cgroup_read_memory(group, &memory))
+		killed = memory.oom_kills > 0;
+	else
+		killed = exit->status == 128 + SIGKILL && cgroup_read_own_memory(&memory) &&
+			 memory.oom_kills > run->options->outer_oom_kills;
+	if (killed)
+		*ret_limit_bytes = memory.limit_bytes;
+	return killed;
 }
 
-static int describe_failure(const struct step *step, const struct sandbox_exit *exit,
+static int describe_failure(const struct run *run, const struct sandbox_exit *exit,
 			    const struct cgroup *group, struct err *err)
 {
+	const struct step *step = run->step;
 	auto_buf struct buf command = BUF_INIT(4096);
 	char limit[CGROUP_BYTES_TEXT_MAX];
 	uint64_t limit_bytes;
@@ -220,7 +228,7 @@ static int describe_failure(const struct step *step, const struct sandbox_exit *
 
 	for (word = step->argv; *word; word++)
 		buf_printf(&command, "%s%s", word == step->argv ? "" : " ", *word);
-	if (ran_out_of_memory(group, &limit_bytes)) {
+	if (ran_out_of_memory(run, exit, group, &limit_bytes)) {
 		err_set(err, ERR_STEP, "process \"%.700s\" was killed: out of memory (limit %s)",
 			command.data ? command.data : step->argv[0],
 			cgroup_bytes_text(limit_bytes, limit));
@@ -313,7 +321,7 @@ static int run_command(struct run *run, unsigned row, struct sandbox_exit *ret_e
 		r = attend(run, &spec, &pipes, row, ret_exit, err);
 	close_pipes(&pipes);
 	if (r == 0 && ret_exit->status != 0)
-		r = describe_failure(run->step, ret_exit, &group, err);
+		r = describe_failure(run, ret_exit, &group, err);
 	cgroup_release(&group);
 	return r;
 }

@@ -52,6 +52,7 @@ struct run_options {
 	const char *const *add_hosts;
 	const struct sandbox_policy *policy; /* NULL: the defaults */
 	struct cgroups *cgroups;	     /* NULL: no limits */
+	uint64_t outer_oom_kills; /* by the limit of mica's own group, before the first RUN */
 	struct run_roots roots;
 	const struct ssh_source *ssh_sources;
 	size_t ssh_source_count;
