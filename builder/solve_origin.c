@@ -4,6 +4,7 @@
  * A remote source is known by its origin before anything runs: a commit, or the digest of a body (RCP-335, RCP-336). That and
  * the selection of the words beside it are the content of the step, so a hit fetches no repository. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -118,9 +119,14 @@ static int open_origin(struct solve *solve, struct node *node, size_t number,
 	const struct copy_source *source = &node->step->sources[number];
 	struct origin *origin = &node->origins[number];
 	auto_index struct index *index = NULL;
+	char status[80];
 	int r = source->git ? origin_git_fetch(&solve->options->origin, source->git, origin, err)
 			    : 0;
 
+	if (r == 0 && source->git) {
+		snprintf(status, sizeof(status), "commit %s", origin->commit);
+		event_status(solve->options->hub, node->row, status, 0, 0, true);
+	}
 	if (r == 0)
 		r = index_open_layer(solve->options->store, &origin->layer, &index, err);
 	if (r == 0)

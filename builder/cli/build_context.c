@@ -328,6 +328,10 @@ int build_fetch_context(struct build *build, struct err *err)
 		event_started(build->hub, row);
 	}
 	r = open_elsewhere(build, &place, err);
+	if (build->hub && r == 0 && build->context_origin.commit[0]) {
+		snprintf(name, sizeof(name), "commit %s", build->context_origin.commit);
+		event_status(build->hub, row, name, 0, 0, true);
+	}
 	if (build->hub)
 		event_done(build->hub, row, r < 0 ? STEP_FAILED : STEP_DONE,
 			   r < 0 ? err->text : NULL);

@@ -549,7 +549,8 @@ built() {
 }
 
 @test "context from git: subdirectory, recipe inside, .git only if asked for (RCP-372, RCP-930)" {
-	mica build -q -o "$out" "$HTTP/git/r.git#side"
+	run -0 mica build --progress plain -o "$out" "$HTTP/git/r.git#side"
+	[[ $output == *"commit $(commit_of side)"* ]]
 	[ "$(cat "$out/f")" = side ]
 	[ ! -e "$out/.git" ]
 	mica build -q -o "$out" --build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=1 "$HTTP/git/r.git"
