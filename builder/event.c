@@ -66,6 +66,16 @@ static void tell(struct event_hub *hub, struct event *event)
 		hub->readers[i].see(hub->readers[i].self, event);
 }
 
+void event_replay(struct event_hub *hub, const struct event *event)
+{
+	size_t i;
+
+	pthread_mutex_lock(&hub->lock);
+	for (i = 0; i < hub->reader_count; i++)
+		hub->readers[i].see(hub->readers[i].self, event);
+	pthread_mutex_unlock(&hub->lock);
+}
+
 /* The stream of a row's output number 1 or 2; NULL when there is no memory for it. */
 static struct mask_stream *stream_of(struct event_hub *hub, unsigned step, unsigned number)
 {

@@ -67,6 +67,8 @@ void event_hub_free(struct event_hub *hub);
 void event_hub_add(struct event_hub *hub,
 		   const struct event_reader *reader); /* before the first event */
 void event_emit(struct event_hub *hub, struct event *event);
+/* Shows an event of another time and place as it is: a record that is replayed. */
+void event_replay(struct event_hub *hub, const struct event *event);
 /* What readers see has the values of 'mask' covered: names, texts, and output, which is held back as long as it may be the
  * beginning of a value (mask.h). Before the first event; borrowed. */
 void event_hub_mask(struct event_hub *hub, const struct mask *mask);

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <time.h>
 
 #include "formats/base/io.h"
@@ -51,6 +52,28 @@ static void note_error(struct record *record, int code)
 		record->write_error = code;
 }
 
+static void put_range(struct json *map, const struct line_range *range)
+{
+	struct json *lines;
+
+	if (!range->first)
+		return;
+	lines = json_new_list();
+	(void)json_append(lines, json_new_i64(range->first));
+	(void)json_append(lines, json_new_i64(range->last));
+	(void)json_set(map, "line", lines);
+}
+
+static struct json *list_of(const unsigned *numbers, size_t count)
+{
+	struct json *list = json_new_list();
+	size_t i;
+
+	for (i = 0; i < count; i++)
+		(void)json_append(list, json_new_i64(numbers[i]));
+	return list;
+}
+
 /* A line of events.jsonl; the log bytes themselves lie in the step's file, the event says where. */
 static void write_event(struct record *record, const struct event *event, uint64_t log_offset)
 {
@@ -69,6 +92,10 @@ static void write_event(struct record *record, const struct event *event, uint64
 		(void)json_set_text(map, "name", event->name);
 		if (event->key)
 			(void)json_set_text(map, "digest", event->key);
+		(void)json_set(map, "stage", json_new_i64(event->stage));
+		put_range(map, &event->lines);
+		if (event->input_count)
+			(void)json_set(map, "inputs", list_of(event->inputs, event->input_count));
 		break;
 	case EVENT_LOG:
 		(void)json_set(map, "stream", json_new_i64(event->stream));
@@ -79,11 +106,13 @@ static void write_event(struct record *record, const struct event *event, uint64
 		(void)json_set_text(map, "id", event->name);
 		(void)json_set(map, "current", json_new_i64((int64_t)event->current));
 		(void)json_set(map, "total", json_new_i64((int64_t)event->total));
+		(void)json_set(map, "finished", json_new_bool(event->finished));
 		break;
 	case EVENT_WARNING:
 		(void)json_set(map, "text", json_new_text(event->text));
 		if (event->rule)
 			(void)json_set_text(map, "rule", event->rule);
+		put_range(map, &event->lines);
 		break;
 	case EVENT_DONE:
 		(void)json_set_text(map, "state", state_names[event->state]);
@@ -92,6 +121,7 @@ static void write_event(struct record *record, const struct event *event, uint64
 		break;
 	case EVENT_MISS:
 		(void)json_set(map, "text", json_new_text(event->text));
+		(void)json_set(map, "finished", json_new_bool(event->finished));
 		break;
 	case EVENT_SNAPSHOT:
 		(void)json_set(map, "finished", json_new_bool(event->finished));
@@ -247,6 +277,9 @@ static int open_files(struct record *record, struct err *err)
 	fd = openat(record->dir_fd, "events.jsonl", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_sys(err, errno, "cannot create 'events.jsonl'");
+	/* Tells for as long as it is held that the build runs. */
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		note_error(record, errno);
 	record->events = fdopen(fd, "w");
 	if (!record->events) {
 		close(fd);
@@ -322,21 +355,9 @@ static struct json *step_json(const struct recorded_step *step, unsigned number)
 	put_time(map, "completedAt", step->done_ns);
 	put_time(map, "snapshotStartedAt", step->snapshot_started_ns);
 	put_time(map, "snapshotCompletedAt", step->snapshot_done_ns);
-	if (step->input_count) {
-		struct json *inputs = json_new_list();
-		size_t i;
-
-		for (i = 0; i < step->input_count; i++)
-			(void)json_append(inputs, json_new_i64(step->inputs[i]));
-		(void)json_set(map, "inputs", inputs);
-	}
-	if (step->lines.first) {
-		struct json *lines = json_new_list();
-
-		(void)json_append(lines, json_new_i64(step->lines.first));
-		(void)json_append(lines, json_new_i64(step->lines.last));
-		(void)json_set(map, "line", lines);
-	}
+	if (step->input_count)
+		(void)json_set(map, "inputs", list_of(step->inputs, step->input_count));
+	put_range(map, &step->lines);
 	if (step->miss)
 		(void)json_set(map, "miss", json_ref(step->miss));
 	if (step->message)
@@ -391,6 +412,25 @@ static int write_summary(struct record *record, const struct state_build *build,
 				       false, err);
 }
 
+/* What the views showed above everything, for a replay. */
+void record_note_views(struct record *record, const char *driver, const char *isolation)
+{
+	auto_json struct json *map = json_new_map();
+	auto_buf struct buf line = BUF_INIT(4 * KIB);
+	struct err err;
+
+	(void)json_set_text(map, "event", "build");
+	if (driver)
+		(void)json_set_text(map, "driver", driver);
+	if (isolation)
+		(void)json_set_text(map, "isolation", isolation);
+	if (json_write(map, 0, &line, &err) < 0)
+		return;
+	buf_putc(&line, '\n');
+	if (fwrite(line.data, 1, line.len, record->events) != line.len)
+		note_error(record, errno);
+}
+
 int record_finish(struct record *record, const char *status, struct err *err)
 {
 	struct state_build build = {
@@ -408,6 +448,8 @@ int record_finish(struct record *record, const char *status, struct err *err)
 	r = write_summary(record, &build, err);
 	if (r == 0)
 		r = state_build_put(store_state(record->store), &build, err);
+	if (r == 0)
+		r = record_prune(record->store, RECORDS_KEPT, RECORD_BYTES_KEPT, err);
 	if (r == 0 && record->write_error)
 		r = err_sys(err, record->write_error, "cannot write the record of build '%s'",
 			    record->id);

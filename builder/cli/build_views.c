@@ -78,6 +78,8 @@ int build_start_views(struct build *build, const struct command_context *context
 			       build->name_count ? build->names[0] : build->context_shown,
 			       build->hub, &build->record, err);
 	if (r == 0)
+		record_note_views(build->record, options.driver, options.isolation);
+	if (r == 0)
 		r = progress_new(&options, build->hub, &build->progress, err);
 	if (r == 0)
 		r = ci_report_new(build->hub, &build->ci_report, err);

@@ -92,18 +92,22 @@ static const struct command command_help = {
 
 extern const struct command command_build, command_run, command_pull, command_push, command_import,
 	command_load, command_export, command_save, command_images, command_check, command_tag,
-	command_untag, command_rm, command_inspect, command_history, command_timing, command_why,
-	command_ls, command_cat, command_diff, command_mount, command_umount, command_union,
-	command_du, command_gc, command_cache, command_fsck, command_debug, command_layer,
-	command_snapshot, command_doctor;
+	command_untag, command_rm, command_inspect, command_history, command_timing, command_builds,
+	command_why, command_ls, command_cat, command_diff, command_mount, command_umount,
+	command_union, command_du, command_gc, command_cache, command_fsck, command_debug,
+	command_layer, command_snapshot, command_doctor;
 
 const struct command *const commands[] = {
-	&command_build,	  &command_run,	   &command_pull,  &command_push,     &command_import,
-	&command_export,  &command_load,   &command_save,  &command_images,   &command_check,
-	&command_tag,	  &command_untag,  &command_rm,	   &command_inspect,  &command_history,
-	&command_timing,  &command_why,	   &command_ls,	   &command_cat,      &command_diff,
-	&command_mount,	  &command_umount, &command_union, &command_snapshot, &command_layer,
-	&command_du,	  &command_gc,	   &command_fsck,  &command_cache,    &command_doctor,
-	&command_version, /* about mica itself from here on */
-	&command_help,	  &command_debug,  NULL,
+	&command_build,	   &command_run,     &command_pull,
+	&command_push,	   &command_import,  &command_export,
+	&command_load,	   &command_save,    &command_images,
+	&command_check,	   &command_tag,     &command_untag,
+	&command_rm,	   &command_inspect, &command_history,
+	&command_timing,   &command_builds,  &command_why,
+	&command_ls,	   &command_cat,     &command_diff,
+	&command_mount,	   &command_umount,  &command_union,
+	&command_snapshot, &command_layer,   &command_du,
+	&command_gc,	   &command_fsck,    &command_cache,
+	&command_doctor,   &command_version, /* about mica itself from here on */
+	&command_help,	   &command_debug,   NULL,
 };

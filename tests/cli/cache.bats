@@ -522,3 +522,45 @@ layers_here() {
 	build --explain
 	[[ $stderr == *'MISS: base image changed: base@sha256:'*' -> base2@sha256:'* ]]
 }
+
+@test "mica builds: the list, a summary, the output again byte for byte, removal; 50 are kept (UX-36, UX-38, UX-87)" {
+	export MICA_ROOT="$BATS_TEST_TMPDIR/store"
+	"$MICA" import "$BATS_FILE_TMPDIR/rootfs" base >/dev/null
+	dockerfile <<-'D'
+		FROM base AS one
+		RUN echo out; echo err >&2; printf 'no newline'
+		FROM base
+		COPY --from=one /bin/busybox /b
+		RUN seq 200
+	D
+	for mode in plain ordered rawjson; do
+		run -0 --separate-stderr mica build --no-cache --progress=$mode -t it "$ctx"
+		printf '%s\n' "$stderr" >"$BATS_TEST_TMPDIR/live"
+		run -0 --separate-stderr mica builds logs --progress=$mode
+		printf '%s\n' "$stderr" >"$BATS_TEST_TMPDIR/again"
+		[ -z "$output" ]
+		diff "$BATS_TEST_TMPDIR/live" "$BATS_TEST_TMPDIR/again"
+	done
+	sed -i 's,seq 200,exit 3,' "$ctx/Dockerfile"
+	run -3 mica build -t it "$ctx"
+	run -0 mica builds
+	[[ ${lines[0]} == "BUILD ID"*"NAME"*"STATUS"*"CREATED AT"*"DURATION" ]]
+	[[ ${lines[1]} == *" it:latest "*" Error "* ]]
+	[[ ${lines[2]} == *" it:latest "*" Completed "* ]]
+	[ "$(mica builds --json | jq -rs '[.[0].status, .[1].total_steps, .[1].cached_steps] | join(" ")')" = "Error 9 2" ]
+	run -0 mica builds show ^1
+	[[ $output == *"Build Steps:"*"RUN seq 200"* ]]
+	[ "$(mica builds show --json | jq -r .status)" = failed ]
+	id=$(mica builds -q | head -n1)
+	[ "$(mica builds rm "${id:0:20}")" = "$id" ]
+	[ ! -e "$MICA_ROOT/builds/$id" ]
+	run -125 mica builds show "$id"
+	run -2 mica builds lost
+	[[ $output == *"did you mean"* ]]
+	printf 'FROM base\n' >"$ctx/Dockerfile"
+	for _ in $(seq 52); do mica build -q "$ctx" >/dev/null; done
+	[ "$(mica builds -q | wc -l)" = 50 ]
+	[ "$(find "$MICA_ROOT/builds" -mindepth 1 -maxdepth 1 | wc -l)" = 50 ]
+	mica builds rm --all >/dev/null
+	[ -z "$(ls "$MICA_ROOT/builds")" ]
+}
