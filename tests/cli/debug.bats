@@ -4,6 +4,7 @@
 # shellcheck disable=SC2154,SC2016  # ctx is made by context; scripts are for the shell inside
 
 load common
+load user
 
 setup_file() {
 	mica_setup_file
@@ -125,4 +126,22 @@ fail_build() {
 	[ "$output" = $'from-one\nr2\ngone' ]
 	run -0 mica debug shell --before -- cat /r1
 	[ "$output" = r1 ]
+}
+
+@test "as an ordinary user: the same; limits that cannot be applied are refused with the way out (RCP-519, SEC-I52)" {
+	needs_user_namespaces
+	user_setup_file
+	local ctx="$BATS_FILE_TMPDIR/user/ctx"
+	mkdir "$ctx"
+	printf 'FROM base\nRUN echo half >/half; echo x >/root/y; exit 3\n' >"$ctx/Dockerfile"
+	chmod -R a+rX "$ctx"
+	run -0 as_user ranges '
+		mica build -q /mnt/ctx; [ $? = 3 ] || exit 41
+		mica debug shell -- sh -c "cat /half /root/y; id -u" || exit 42
+		mica build -q --ulimit nofile=99999999 /mnt/ctx; [ $? = 125 ] || exit 43
+		mica build -q --memory 64m /mnt/ctx; [ $? = 125 ] || exit 44
+		mica build -q --memory 64m --best-effort-limits /mnt/ctx; [ $? = 3 ] || exit 45'
+	[[ $output == *$'half\nx\n0\n'* ]]
+	[[ $output == *"cannot set resource limit 'nofile': Operation not permitted"* ]]
+	[[ $output == *"--memory cannot be applied: "*"try: "*"WARNING: --memory cannot be applied: "* ]]
 }
