@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -479,22 +480,137 @@ static void test_filter_table(void **state)
 			 SECCOMP_RET_KILL_PROCESS);
 }
 
+/* SEC-I20, SEC-I21, SEC-I50, SEC-I42: what differs from the defaults, and only that. */
+static void test_policy(void **state)
+{
+	const struct sandbox_policy policy = {
+		.rlimits = { { RLIMIT_NOFILE, 100, 200 }, { RLIMIT_CORE, 512, 1024 } },
+		.rlimit_count = 2,
+		.shm_bytes = 1 << 20,
+		.drop_capabilities = UINT64_MAX,
+		.add_capabilities = 1ULL << 5,
+		.no_new_privileges = true,
+		.resolv = "nameserver 192.0.2.1\n",
+	};
+
+	(void)state;
+	needs_root();
+	expect((struct sandbox_spec){ .policy = &policy },
+	       "ulimit -n; ulimit -Hn; ulimit -c; ulimit -Hc; busybox cat /etc/resolv.conf;"
+	       "busybox df -k /dev/shm | busybox awk 'END { print $2 }';"
+	       "busybox grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | busybox "
+	       "tr -d '\t'",
+	       "100\n200\n1\n2\nnameserver 192.0.2.1\n1024\nCapEff:0000000000000020\n"
+	       "CapBnd:0000000000000020\nNoNewPrivs:1\nSeccomp:2");
+}
+
+/* Where a hierarchy of version 2 is, with or without controllers. */
+static const char *unified(void)
+{
+	static const char *const places[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified" };
+	char path[64];
+
+	for (size_t i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/cgroup.controllers", places[i]);
+		if (access(path, F_OK) == 0)
+			return places[i];
+	}
+	return NULL;
+}
+
+/* SEC-I52: cloned into a group, whose namespace begins there; and it is empty when the container has gone. */
+static void test_into_cgroup(void **state)
+{
+	const char *const argv[] = { "/bin/busybox", "sleep", "1000", NULL };
+	struct sandbox_cgroup cgroup = { .dir_fd = -1 };
+	struct sandbox_spec spec = { .cgroup = &cgroup };
+	auto_buf struct buf procs = BUF_INIT(4096);
+	struct sandbox_process *process;
+	struct sandbox_exit exit;
+	auto_free char *seen = NULL;
+	char path[128];
+
+	(void)state;
+	needs_root();
+	if (!unified())
+		skip(); /* needs a mount of cgroup2 */
+	snprintf(path, sizeof(path), "%s/mica-unit-test-%d", unified(), getpid());
+	if (mkdir(path, 0755) < 0)
+		skip(); /* may not make groups here */
+	cgroup.dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	seen = run(spec, "busybox grep ^0: /proc/self/cgroup", &exit);
+	assert_string_equal(seen, "0::/");
+	spec = (struct sandbox_spec){ .cgroup = &cgroup,
+				      .root_fd = root_fd,
+				      .argv = argv,
+				      .env = env,
+				      .stdin_fd = -1,
+				      .stdout_fd = -1,
+				      .stderr_fd = -1 };
+	if (sandbox_start(sandbox, &spec, &process, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(io_read_file(cgroup.dir_fd, "cgroup.procs", &procs, &err), 0);
+	assert_true(procs.len > 1);
+	sandbox_kill(process, SIGKILL);
+	assert_int_equal(sandbox_wait(process, &exit, &err), 0);
+	assert_int_equal(exit.signal, SIGKILL);
+	close(cgroup.dir_fd);
+	assert_int_equal(rmdir(path), 0);
+}
+
+/* RCP-642: whether anybody would notice, and then that it does. */
+static void test_terminate(void **state)
+{
+	static const struct {
+		const char *script;
+		bool noticed;
+		int status;
+	} cases[] = {
+		{ "exec busybox sleep 1000", false, 128 + SIGKILL },
+		{ "trap 'exit 7' TERM; echo x; while :; do busybox sleep 0.05; done", true, 7 },
+	};
+
+	(void)state;
+	needs_root();
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		const char *const argv[] = { "/bin/busybox", "sh", "-c", cases[i].script, NULL };
+		struct sandbox_spec spec = { .root_fd = root_fd,
+					     .argv = argv,
+					     .env = env,
+					     .stdin_fd = -1,
+					     .stderr_fd = -1 };
+		struct sandbox_process *process;
+		struct sandbox_exit exit;
+		char byte;
+		int ends[2];
+
+		assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+		spec.stdout_fd = ends[1];
+		if (sandbox_start(sandbox, &spec, &process, &err) < 0)
+			fail_msg("%s", err.text);
+		close(ends[1]);
+		if (cases[i].noticed)
+			assert_int_equal(io_read(ends[0], &byte, 1), 1);
+		assert_int_equal(sandbox_terminate(process), cases[i].noticed);
+		if (!cases[i].noticed)
+			sandbox_kill(process, SIGKILL);
+		assert_int_equal(sandbox_wait(process, &exit, &err), 0);
+		assert_int_equal(exit.status, cases[i].status);
+		close(ends[0]);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_identity),
-		cmocka_unit_test(test_descriptors),
-		cmocka_unit_test(test_masks_and_devices),
-		cmocka_unit_test(test_filter_inside),
-		cmocka_unit_test(test_hostile_root),
-		cmocka_unit_test(test_times_of_parents),
-		cmocka_unit_test(test_mounts),
-		cmocka_unit_test(test_network_none),
-		cmocka_unit_test(test_failures),
-		cmocka_unit_test(test_large_request),
-		cmocka_unit_test(test_daemons_end),
-		cmocka_unit_test(test_parent_killed),
-		cmocka_unit_test(test_no_mounts_left),
+		cmocka_unit_test(test_policy),		 cmocka_unit_test(test_into_cgroup),
+		cmocka_unit_test(test_terminate),	 cmocka_unit_test(test_identity),
+		cmocka_unit_test(test_descriptors),	 cmocka_unit_test(test_masks_and_devices),
+		cmocka_unit_test(test_filter_inside),	 cmocka_unit_test(test_hostile_root),
+		cmocka_unit_test(test_times_of_parents), cmocka_unit_test(test_mounts),
+		cmocka_unit_test(test_network_none),	 cmocka_unit_test(test_failures),
+		cmocka_unit_test(test_large_request),	 cmocka_unit_test(test_daemons_end),
+		cmocka_unit_test(test_parent_killed),	 cmocka_unit_test(test_no_mounts_left),
 		cmocka_unit_test(test_filter_table),
 	};
 
