@@ -11,6 +11,7 @@
 #include <sys/xattr.h>
 
 #include "formats/base/limits.h"
+#include "formats/base/xattr_at.h"
 
 /* Files without xattrs are the rule: the first try goes to the stack. */
 enum { LIST_BYTES = 1024, LIST_BYTES_MAX = XATTR_LIST_MAX };
@@ -36,22 +37,26 @@ bool xattr_is_kept(struct str name)
 	return false;
 }
 
-/* Where attributes are read from: a descriptor, or a name in /proc/self/fd that is not followed. */
+/* Where attributes are read from: a descriptor, or a name below it that is not followed. */
 struct place {
 	int fd;
-	char path[LIMIT_TAR_NAME + 64]; /* "" for a descriptor */
+	const char *name; /* NULL for the descriptor, which is open for reading */
 };
 
 static ssize_t list(const struct place *place, char *names, size_t len)
 {
-	return place->path[0] ? llistxattr(place->path, names, len)
-			      : flistxattr(place->fd, names, len);
+	ssize_t n = place->name ? xattr_at_list(place->fd, place->name, names, len)
+				: flistxattr(place->fd, names, len);
+
+	return n < 0 && !place->name ? -errno : n;
 }
 
 static ssize_t get(const struct place *place, const char *name, void *value, size_t len)
 {
-	return place->path[0] ? lgetxattr(place->path, name, value, len)
-			      : fgetxattr(place->fd, name, value, len);
+	ssize_t n = place->name ? xattr_at_get(place->fd, place->name, name, value, len)
+				: fgetxattr(place->fd, name, value, len);
+
+	return n < 0 && !place->name ? -errno : n;
 }
 
 /* A version 3 capability names the root of the namespace that set it; an image has none, so it becomes version 2. */
@@ -81,10 +86,10 @@ static int read_value(const struct place *place, const char *name, struct arena 
 	if (!value)
 		return err_nomem(err);
 	len = get(place, name, value, XATTR_SIZE_MAX);
-	if (len < 0 && (errno == ENODATA || errno == ENOTSUP))
+	if (len == -ENODATA || len == -ENOTSUP)
 		return 0;
 	if (len < 0)
-		return err_sys(err, errno, "cannot read xattr '%s'", name);
+		return err_sys(err, (int)-len, "cannot read xattr '%s'", name);
 	if (strcmp(name, "security.capability") == 0)
 		len = (ssize_t)plain_capability(value, (size_t)len);
 	ret_xattr->name = str_from(arena_strdup(arena, str_from(name)));
@@ -131,26 +136,24 @@ static int read_kept(const struct place *place, const char *names, size_t len, s
 int xattrs_read(int fd, const char *name, struct arena *arena, const struct xattrs **ret_xattrs,
 		struct err *err)
 {
-	struct place place = { .fd = fd };
+	const struct place place = { .fd = fd, .name = name };
 	char small[LIST_BYTES];
 	auto_free char *large = NULL;
 	char *names = small;
 	ssize_t len;
 
 	*ret_xattrs = NULL;
-	if (name)
-		snprintf(place.path, sizeof(place.path), "/proc/self/fd/%d/%s", fd, name);
 	len = list(&place, small, sizeof(small));
-	if (len < 0 && errno == ERANGE) {
+	if (len == -ERANGE) {
 		names = large = malloc(LIST_BYTES_MAX);
 		if (!large)
 			return err_nomem(err);
 		len = list(&place, large, LIST_BYTES_MAX);
 	}
 	/* No such thing on this file system, or no /proc to name a link by. */
-	if (len < 0 && (errno == ENOTSUP || errno == ENOENT))
+	if (len == -ENOTSUP || len == -ENOENT)
 		return 0;
 	if (len < 0)
-		return err_sys(err, errno, "cannot list xattrs of '%s'", name ? name : "file");
+		return err_sys(err, (int)-len, "cannot list xattrs of '%s'", name ? name : "file");
 	return len ? read_kept(&place, names, (size_t)len, arena, ret_xattrs, err) : 0;
 }

@@ -286,10 +286,7 @@ static int compare(struct walk *walk, struct tree_node *const node[2], unsigned 
 
 static int enter(struct walk *walk, struct str name, size_t *ret_len, struct err *err)
 {
-	*ret_len = walk->path.len;
-	if (walk->path.len)
-		buf_putc(&walk->path, '/');
-	buf_add(&walk->path, name);
+	*ret_len = tree_enter(&walk->path, name);
 	if (walk->options->canceled && walk->options->canceled(walk->options->argument))
 		return err_set(err, ERR_CANCELED, "canceled");
 	return buf_check(&walk->path, "path", err);

@@ -17,11 +17,11 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
+#include "formats/base/xattr_at.h"
 #include "layerfs/rootfs_driver.h"
 #include "layerfs/tree.h"
 
@@ -54,15 +54,16 @@ enum mark_family rootfs_own_marks(void)
 
 static int copy_xattr(void *argument, struct str name, struct str value, struct err *err)
 {
-	const char *path = argument;
+	const int *upper_fd = argument;
 	auto_free char *text = str_dup(name);
+	int r;
 
 	if (!text)
 		return err_nomem(err);
-	if (setxattr(path, text, value.ptr, value.len, 0) < 0 && errno != EOPNOTSUPP &&
-	    errno != EPERM)
-		return err_sys(err, errno, "cannot set '%s' on the upper directory", text);
-	return 0;
+	r = xattr_at_set(*upper_fd, "", text, value.ptr, value.len, 0);
+	return r < 0 && r != -EOPNOTSUPP && r != -EPERM
+		       ? err_sys(err, -r, "cannot set '%s' on the upper directory", text)
+		       : 0;
 }
 
 /* Overlayfs shows the root of the upper as the root, so a fresh one takes the attributes of the root below. */
@@ -85,7 +86,7 @@ static int dress_upper(const struct stack *stack, int upper_fd, struct err *err)
 		return r;
 	attr = tree_attr(root);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", upper_fd);
-	r = tree_xattrs(tree, root, copy_xattr, path, err);
+	r = tree_xattrs(tree, root, copy_xattr, &upper_fd, err);
 	if (r < 0)
 		return r;
 	times[0] = times[1] = (struct timespec){ .tv_sec = attr->mtime,

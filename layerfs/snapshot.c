@@ -357,16 +357,6 @@ static int is_unchanged(struct snapshot *snapshot, struct tree_node *node, struc
 
 /* --- The walk --- */
 
-static size_t enter_name(struct snapshot *snapshot, struct str name)
-{
-	size_t len = snapshot->path.len;
-
-	if (len)
-		buf_putc(&snapshot->path, '/');
-	buf_add(&snapshot->path, name);
-	return len;
-}
-
 /* FS-905: once, by the innermost path. */
 static void name_error(struct snapshot *snapshot, int r, struct err *err)
 {
@@ -451,7 +441,7 @@ static int find_others(struct snapshot *snapshot, struct tree_node *node, struct
 		r = tree_next_name(dir, &name, err);
 		if (r <= 0)
 			return r;
-		len = enter_name(snapshot, name.name);
+		len = tree_enter(&snapshot->path, name.name);
 		key = (struct moved_key){ .element = name.element, .number = name.number };
 		if (name.type == DT_DIR) {
 			r = tree_lookup(snapshot->top, node, name.name, &child, err);
@@ -491,7 +481,7 @@ static int walk_others(struct snapshot *snapshot, struct above *above, struct tr
 		       struct str name, struct err *err)
 {
 	auto_tree_node struct tree_node *node = NULL;
-	size_t len = enter_name(snapshot, name);
+	size_t len = tree_enter(&snapshot->path, name);
 	int r = tree_lookup(snapshot->top, dir, name, &node, err);
 
 	if (r == 0 && tree_node_is_dir(node)) {
@@ -523,7 +513,7 @@ static int walk_whole(struct snapshot *snapshot, struct above *above, struct tre
 		r = tree_next(dir, &name, &child, err);
 		if (r <= 0)
 			return r;
-		len = enter_name(snapshot, name);
+		len = tree_enter(&snapshot->path, name);
 		r = check_name(snapshot, name, err);
 		if (r == 0 && S_ISDIR(tree_attr(child)->mode)) {
 			struct above here = { above, child, snapshot->path.len, false };
@@ -691,7 +681,7 @@ static int walk_name(struct snapshot *snapshot, struct above *above, const struc
 		     struct err *err)
 {
 	auto_tree_node struct tree_node *node = NULL, *old = NULL;
-	size_t len = enter_name(snapshot, name);
+	size_t len = tree_enter(&snapshot->path, name);
 	struct place place;
 	struct place_marks marks;
 	int r = check_name(snapshot, name, err);

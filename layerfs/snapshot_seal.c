@@ -19,22 +19,14 @@
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
 #include "formats/base/map.h"
+#include "formats/base/xattr_at.h"
 #include "layerfs/index.h"
 #include "layerfs/origin.h"
 #include "layerfs/rootfs_driver.h"
 #include "layerfs/tree_node.h"
 
-/* /proc/self/fd/N: calls that take no O_PATH descriptor reach one this way. */
-enum { FD_PATH_MAX = 32 };
-
-static const char *fd_path(int fd, char path[FD_PATH_MAX])
-{
-	snprintf(path, FD_PATH_MAX, "/proc/self/fd/%d", fd);
-	return path;
-}
-
 struct attribute_target {
-	char path[FD_PATH_MAX];
+	int fd;
 	enum mark_family marks;
 };
 
@@ -42,13 +34,14 @@ static int set_xattr(void *argument, struct str name, struct str value, struct e
 {
 	const struct attribute_target *target = argument;
 	char stored[XATTR_NAME_MAX + 1];
+	int r;
 
 	if (place_stored_name(target->marks, name, stored) < 0)
 		return err_sys(err, ERANGE, "xattr '%.*s'", (int)name.len, name.ptr);
-	if (setxattr(target->path, stored, value.ptr, value.len, 0) < 0 && errno != EPERM &&
-	    errno != EOPNOTSUPP)
-		return err_sys(err, errno, "cannot set xattr '%s'", stored);
-	return 0;
+	r = xattr_at_set(target->fd, "", stored, value.ptr, value.len, 0);
+	return r < 0 && r != -EPERM && r != -EOPNOTSUPP
+		       ? err_sys(err, -r, "cannot set xattr '%s'", stored)
+		       : 0;
 }
 
 /* Owner, mode, xattrs and time of 'node' for the directory 'fd'. */
@@ -58,20 +51,22 @@ static int copy_attributes(struct tree *tree, struct tree_node *node, enum mark_
 	const struct tree_attr *attr = tree_attr(node);
 	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT },
 				     { .tv_sec = attr->mtime, .tv_nsec = attr->mtime_nsec } };
-	struct attribute_target target = { .marks = marks };
+	struct attribute_target target = { .fd = fd, .marks = marks };
+	char path[32];
 	int r;
 
-	fd_path(fd, target.path);
 	/* What a default ACL of the directory above gave it. */
-	(void)removexattr(target.path, "system.posix_acl_default");
-	(void)removexattr(target.path, "system.posix_acl_access");
+	(void)!xattr_at_remove(fd, "", "system.posix_acl_default");
+	(void)!xattr_at_remove(fd, "", "system.posix_acl_access");
 	if (fchownat(fd, "", attr->uid, attr->gid, AT_EMPTY_PATH) < 0)
 		return err_sys(err, errno, "cannot give a directory to %u:%u", attr->uid,
 			       attr->gid);
-	if (chmod(target.path, attr->mode & 07777) < 0)
+	/* No O_PATH descriptor is taken here. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (chmod(path, attr->mode & 07777) < 0)
 		return err_sys(err, errno, "cannot set the mode of a directory");
 	r = tree_xattrs(tree, node, set_xattr, &target, err);
-	if (r == 0 && utimensat(AT_FDCWD, target.path, times, 0) < 0)
+	if (r == 0 && utimensat(AT_FDCWD, path, times, 0) < 0)
 		r = err_sys(err, errno, "cannot set the time of a directory");
 	return r;
 }
@@ -345,16 +340,6 @@ static int read_index(struct seal *seal, struct err *err)
 	return errno ? err_sys(err, errno, "cannot read the index directory") : 0;
 }
 
-static size_t enter(struct seal *seal, struct str name)
-{
-	size_t len = seal->path.len;
-
-	if (len)
-		buf_putc(&seal->path, '/');
-	buf_add(&seal->path, name);
-	return len;
-}
-
 /* A directory that gets a name here must not show it: the step did not write to it. */
 static int keep_times(int dirfd, const struct stat *before, struct err *err)
 {
@@ -473,7 +458,7 @@ static int join_names(struct seal *seal, struct tree_node *dir_node, struct err 
 		r = tree_next_name(dir, &name, err);
 		if (r <= 0)
 			return r;
-		len = enter(seal, name.name);
+		len = tree_enter(&seal->path, name.name);
 		r = join_entry(seal, dir_node, &name, err);
 		buf_truncate(&seal->path, len);
 	}

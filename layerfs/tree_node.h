@@ -40,6 +40,17 @@ struct tree_name {
 };
 int tree_next_name(struct tree_dir *dir, struct tree_name *ret_name, struct err *err) must_check;
 
+/* Appends a name to the path of a walk. Returns how long that was, for buf_truncate(). */
+static inline size_t tree_enter(struct buf *path, struct str name)
+{
+	size_t len = path->len;
+
+	if (len)
+		buf_putc(path, '/');
+	buf_add(path, name);
+	return len;
+}
+
 /* A directory that was copied up: '*ret_node' is 'node' with 'place' (taken) on top. It owns the places of 'node', which stays
  * for who still reads it, until tree_node_free_covered(). */
 void tree_node_free_covered(struct tree_node *node);

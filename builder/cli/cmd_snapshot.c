@@ -20,6 +20,7 @@
 
 struct snapshot_flags {
 	const char *output, *compression;
+	const char *workdir;
 	bool userxattr, json;
 };
 
@@ -28,6 +29,8 @@ static const struct option snapshot_flags_table[] = {
 	  "file to write; '-' is standard output" },
 	{ "compression", 0, OPTION_TEXT, offsetof(struct snapshot_flags, compression),
 	  "none|gzip|zstd", "compression of the tar (default: what the suffix of FILE says)" },
+	{ "work-dir", 0, OPTION_TEXT, offsetof(struct snapshot_flags, workdir), "DIR",
+	  "where the layer is made (default: beside FILE; for '-' $TMPDIR or /tmp)" },
 	{ "userxattr", 0, OPTION_FLAG, offsetof(struct snapshot_flags, userxattr), NULL,
 	  "marks are in user.overlay even though root asks" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct snapshot_flags, json), NULL,
@@ -85,12 +88,25 @@ static int push_lowers(const char *list, enum mark_family marks, struct stack *s
 		if (!path)
 			return err_nomem(err);
 		if (!is_dir(path))
-			return err_set(err, ENOENT, "'%s' is not a directory", path);
+			return access(path, F_OK) < 0
+				       ? err_set(err, ENOENT, "no such directory '%s'", path)
+				       : err_set(err, ENOENT, "'%s' is not a directory", path);
 		r = operand_push_dir(path, marks, stack, err);
 		if (r < 0)
 			return r;
 	} while (more);
 	return 0;
+}
+
+/* Neither image names nor their tags begin like paths, so what does is meant as one. */
+static bool has_path(const char *list)
+{
+	for (; list; list = strchr(list, ':')) {
+		list += *list == ':';
+		if (list[0] == '/' || strncmp(list, "./", 2) == 0 || strncmp(list, "../", 3) == 0)
+			return true;
+	}
+	return false;
 }
 
 static int open_lower(struct command_context *context, const char *name, enum mark_family marks,
@@ -108,6 +124,10 @@ static int open_lower(struct command_context *context, const char *name, enum ma
 	}
 	if (is_dir(name))
 		return r;
+	if (has_path(name) && access(name, F_OK) < 0) {
+		*err = not_dirs;
+		return r;
+	}
 	r = operand_open(context, name, stack, err);
 	/* Of several directories one is missing, most likely. */
 	if (r == -ENOENT && strchr(name, '/') && strchr(name, ':'))
@@ -122,17 +142,26 @@ struct workshop {
 	struct store *store;
 };
 
-static int workshop_open(const char *output, struct workshop *workshop, struct err *err)
+/* Where a store is to be made: it takes as much as the layer. */
+static struct str work_dir(const struct snapshot_flags *flags)
 {
-	const char *slash = strrchr(output, '/'), *tmp = getenv("TMPDIR");
-	bool beside = strcmp(output, "-") != 0;
-	struct str dir = str_from(tmp && *tmp ? tmp : "/tmp");
+	const char *slash = strrchr(flags->output, '/'), *tmp = getenv("TMPDIR");
+
+	if (flags->workdir)
+		return str_from(flags->workdir);
+	if (strcmp(flags->output, "-") == 0)
+		return str_from(tmp && *tmp ? tmp : "/tmp");
+	return slash ? str_of(flags->output, (size_t)(slash - flags->output) + 1) : STR(".");
+}
+
+static int workshop_open(const struct snapshot_flags *flags, struct workshop *workshop,
+			 struct err *err)
+{
+	struct str dir = work_dir(flags);
 	char random[17];
 	int r;
 
 	io_random_hex(random, sizeof(random) - 1);
-	if (beside)
-		dir = slash ? str_of(output, (size_t)(slash - output) + 1) : STR(".");
 	if (asprintf(&workshop->path, "%.*s/" IO_TEMP_PREFIX "snapshot-%s", (int)dir.len, dir.ptr,
 		     random) < 0) {
 		workshop->path = NULL;
@@ -274,7 +303,7 @@ static int run_snapshot(struct command_context *context, const void *flags_, int
 		return err_sys(err, errno, "cannot open directory '%s'", argv[1]);
 	r = open_lower(context, argv[0], marks, &lower, err);
 	if (r == 0)
-		r = workshop_open(flags->output, &workshop, err);
+		r = workshop_open(flags, &workshop, err);
 	if (r == 0)
 		r = make_layer(workshop.store, upper, marks, &lower, compression, argv[1], &result,
 			       err);

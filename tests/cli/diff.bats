@@ -161,7 +161,18 @@ dump() {
 	run -2 mica snapshot l1 upper
 	[[ $output == *"use -o FILE"* ]]
 	run -125 mica snapshot l1:none upper -o d.tar
+	run -125 mica snapshot "$PWD/nonexist" upper -o d.tar
+	[[ $output == *"no such directory '$PWD/nonexist'"* ]]
+	run -125 mica snapshot l1:./nonexist upper -o d.tar
+	[[ $output == *"no such directory './nonexist'"* ]]
 	[ -z "$(find . -maxdepth 1 -name '.tmp-*')" ]
+	rm upper/.wh.x
+	mkdir room
+	mica snapshot --work-dir room l2:l1 upper -o e.tar >/dev/null
+	cmp a.tar e.tar
+	[ -z "$(ls room)" ]
+	run -125 mica snapshot --work-dir nowhere l2:l1 upper -o f.tar
+	[[ $output == *"cannot make a directory in 'nowhere'"* ]]
 }
 
 @test "layer index and verify: what belongs together, and what does not" {
