@@ -165,6 +165,7 @@ static int start_from_stage(struct stage *stage)
 	stage->shell_set = base->shell_set;
 	stage->workdir_set = base->workdir_set;
 	stage->unknown_base = base->unknown_base;
+	stage->repeated_env = base->repeated_env;
 	return r;
 }
 

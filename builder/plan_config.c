@@ -3,6 +3,7 @@
  * scanners parse (RCP-441). Each function: expand, check, change, record. */
 #include "builder/plan_internal.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,10 +100,7 @@ int config_env(struct stage *stage, const struct instruction *instruction)
 			return err_set(stage->planner->err, ERR_FORMAT,
 				       "ENV name '%s' contains '='", pairs[i].name.ptr);
 		lint_secret_name(stage, "ENV", pairs[i].name);
-		r = scope_set(stage->planner, &stage->scope, pairs[i].name, pairs[i].value);
-		if (r == 0)
-			r = config_nomem(stage, image_config_set_env(&stage->config, pairs[i].name,
-								     pairs[i].value));
+		r = scope_set_env(stage, pairs[i].name, pairs[i].value);
 	}
 	return r < 0 ? r : add_pairs_history(stage, "ENV", pairs, count);
 }
@@ -248,19 +246,14 @@ static int parse_range(struct str text, uint64_t *ret_first, uint64_t *ret_last)
 
 static bool is_address(struct str text)
 {
-	bool colon = str_has(text, ':');
-	size_t i, dots = 0;
+	char copy[INET6_ADDRSTRLEN];
+	struct in6_addr address;
 
-	for (i = 0; i < text.len; i++) {
-		char c = text.ptr[i];
-		bool digit = c >= '0' && c <= '9';
-		bool hex = digit || ((c | 32) >= 'a' && (c | 32) <= 'f');
-
-		dots += c == '.';
-		if (!(colon ? hex || c == ':' || c == '.' : digit || c == '.'))
-			return false;
-	}
-	return colon || dots == 3;
+	if (text.len >= sizeof(copy) || str_has(text, '\0'))
+		return false;
+	memcpy(copy, text.ptr, text.len);
+	copy[text.len] = '\0';
+	return inet_pton(AF_INET, copy, &address) == 1 || inet_pton(AF_INET6, copy, &address) == 1;
 }
 
 /* "[ip:][hostport:]port": what an image can say is the last part, the others are for the one who runs it. */
@@ -732,17 +725,10 @@ int config_healthcheck(struct stage *stage, const struct instruction *instructio
 int config_onbuild(struct stage *stage, const struct instruction *instruction)
 {
 	const struct instruction *trigger = instruction->trigger;
-	struct image_config *config = &stage->config;
 	struct buf text = BUF_INIT(LIMIT_RECIPE_BYTES);
-	struct str *list = arena_array(stage->planner->arena, config->onbuild_count + 1,
-				       sizeof(*list));
 	size_t i;
 	int r;
 
-	if (!list)
-		return plan_nomem(stage->planner);
-	for (i = 0; i < config->onbuild_count; i++)
-		list[i] = str_from(config->onbuild[i]);
 	buf_add(&text, trigger->original);
 	for (i = 0; i < trigger->heredoc_count; i++) {
 		buf_putc(&text, '\n');
@@ -750,11 +736,8 @@ int config_onbuild(struct stage *stage, const struct instruction *instruction)
 		buf_add(&text, trigger->heredocs[i].name);
 	}
 	r = buf_check(&text, "ONBUILD", stage->planner->err);
-	list[config->onbuild_count] = buf_str(&text);
 	if (r == 0)
-		r = config_nomem(stage, image_config_set_list(config, &config->onbuild,
-							      &config->onbuild_count, list,
-							      config->onbuild_count + 1));
+		r = config_nomem(stage, image_config_add_onbuild(&stage->config, buf_str(&text)));
 	buf_release(&text);
 	return r;
 }

@@ -18,6 +18,7 @@ struct variable {
 	struct str name, value;
 	bool set;		     /* false: only declared, by "ARG name" */
 	bool is_arg;		     /* declared by ARG */
+	size_t env;		     /* number in the Env of the config + 1; 0: not there */
 	struct plan_argument *shown; /* how --call=outline shows it, or NULL */
 };
 
@@ -67,6 +68,7 @@ struct stage {
 	struct step *last;
 	struct step **history_steps;
 	size_t history_step_count, base_history_count;
+	bool repeated_env; /* the base has a name twice in its Env */
 	bool cmd_set, shell_set, workdir_set;
 	const struct instruction *cmd, *entrypoint, *healthcheck; /* of this stage, for lint */
 	unsigned step_total, step_index;			  /* for names */
@@ -100,7 +102,7 @@ struct planner {
 	struct map *arguments; /* check_only: name -> struct plan_argument */
 	struct map *findings;  /* what was reported, so that it is not reported again */
 	struct check_settings check;
-	unsigned finding_count;
+	unsigned finding_count, suggestion_count;
 	const char *first_finding; /* rule, for the error */
 	struct line_range lines;   /* what is worked on, for errors */
 	struct err *err;
@@ -167,6 +169,8 @@ int scope_expand_words(struct stage *stage, struct str word, struct str **words,
 int scope_expand_body(struct stage *stage, struct str body, struct str *ret_text);
 bool scope_get(const struct scope *scope, struct str name, struct str *ret_value);
 int scope_set(struct planner *planner, struct scope *scope, struct str name, struct str value);
+/* ENV: the variable, and its entry in the Env of the config. */
+int scope_set_env(struct stage *stage, struct str name, struct str value);
 /* Lets the variables of the config's Env into a fresh scope. */
 int scope_import_env(struct stage *stage);
 int scope_copy(struct planner *planner, const struct scope *from, struct scope *to);

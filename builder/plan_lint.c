@@ -163,13 +163,19 @@ void lint_report(struct planner *planner, const char *rule, const struct instruc
 
 /* --- names of variables --- */
 
+/* A recipe with more unknown names than this needs another kind of help; each suggestion looks at all variables. */
+enum { SUGGESTIONS_MAX = 1000 };
+
 /* The nearest set name, for the message. */
-static struct str nearest_variable(const struct scope *scope, struct str name)
+static struct str nearest_variable(struct planner *planner, const struct scope *scope,
+				   struct str name)
 {
 	struct str nearest = STR("");
 	unsigned best = 3;
 	size_t i;
 
+	if (planner->suggestion_count++ >= SUGGESTIONS_MAX)
+		return nearest;
 	for (i = 0; i < scope->count; i++) {
 		struct str candidate = scope->items[i].name;
 		unsigned distance = str_distance(name, candidate, 2);
@@ -185,7 +191,7 @@ static struct str nearest_variable(const struct scope *scope, struct str name)
 
 void lint_undefined_var(struct stage *stage, struct str name)
 {
-	struct str nearest = nearest_variable(&stage->scope, name);
+	struct str nearest = nearest_variable(stage->planner, &stage->scope, name);
 
 	if (stage->unknown_base)
 		return;
@@ -198,7 +204,7 @@ void lint_undefined_var(struct stage *stage, struct str name)
 void lint_undefined_global(struct planner *planner, const struct instruction *instruction,
 			   struct str name)
 {
-	struct str nearest = nearest_variable(&planner->globals, name);
+	struct str nearest = nearest_variable(planner, &planner->globals, name);
 
 	lint_report(planner, "UndefinedArgInFrom", instruction, planner->lines,
 		    "FROM argument '%.*s' is not declared%s%.*s%s", (int)name.len, name.ptr,

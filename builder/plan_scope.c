@@ -26,6 +26,13 @@ static const char *const controls[] = {
 	"SOURCE_DATE_EPOCH",	      NULL
 };
 
+/* Accepted as declarations, in no environment. */
+static bool is_hidden(struct str name)
+{
+	return str_is(name, "BUILDKIT_SBOM_SCAN_CONTEXT") ||
+	       str_is(name, "BUILDKIT_SBOM_SCAN_STAGE");
+}
+
 /* --- lists --- */
 
 static struct variable *find(const struct scope *scope, struct str name)
@@ -113,6 +120,7 @@ int scope_copy(struct planner *planner, const struct scope *from, struct scope *
 		item->value = from->items[i].value;
 		item->set = from->items[i].set;
 		item->shown = from->items[i].shown;
+		item->env = from->items[i].env;
 	}
 	for (i = 0; r == 0 && i < from->arg_count; i++)
 		r = declare(planner, to, from->items[from->args[i]].name);
@@ -130,14 +138,37 @@ int scope_import_env(struct stage *stage)
 	size_t i;
 
 	for (i = 0; i < stage->config.env_count; i++) {
+		struct variable *item;
 		struct str name, value;
 
 		/* "FOO" without '=' counts as empty (RCP-249). */
 		str_cut(str_from(stage->config.env[i]), '=', &name, &value);
 		if (scope_set(stage->planner, &stage->scope, name, value) < 0)
 			return -stage->planner->err->code;
+		item = find(&stage->scope, name);
+		stage->repeated_env |= item->env != 0;
+		item->env = i + 1;
 	}
 	return 0;
+}
+
+int scope_set_env(struct stage *stage, struct str name, struct str value)
+{
+	struct image_config *config = &stage->config;
+	struct variable *item;
+	int r = scope_set(stage->planner, &stage->scope, name, value);
+
+	if (r < 0)
+		return r;
+	item = find(&stage->scope, name);
+	if (stage->repeated_env) {
+		r = image_config_set_env(config, name, value);
+	} else {
+		if (!item->env)
+			item->env = config->env_count + 1;
+		r = image_config_put_env(config, item->env - 1, name, value);
+	}
+	return r < 0 ? plan_nomem(stage->planner) : 0;
 }
 
 /* --- build arguments --- */
@@ -643,7 +674,7 @@ int scope_environment(struct stage *stage, const char ***ret_env, const char ***
 	for (i = 0; r == 0 && i < stage->scope.count; i++)
 		show_use(&stage->scope.items[i]);
 	for (i = 0; r == 0 && i < stage->scope.count; i++)
-		if (stage->scope.items[i].set)
+		if (stage->scope.items[i].set && !is_hidden(stage->scope.items[i].name))
 			r = add_env(planner, &env, stage->scope.items[i].name,
 				    stage->scope.items[i].value);
 	if (r == 0 && !scope_get(&stage->scope, STR("PATH"), &unused))

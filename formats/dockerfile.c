@@ -14,6 +14,7 @@
 
 #include "formats/base/limits.h"
 #include "formats/dockerfile_keyword.h"
+#include "formats/json.h"
 #include "formats/rune.h"
 
 /* Structures per byte of source: the densest legal recipe is two-byte words of sixteen bytes each, grown by doubling. */
@@ -159,6 +160,53 @@ static int read_directives(struct parser *parser, struct err *err)
 		parser->line = 0;
 	}
 	return r;
+}
+
+/* --- other languages --- */
+
+/* The language that a recipe names which cannot be one of ours: '// syntax=' lines, or a JSON object with a member 'syntax', at
+ * the start or behind a '#!' line (RCP-125). Empty when it names none. */
+static int find_foreign_syntax(struct parser *parser, struct str *ret_syntax, struct err *err)
+{
+	auto_json struct json *document = NULL;
+	struct str text = parser->text, line, key, value;
+	struct err ignored;
+	const char *named = NULL;
+	char *copy;
+
+	*ret_syntax = STR("");
+	if (str_starts(text, "#!"))
+		str_cut(text, '\n', &line, &text);
+	for (; str_starts(rune_trim_left(text), "//"); str_cut(text, '\n', &line, &text)) {
+		str_cut(text, '\n', &line, &value);
+		line = str_from_index(rune_trim_left(line), 1);
+		/* "/ syntax=x" differs from a directive in its first character. */
+		if (!str_cut(str_from_index(line, 1), '=', &key, &value) ||
+		    !str_is_nocase(rune_trim(key), "syntax"))
+			continue;
+		str_cut(rune_trim(value), ' ', ret_syntax, &key);
+		return 0;
+	}
+	if (!str_starts(rune_trim_left(text), "{") ||
+	    json_parse(text, "recipe", &document, &ignored) < 0 ||
+	    json_get_text(document, "syntax", &named, &ignored) < 0 || !named)
+		return 0;
+	copy = arena_strdup(&parser->recipe->arena, str_from(named));
+	*ret_syntax = str_from(copy);
+	return copy ? 0 : err_nomem(err);
+}
+
+static int refuse_foreign_syntax(struct parser *parser, struct err *err)
+{
+	struct str syntax;
+	int r = find_foreign_syntax(parser, &syntax, err);
+
+	if (r < 0 || !syntax.len)
+		return r;
+	parser->lines = (struct line_range){ 1, 1 };
+	return err_set(err, ERR_UNSUPPORTED,
+		       "the recipe asks for the language of '%.*s', mica has its own only",
+		       (int)syntax.len, syntax.ptr);
 }
 
 /* --- logical lines --- */
@@ -434,7 +482,9 @@ static int run_parser(struct parser *parser, struct str text, struct err *err)
 		return err_nomem(err);
 	recipe->text = str_of(copy, text.len);
 	parser->text = without_bom(recipe->text);
-	r = read_directives(parser, err);
+	r = refuse_foreign_syntax(parser, err);
+	if (r == 0)
+		r = read_directives(parser, err);
 	if (r == 0)
 		r = read_instructions(parser, err);
 	return r < 0 ? r : check_whole(parser, err);

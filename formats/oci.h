@@ -104,6 +104,12 @@ struct healthcheck {
 
 /* Lists are NULL-terminated as well as counted. An absent list and an empty one differ only for entrypoint and cmd:
  * 'X' NULL = absent. Strings and lists live in 'arena' and are replaced, never edited, so copies may share them. */
+/* Entries that an array of a config has room for; only of use while the array is still this one. */
+struct config_room {
+	const char **list;
+	size_t entries;
+};
+
 struct image_config {
 	struct arena arena;
 	struct json *
@@ -124,6 +130,7 @@ struct image_config {
 	size_t diff_id_count;
 	struct history_entry *history;
 	size_t history_count;
+	struct config_room env_room, port_room, volume_room, label_room, onbuild_room;
 };
 
 void image_config_init(struct image_config *config); /* empty, as for FROM scratch */
@@ -136,10 +143,16 @@ int image_config_write(const struct image_config *config, struct buf *buf,
 		       struct err *err) must_check;
 void image_config_release(struct image_config *config);
 
-/* Editing; -ENOMEM. Text is copied into the arena. */
+/* Editing; -ENOMEM. Text is copied into the arena; lists change in place. What is put into sorted lists or at the end costs
+ * little however many there are; image_config_set_env() looks through all of Env. */
 int image_config_set_env(struct image_config *config, struct str key, struct str value) must_check;
+/* Entry 'at' becomes "KEY=VALUE"; at the end (env_count) it is added. For a caller who knows where names stand. */
+int image_config_put_env(struct image_config *config, size_t at, struct str key,
+			 struct str value) must_check;
 const char *image_config_env(const struct image_config *config,
 			     const char *key); /* value or NULL */
+/* One more ONBUILD trigger. */
+int image_config_add_onbuild(struct image_config *config, struct str text) must_check;
 int image_config_set_label(struct image_config *config, struct str key,
 			   struct str value) must_check;
 int image_config_add_port(struct image_config *config, struct str port) must_check;

@@ -10,6 +10,7 @@
 #include "formats/oci.h"
 
 #include <ctype.h>
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -471,29 +472,77 @@ static struct str key_of(const char *pair)
 	return key;
 }
 
+/* 'list' of 'count' entries with room for 'more' and a NULL behind them: in place when it was made here and has the room, else in
+ * an array of twice the size, so that any number of additions costs no more than the last array. NULL: no memory. */
+static const char **make_room(struct image_config *config, struct config_room *room,
+			      const char **list, size_t count, size_t more)
+{
+	const char **larger;
+
+	if (list && list == room->list && count + more < room->entries)
+		return list;
+	larger = arena_array(&config->arena, 2 * (count + more) + 2, sizeof(*larger));
+	if (!larger)
+		return NULL;
+	if (count)
+		memcpy(larger, list, count * sizeof(*larger));
+	*room = (struct config_room){ .list = larger, .entries = 2 * (count + more) + 2 };
+	return larger;
+}
+
 int image_config_set_env(struct image_config *config, struct str key, struct str value)
 {
-	size_t i, used = 0;
-	const char **env;
+	const char **env = make_room(config, &config->env_room, config->env, config->env_count, 1);
+	size_t i, used = 0, count = config->env_count;
 	bool placed = false;
 	char *pair;
 
 	pair = arena_printf(&config->arena, "%.*s=%.*s", (int)key.len, key.ptr, (int)value.len,
 			    value.ptr);
-	env = arena_array(&config->arena, config->env_count + 2, sizeof(*env));
 	if (!pair || !env)
 		return -ENOMEM;
 	/* The first entry of that name is replaced where it stands, repeated ones go. */
-	for (i = 0; i < config->env_count; i++) {
-		if (!str_eq(key_of(config->env[i]), key))
-			env[used++] = config->env[i];
+	for (i = 0; i < count; i++) {
+		if (!str_eq(key_of(env[i]), key))
+			env[used++] = env[i];
 		else if (!placed)
 			env[used++] = pair, placed = true;
 	}
 	if (!placed)
 		env[used++] = pair;
+	env[used] = NULL;
 	config->env = env;
 	config->env_count = used;
+	return 0;
+}
+
+int image_config_put_env(struct image_config *config, size_t at, struct str key, struct str value)
+{
+	const char **env = make_room(config, &config->env_room, config->env, config->env_count, 1);
+	char *pair = arena_printf(&config->arena, "%.*s=%.*s", (int)key.len, key.ptr,
+				  (int)value.len, value.ptr);
+
+	if (!pair || !env)
+		return -ENOMEM;
+	assert(at <= config->env_count);
+	env[at] = pair;
+	config->env_count += at == config->env_count;
+	env[config->env_count] = NULL;
+	config->env = env;
+	return 0;
+}
+
+int image_config_add_onbuild(struct image_config *config, struct str text)
+{
+	const char **list = make_room(config, &config->onbuild_room, config->onbuild,
+				      config->onbuild_count, 1);
+	char *copy = arena_strdup(&config->arena, text);
+
+	if (!list || !copy)
+		return -ENOMEM;
+	list[config->onbuild_count++] = copy;
+	list[config->onbuild_count] = NULL;
+	config->onbuild = list;
 	return 0;
 }
 
@@ -508,67 +557,72 @@ const char *image_config_env(const struct image_config *config, const char *key)
 	return NULL;
 }
 
+/* The first of 'count' sorted entries, 'step' texts each, that is not before 'key'. */
+static size_t find_place(const char **list, size_t count, size_t step, struct str key)
+{
+	size_t low = 0, high = count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (str_cmp(str_from(list[step * middle]), key) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 int image_config_set_label(struct image_config *config, struct str key, struct str value)
 {
-	size_t count = config->label_count, at = 0, rest;
-	const char **labels;
-	char *key_copy, *value_copy;
-	bool replaces;
+	size_t count = config->label_count, at = find_place(config->labels, count, 2, key);
+	bool replaces = at < count && str_eq(str_from(config->labels[2 * at]), key);
+	const char **labels = make_room(config, &config->label_room, config->labels, 2 * count, 2);
+	char *key_copy = arena_strdup(&config->arena, key);
+	char *value_copy = arena_strdup(&config->arena, value);
 
-	labels = arena_array(&config->arena, 2 * count + 3, sizeof(*labels));
-	key_copy = arena_strdup(&config->arena, key);
-	value_copy = arena_strdup(&config->arena, value);
 	if (!labels || !key_copy || !value_copy)
 		return -ENOMEM;
-	while (at < count && str_cmp(str_from(config->labels[2 * at]), key) < 0)
-		at++;
-	replaces = at < count && str_eq(str_from(config->labels[2 * at]), key);
-	rest = count - at - replaces;
-	if (at)
-		memcpy(labels, config->labels, 2 * at * sizeof(*labels));
+	if (!replaces)
+		memmove(labels + 2 * at + 2, labels + 2 * at, 2 * (count - at) * sizeof(*labels));
 	labels[2 * at] = key_copy;
 	labels[2 * at + 1] = value_copy;
-	if (rest)
-		memcpy(labels + 2 * at + 2, config->labels + 2 * (at + replaces),
-		       2 * rest * sizeof(*labels));
 	config->labels = labels;
 	config->label_count = count + !replaces;
+	labels[2 * config->label_count] = NULL;
 	return 0;
 }
 
-static int add_to_set(struct image_config *config, const char ***set, size_t *count,
-		      struct str word)
+static int add_to_set(struct image_config *config, struct config_room *room, const char ***set,
+		      size_t *count, struct str word)
 {
+	size_t at = find_place(*set, *count, 1, word);
 	const char **words;
-	size_t at = 0;
 	char *copy;
 
-	while (at < *count && str_cmp(str_from((*set)[at]), word) < 0)
-		at++;
 	if (at < *count && str_eq(str_from((*set)[at]), word))
 		return 0;
-	words = arena_array(&config->arena, *count + 2, sizeof(*words));
+	words = make_room(config, room, *set, *count, 1);
 	copy = arena_strdup(&config->arena, word);
 	if (!words || !copy)
 		return -ENOMEM;
-	if (at)
-		memcpy(words, *set, at * sizeof(*words));
+	memmove(words + at + 1, words + at, (*count - at) * sizeof(*words));
 	words[at] = copy;
-	if (at < *count)
-		memcpy(words + at + 1, *set + at, (*count - at) * sizeof(*words));
 	*set = words;
-	(*count)++;
+	words[++*count] = NULL;
 	return 0;
 }
 
 int image_config_add_port(struct image_config *config, struct str port)
 {
-	return add_to_set(config, &config->exposed_ports, &config->exposed_port_count, port);
+	return add_to_set(config, &config->port_room, &config->exposed_ports,
+			  &config->exposed_port_count, port);
 }
 
 int image_config_add_volume(struct image_config *config, struct str path)
 {
-	return add_to_set(config, &config->volumes, &config->volume_count, path);
+	return add_to_set(config, &config->volume_room, &config->volumes, &config->volume_count,
+			  path);
 }
 
 int image_config_set_text(struct image_config *config, const char **field, struct str value)

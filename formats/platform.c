@@ -299,6 +299,10 @@ int platform_rank(const struct platform *wanted, const struct platform *offered)
 {
 	if (strcmp(wanted->os, offered->os) != 0)
 		return -1;
+	/* Also of a kind that no machine has. */
+	if (strcmp(wanted->arch, offered->arch) == 0 &&
+	    strcmp(wanted->variant, offered->variant) == 0)
+		return 0;
 	if (strcmp(wanted->arch, "amd64") == 0)
 		return rank_amd64(wanted, offered);
 	if (strcmp(wanted->arch, "arm64") == 0)

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "formats/base/limits.h"
 #include "formats/json.h"
 
 #define LAYER "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
@@ -42,6 +43,26 @@ static const struct image images[] = {
 			"\"FROM x\"]},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[]}}" },
 };
 
+/* "triggers N": an image with N triggers; "long N": with one of N bytes. */
+static int resolve_many(const char *image, struct image_config *ret_config, struct err *err)
+{
+	auto_buf struct buf text = BUF_INIT(1 << 20);
+	unsigned count = (unsigned)strtoul(strchr(image, '-') + 1, NULL, 10), i;
+	bool long_one = strncmp(image, "long-", 5) == 0;
+
+	buf_puts(&text,
+		 "{\"architecture\":\"amd64\",\"os\":\"linux\",\"rootfs\":{\"type\":\"layers\","
+		 "\"diff_ids\":[]},\"config\":{\"OnBuild\":[\"");
+	if (long_one) {
+		buf_puts(&text, "USER ");
+		buf_fill(&text, 'u', count - 5);
+	}
+	for (i = 0; i < count && !long_one; i++)
+		buf_printf(&text, "%sUSER u", i ? "\",\"" : "");
+	buf_puts(&text, "\"]}}");
+	return image_config_parse(buf_str(&text), ret_config, err);
+}
+
 struct fixture {
 	struct buf resolved, warnings;
 	struct recipe recipe;
@@ -64,6 +85,8 @@ static int resolve(void *argument, const char *image, const struct platform *pla
 	for (i = 0; i < sizeof(images) / sizeof(images[0]); i++)
 		if (strcmp(images[i].name, image) == 0)
 			return image_config_parse(str_from(images[i].config), ret_config, err);
+	if (strchr(image, '-'))
+		return resolve_many(image, ret_config, err);
 	return err_set(err, ENOENT, "no image '%s'", image);
 }
 
@@ -753,6 +776,86 @@ static void test_lint(void **state)
 		     "D:1: directive 'check': unknown check option 'skp' (did you mean skip?)");
 }
 
+/* "TEXT0", "TEXT1" ..., ended by NULL. */
+static const char *const *numbered(const char *format, size_t count)
+{
+	const char **list = calloc(count + 1, sizeof(*list));
+	size_t i;
+
+	assert_non_null(list);
+	for (i = 0; i < count; i++) {
+		char text[64];
+
+		snprintf(text, sizeof(text), "%s%zu=x", format, i);
+		list[i] = strdup(text);
+		assert_non_null(list[i]);
+	}
+	return list;
+}
+
+static void free_numbered(const char *const *list)
+{
+	size_t i;
+
+	for (i = 0; list[i]; i++)
+		free((void *)(uintptr_t)list[i]);
+	free((void *)(uintptr_t)list);
+}
+
+static void expect_limit(int r, bool above, struct fixture *fixture, const char *message)
+{
+	if (!above && r < 0)
+		fail_msg("%s", fixture->err.text);
+	if (above) {
+		assert_int_equal(r, -ERR_LIMIT);
+		assert_string_equal(fixture->err.text, message);
+	}
+	release(fixture);
+}
+
+/* RCP-6: each limit of what is evaluated, and one above. */
+static void test_limits(void **state)
+{
+	struct fixture fixture;
+	size_t above, i;
+
+	(void)state;
+	for (above = 0; above < 2; above++) {
+		const char *const *list = numbered("a", LIMIT_BUILD_ARGS + above);
+		struct plan_options options = { .labels = list };
+		auto_buf struct buf text = BUF_INIT(1 << 20);
+
+		expect_limit(plan_text(&fixture, "FROM scratch", list, NULL), above, &fixture,
+			     "more than 10000 build arguments");
+		expect_limit(plan_text(&fixture, "FROM scratch", NULL, &options), above, &fixture,
+			     "more than 10000 labels");
+		free_numbered(list);
+		buf_puts(&text, "FROM base\nRUN");
+		for (i = 0; i < 1000 + above; i++)
+			buf_printf(&text, " --mount=type=tmpfs,target=/%zu", i);
+		buf_puts(&text, " x");
+		expect_limit(plan_text(&fixture, text.data, NULL, NULL), above, &fixture,
+			     "D:2: more than 1000 mounts on one RUN");
+		expect_limit(plan_text(&fixture,
+				       above ? "FROM triggers-1001" : "FROM triggers-1000", NULL,
+				       NULL),
+			     above, &fixture, "D:1: more than 1000 ONBUILD triggers");
+		expect_limit(plan_text(&fixture, above ? "FROM long-65537" : "FROM long-65536",
+				       NULL, NULL),
+			     above, &fixture,
+			     "D:1: an ONBUILD trigger of 'long-65537' is larger than 65536 bytes");
+		buf_clear(&text);
+		buf_puts(&text, "ARG a=");
+		buf_fill(&text, 'x', LIMIT_EXPANSION_BYTES / 32);
+		buf_puts(&text, "\nARG b=");
+		for (i = 0; i < 32; i++)
+			buf_puts(&text, "${a}");
+		buf_puts(&text, above ? "y\nFROM scratch" : "\nFROM scratch");
+		expect_limit(plan_text(&fixture, text.data, NULL, NULL), above, &fixture,
+			     "D:2: expansion is larger than 16777216 bytes");
+	}
+}
+
 /* RCP-403: every stage is looked at, a base that nobody knows is no error. */
 static void test_check_only(void **state)
 {
@@ -899,9 +1002,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_commands),       cmocka_unit_test(test_mounts),
 		cmocka_unit_test(test_run_flags),      cmocka_unit_test(test_copies),
 		cmocka_unit_test(test_lint),	       cmocka_unit_test(test_check_only),
-		cmocka_unit_test(test_result),	       cmocka_unit_test(test_syntax),
-		cmocka_unit_test(test_suggestion),     cmocka_unit_test(test_lint_of_values),
-		cmocka_unit_test(test_named_contexts), cmocka_unit_test(test_long_chain),
+		cmocka_unit_test(test_limits),	       cmocka_unit_test(test_result),
+		cmocka_unit_test(test_syntax),	       cmocka_unit_test(test_suggestion),
+		cmocka_unit_test(test_lint_of_values), cmocka_unit_test(test_named_contexts),
+		cmocka_unit_test(test_long_chain),
 	};
 
 	if (argc > 1)
