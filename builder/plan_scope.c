@@ -137,6 +137,8 @@ int scope_import_env(struct stage *stage)
 {
 	size_t i;
 
+	for (i = 0; i < stage->scope.count; i++)
+		stage->scope.items[i].env = 0;
 	for (i = 0; i < stage->config.env_count; i++) {
 		struct variable *item;
 		struct str name, value;
