@@ -155,6 +155,28 @@ int bind_root_open(const struct run_options *options, const struct run_mount *mo
 	return r;
 }
 
+int bind_root_open_directory(const struct run_options *options, int fd, struct bind_root **ret_root,
+			     struct err *err)
+{
+	auto_bind_root struct bind_root *root = calloc(1, sizeof(*root));
+	int r;
+
+	if (!root)
+		return err_nomem(err);
+	root->store = options->store;
+	root->writable = true;
+	root->driver = options->driver;
+	root->server_argv = options->server_argv;
+	root->plain_fd = -1;
+	r = stack_push_upper(&root->stack, fd, rootfs_own_marks(), err);
+	if (r == 0)
+		r = mount_stack(&root->stack, &root->upper, &root->has_upper, root, &root->rootfs,
+				err);
+	if (r == 0)
+		*ret_root = take(root);
+	return r;
+}
+
 /* Whether the kernel makes a bind of what the descriptor is. */
 static bool can_bind(int fd)
 {

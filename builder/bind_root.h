@@ -14,6 +14,9 @@ struct bind_root;
 /* The root that 'mount' names, with 'writable' under a throw-away upper. */
 int bind_root_open(const struct run_options *options, const struct run_mount *mount, bool writable,
 		   struct bind_root **ret_root, struct err *err) must_check;
+/* A directory of the host under a throw-away upper; 'fd' is borrowed until the root is closed. */
+int bind_root_open_directory(const struct run_options *options, int fd, struct bind_root **ret_root,
+			     struct err *err) must_check;
 /* Opens O_PATH what 'source' is in there, links resolved inside. ENOENT names it. */
 int bind_root_find(struct bind_root *root, const char *source, int *ret_fd,
 		   struct err *err) must_check;

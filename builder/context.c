@@ -39,11 +39,22 @@ struct context {
 	struct tree *tree;  /* over it; NULL: a directory */
 	const struct ignore *ignore;
 	const char *ignore_name;
+	bool normalised;
 	pthread_mutex_t lock; /* of what follows */
 	bool loaded;
 	struct buf cache;  /* as stored; never changes once loaded */
 	struct buf learnt; /* by this process */
 };
+
+void context_set_normalised(struct context *context, bool normalised)
+{
+	context->normalised = normalised;
+}
+
+bool context_is_normalised(const struct context *context)
+{
+	return context->normalised;
+}
 
 /* --- Opening and the cache's place --- */
 

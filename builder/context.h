@@ -33,6 +33,10 @@ void context_close(struct context *context); /* writes the stat cache back */
 int context_read_file(struct context *context, const char *path, struct buf *text,
 		      struct err *err) must_check;
 int context_dirfd(const struct context *context); /* -1: no directory */
+/* Modes are 0755 for directories and what anybody may execute, 0644 for other files, whatever a checkout made of them
+ * (RCP-615). */
+void context_set_normalised(struct context *context, bool normalised);
+bool context_is_normalised(const struct context *context);
 /* How the ignore file is called in messages; '.dockerignore' unless set. Borrowed. */
 /* Before anything is selected; borrowed. */
 void context_set_ignore(struct context *context, const struct ignore *ignore);

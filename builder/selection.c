@@ -822,6 +822,29 @@ static int add_trees(struct selection *selection, struct tree *tree, const struc
 	return 0;
 }
 
+static void normalise_node(struct node *node, int64_t mtime)
+{
+	uint32_t i;
+
+	if (!S_ISLNK(node->mode))
+		node->mode = (node->mode & S_IFMT) |
+			     (S_ISDIR(node->mode) || node->mode & 0111 ? 0755 : 0644);
+	if (mtime != INT64_MIN) {
+		node->mtime = mtime;
+		node->mtime_nsec = 0;
+	}
+	for (i = 0; i < node->child_count; i++)
+		normalise_node(&node->children[i], mtime);
+}
+
+void selection_normalise(struct selection *selection, int64_t mtime)
+{
+	size_t i;
+
+	for (i = 0; i < selection->item_count; i++)
+		normalise_node(selection->items[i].node, mtime);
+}
+
 int selection_new(struct context *context, struct tree *tree, const struct step *step,
 		  int spill_dirfd, struct selection **ret_selection, struct err *err)
 {
@@ -857,31 +880,10 @@ int selection_new_with(struct context *context, struct tree *tree, const struct 
 		selection_free(selection);
 		return r;
 	}
+	if (context && !tree && !remotes && context_is_normalised(context))
+		selection_normalise(selection, INT64_MIN);
 	*ret_selection = selection;
 	return 0;
-}
-
-static void normalise_node(struct node *node, int64_t mtime)
-{
-	uint32_t i;
-
-	if (!S_ISLNK(node->mode))
-		node->mode = (node->mode & S_IFMT) |
-			     (S_ISDIR(node->mode) || node->mode & 0111 ? 0755 : 0644);
-	if (mtime != INT64_MIN) {
-		node->mtime = mtime;
-		node->mtime_nsec = 0;
-	}
-	for (i = 0; i < node->child_count; i++)
-		normalise_node(&node->children[i], mtime);
-}
-
-void selection_normalise(struct selection *selection, int64_t mtime)
-{
-	size_t i;
-
-	for (i = 0; i < selection->item_count; i++)
-		normalise_node(selection->items[i].node, mtime);
 }
 
 static void free_tree_nodes(struct node *node)

@@ -41,6 +41,14 @@ struct run_cache_place {
 	const char *id, *directory;
 };
 
+/* A file or directory of the host in the container of every RUN. */
+struct run_volume {
+	int fd; /* O_PATH, borrowed */
+	const char *target;
+	bool read_only;
+	bool throw_away; /* a directory whose changes nobody keeps, the host neither */
+};
+
 struct run_options {
 	struct store *store;
 	struct sandbox *sandbox;
@@ -58,6 +66,8 @@ struct run_options {
 	size_t ssh_source_count;
 	const struct run_cache_place *cache_places;
 	size_t cache_place_count;
+	const struct run_volume *volumes;
+	size_t volume_count;
 	bool (*canceled)(void *self);
 	void *canceled_self;
 };

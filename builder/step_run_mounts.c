@@ -554,6 +554,36 @@ static int add_script(struct run *run, struct err *err)
 					      : 0;
 }
 
+/* Below what the recipe mounts, so that it can mount inside of them. */
+static int mount_volume(struct run *run, const struct run_volume *volume, struct err *err)
+{
+	struct run_mounts *to = run->to;
+	struct sandbox_mount mount = { .kind = SANDBOX_BIND,
+				       .source_fd = volume->fd,
+				       .target = volume->target,
+				       .recursive = true,
+				       .read_only = volume->read_only };
+	struct bind_root **roots;
+	int fd, r;
+
+	if (!volume->throw_away)
+		return add_mount(run, &mount, err);
+	roots = arena_grow(&to->arena, to->roots, to->root_count, sizeof(struct bind_root *));
+	if (!roots)
+		return err_nomem(err);
+	to->roots = roots;
+	r = bind_root_open_directory(run->options, volume->fd, &roots[to->root_count], err);
+	if (r < 0)
+		return r;
+	r = bind_root_find(roots[to->root_count++], "/", &fd, err);
+	if (r == 0)
+		r = own_fd(run, fd, err);
+	if (r < 0)
+		return r;
+	mount.source_fd = fd;
+	return add_mount(run, &mount, err);
+}
+
 int run_mounts_open(struct run_mounts *mounts, const struct run_options *options,
 		    const struct step *step, struct tree *tree, const struct account *account,
 		    unsigned row, struct err *err)
@@ -567,6 +597,8 @@ int run_mounts_open(struct run_mounts *mounts, const struct run_options *options
 	size_t i;
 	int r = take_caches(&run, err);
 
+	for (i = 0; i < options->volume_count && r == 0; i++)
+		r = mount_volume(&run, &options->volumes[i], err);
 	for (i = 0; i < step->mount_count && r == 0; i++)
 		r = add_run_mount(&run, &step->mounts[i], err);
 	if (r == 0)

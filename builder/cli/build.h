@@ -36,6 +36,7 @@
 #include "formats/base/io.h"
 #include "formats/ignore.h"
 #include "formats/oci.h"
+#include "registry-client/http.h"
 
 struct build_flags {
 	const char *file, *target, *platform, *progress, *iidfile, *metadata_file, *driver,
@@ -60,7 +61,9 @@ struct build_flags {
 	const char *check, *call, *format;
 	struct text_list extensions;
 	bool check_error, strict_syntax, offline;
-	bool no_cache, quiet, push, load, tls_verify, http_proxy;
+	const char *retries, *tag_ttl, *isolation;
+	struct text_list volumes;
+	bool no_cache, quiet, push, load, tls_verify, http_proxy, normalize_modes;
 };
 
 extern const struct option build_option_table[];
@@ -137,6 +140,10 @@ struct build {
 	struct cache_import *import;  /* NULL: none, or given up */
 	struct cache_entries entries; /* what was found and executed, for cache_to */
 	int64_t oldest_record_ns;     /* --cache-ttl; 0: of any age */
+	int64_t oldest_tag_ns;	      /* --tag-ttl; 0: of any age */
+	struct http_options http;     /* for every talk with a registry */
+	struct run_volume *volumes;   /* --volume */
+	size_t volume_count;
 	struct run_cache_place *cache_places;
 	size_t cache_place_count;
 	enum { ON_ERROR_FAIL, ON_ERROR_SHELL, ON_ERROR_KEEP } on_error;
@@ -250,6 +257,11 @@ bool build_prints_excerpts(const struct build *build);
 
 /* --all-platforms, once the recipe is read. */
 int build_find_platforms(struct build *build, struct err *err) must_check;
+
+/* --- build_volumes.c --- */
+
+int build_open_volumes(struct build *build, struct err *err) must_check;
+void build_close_volumes(struct build *build);
 
 /* --- build_output.c --- */
 

@@ -342,9 +342,14 @@ int build_fetch_context(struct build *build, struct err *err)
 
 int build_want_context(struct build *build, struct err *err)
 {
+	int r;
+
 	if (build->context)
 		return 0;
-	return context_open(build->store, build->context_path, build->ignore, &build->context, err);
+	r = context_open(build->store, build->context_path, build->ignore, &build->context, err);
+	if (r == 0)
+		context_set_normalised(build->context, build->flags->normalize_modes);
+	return r;
 }
 
 /* --- Named contexts --- */
@@ -396,6 +401,8 @@ static int open_named(const struct build *build, struct named_context *named, st
 		break;
 	}
 	r = context_open(build->store, named->source, NULL, &named->context, err);
+	if (r == 0)
+		context_set_normalised(named->context, build->flags->normalize_modes);
 	if (r == 0)
 		r = read_own_ignore(named, err);
 	if (r == 0 && named->ignore)

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "builder/cli/build.h"
+#include "builder/cli/quantity.h"
+#include "formats/base/io.h"
 #include "formats/reference.h"
 
 /* clang-format off */
@@ -42,6 +44,11 @@ const struct option build_option_table[] = {
 	{ "secret", 0, OPTION_LIST, offsetof(struct build_flags, secrets), "id=ID[,src=PATH|,env=NAME][,version=V]", "secret for RUN --mount=type=secret" },
 	{ "ssh", 0, OPTION_LIST, offsetof(struct build_flags, ssh), "ID[=SOCKET|KEY[,KEY...]]", "agent or keys for RUN --mount=type=ssh; 'default' alone is the agent of SSH_AUTH_SOCK" },
 	{ "network", 0, OPTION_TEXT, offsetof(struct build_flags, network), "host|none", "network of RUN (default: host)" },
+	{ "tag-ttl", 0, OPTION_TEXT, offsetof(struct build_flags, tag_ttl), "DURATION", "ask again for base images that were tagged longer ago" },
+	{ "retry", 0, OPTION_TEXT, offsetof(struct build_flags, retries), "N", "how often a request to a registry is repeated (default: 8)" },
+	{ "volume", 'v', OPTION_LIST, offsetof(struct build_flags, volumes), "HOST:PATH[:ro|O]", "file or directory of the host inside every RUN; O: changes are thrown away" },
+	{ "normalize-modes", 0, OPTION_FLAG, offsetof(struct build_flags, normalize_modes), NULL, "0755 and 0644 for what comes from context directories" },
+	{ "isolation", 0, OPTION_TEXT, offsetof(struct build_flags, isolation), NULL, NULL },
 	{ "hostname", 0, OPTION_TEXT, offsetof(struct build_flags, hostname), "NAME", "host name inside RUN" },
 	{ "allow", 0, OPTION_LIST, offsetof(struct build_flags, allow), "security.insecure|network.host|output.delete", "let RUN --security=insecure and --network=host do what they ask, and an output delete files" },
 	CONTAINER_OPTIONS(struct build_flags, container),
@@ -258,6 +265,46 @@ static int parse_extensions(struct build *build, struct err *err)
 	return 0;
 }
 
+/* There is one way to isolate, of which 'auto' finds the strongest form; the names of others that mean the same are taken. */
+static int check_isolation(const char *text, struct err *err)
+{
+	static const char *const same[] = { "auto", "ns", "default", "oci", "rootless", NULL };
+	size_t i;
+
+	for (i = 0; text && same[i]; i++)
+		if (strcmp(text, same[i]) == 0)
+			return 0;
+	if (!text)
+		return 0;
+	if (strcmp(text, "chroot") == 0)
+		return err_hint(
+			(err_set(err, ERR_UNSUPPORTED, "there is no isolation without namespaces"),
+			 err),
+			"mica doctor tells what namespaces need here");
+	return err_set(err, ERR_USAGE, "unknown isolation '%s': auto or ns", text);
+}
+
+static int parse_registry_flags(struct build *build, struct err *err)
+{
+	const struct build_flags *flags = build->flags;
+	uint64_t retries = 0;
+	int64_t age_ns;
+	int r;
+
+	build->http.canceled = cli_canceled;
+	if (flags->retries && str_to_u64(str_from(flags->retries), 1000, &retries) < 0)
+		return err_set(err, ERR_USAGE, "bad value '%s' for --retry: 0 to 1000",
+			       flags->retries);
+	build->http.retries = (unsigned)retries;
+	build->http.no_retries = flags->retries && retries == 0;
+	if (!flags->tag_ttl)
+		return 0;
+	r = quantity_duration(flags->tag_ttl, "--tag-ttl", &age_ns, err);
+	if (r == 0)
+		build->oldest_tag_ns = io_realtime_ns() - age_ns;
+	return r;
+}
+
 int build_parse_flags(struct build *build, struct err *err)
 {
 	const char *network = build->flags->network;
@@ -294,6 +341,12 @@ int build_parse_flags(struct build *build, struct err *err)
 		r = build_parse_outputs(build, err);
 	if (r == 0)
 		r = container_settings_parse(&build->flags->container, &build->container, err);
+	if (r == 0)
+		r = check_isolation(build->flags->isolation, err);
+	if (r == 0)
+		r = parse_registry_flags(build, err);
+	if (r == 0)
+		r = build_open_volumes(build, err);
 	if (r == 0 && build->container.needs_insecure &&
 	    !build_is_allowed(build, "security.insecure"))
 		r = err_set(err, ERR_USAGE,
@@ -316,6 +369,7 @@ void build_release_flags(struct build *build)
 {
 	size_t i;
 
+	build_close_volumes(build);
 	container_settings_release(&build->container);
 	build_release_mounts(build);
 	for (i = 0; i < build->name_count; i++)

@@ -212,7 +212,7 @@ static int pull_base(struct build *build, const char *name, const struct platfor
 	struct err ignored;
 	int r;
 
-	remote.transfer.registry.http.canceled = cli_canceled;
+	remote.transfer.registry.http = build->http;
 	r = remote_pull(build->store, &remote, name, &arena, &manifest, err);
 	if (r < 0)
 		return r;
@@ -222,6 +222,24 @@ static int pull_base(struct build *build, const char *name, const struct platfor
 			    str_from(digest_text(&manifest.digest, digest)), &ignored) < 0)
 		log_debug("cannot remember a base image: %s", ignored.text);
 	return image_open_digest(build->store, &manifest.digest, platform, ret_image, err);
+}
+
+/* Whether a name of the store was given so long ago that the registry may have moved it on (RCP-520). What only this machine
+ * knows is asked for in vain then, and stays. */
+static bool is_stale(struct build *build, const char *name)
+{
+	auto_arena struct arena arena = ARENA_INIT(64 * KIB);
+	auto_reference struct reference reference = { 0 };
+	char familiar[REFERENCE_TEXT_MAX];
+	struct state_tag tag;
+	struct err ignored;
+
+	if (!build->oldest_tag_ns || reference_parse(str_from(name), &reference, &ignored) < 0 ||
+	    digest_is_set(&reference.digest) ||
+	    state_tag_get(store_state(build->store), reference_familiar(&reference, familiar),
+			  &arena, &tag, &ignored) < 0)
+		return false;
+	return tag.tagged_at_ns < build->oldest_tag_ns;
 }
 
 /* An image that the name has in the store, but of another platform, is taken when there is no better one: the recipe's checks
@@ -234,7 +252,8 @@ static int open_base(struct build *build, const char *name, const struct platfor
 	struct err pull_err = { 0 };
 	int local = open_named(build, name, platform, &image, err), r;
 	bool decides = mode != PULL_ALWAYS &&
-		       (local == 0 ? runs_on(&image, platform) : local != -ENOENT);
+		       (local == 0 ? runs_on(&image, platform) && !is_stale(build, name)
+				   : local != -ENOENT);
 
 	if (!decides && mode != PULL_ALWAYS &&
 	    open_remembered(build, name, platform, ret_image) == 0) {

@@ -96,7 +96,7 @@ static void fill_job(struct build *build, struct output_job *job)
 	if (build->sbom || build->provenance != ATTEST_OFF)
 		job->attest = build_attest;
 	job->argument = build;
-	job->remote.transfer.registry.http.canceled = cli_canceled;
+	job->remote.transfer.registry.http = build->http;
 }
 
 static int add_outputs(struct build *build, struct err *err)

@@ -61,7 +61,7 @@ static int see_image(void *argument, const char *image, const struct platform *p
 	*ret_manifest = (struct digest){ .algorithm = DIGEST_NONE };
 	if (memcmp(platform, &probe, sizeof(probe)) != 0)
 		return 0;
-	remote.transfer.registry.http.canceled = cli_canceled;
+	remote.transfer.registry.http = platforms->build->http;
 	r = remote_platforms(platforms->build->store, &remote, image, &list, &count, err);
 	if (r < 0)
 		return err_wrap(err, "base image '%s'", image);

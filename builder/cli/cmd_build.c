@@ -346,6 +346,8 @@ static int solve(struct build *build, struct command_context *context, struct li
 			.server_argv = cli_fuse_server,
 			.ssh_sources = build->ssh_sources,
 			.ssh_source_count = build->ssh_source_count,
+			.volumes = build->volumes,
+			.volume_count = build->volume_count,
 			.cache_places = build->cache_places,
 			.cache_place_count = build->cache_place_count,
 			.secrets = build->secrets,
