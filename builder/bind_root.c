@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Roots to bind from.
  *
- * A stage, an image or a context from elsewhere is its stack, mounted like the root filesystem of a RUN. A context directory is bound as it is where that
- * shows the right thing: read-only, and nothing of it ignored. Otherwise it becomes the lowest element of a stack, with the
- * mask of the ignored above it and the throw-away upper on top; both lie in a step's directory of the store and go with it.
+ * A stage, an image or a context from elsewhere is its stack, mounted like the root filesystem of a RUN. A context directory
+ * is bound as it is where that shows the right thing: read-only, and nothing of it ignored. Otherwise it becomes the lowest
+ * element of a stack, with the mask of the ignored above it and the throw-away upper on top.
  *
  * A part of a root that is mounted nowhere cannot be bound before Linux 6.15: the kernel copies no mounts that belong to no
  * namespace. There a directory becomes a root of its own, a union of it alone, and a file is copied beside the upper. */
@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "builder/context_mask.h"
+#include "builder/memory_fs.h"
 #include "builder/selection.h"
 #include "formats/base/io.h"
 #include "formats/base/limits.h"
@@ -35,8 +36,9 @@ struct bind_root {
 	int plain_fd; /* the context itself, borrowed; -1: 'rootfs' it is */
 	struct stack stack;
 	struct rootfs *rootfs;
-	struct store_step mask, upper;
-	bool has_mask, has_upper;
+	int mask_fd; /* of its memory file system; -1: none */
+	struct store_step upper;
+	bool has_upper;
 	struct part *parts; /* before Linux 6.15 */
 };
 
@@ -64,7 +66,7 @@ static int add_mask(struct bind_root *root, struct context *context, const char 
 {
 	const struct ignore *ignore = context_ignore(context);
 	auto_buf struct buf canonical = BUF_INIT(CONTEXT_PATH_MAX);
-	auto_close int mask_fd = -1;
+	auto_close int top_fd = -1;
 	bool masked = false;
 	struct stat st;
 	int r;
@@ -76,17 +78,17 @@ static int add_mask(struct bind_root *root, struct context *context, const char 
 		return r == -ENOENT || r == -ENOTDIR
 			       ? err_set(err, ENOENT, "\"%s\": not found", source)
 			       : err_sys(err, -r, "cannot bind \"%s\" of the context", source);
-	r = store_step_new(root->store, &root->mask, err);
+	/* A mask is nothing but names: in memory, thousands of them cost little and go at once. */
+	r = memory_fs_new("0755", 0, &root->mask_fd, err);
 	if (r < 0)
 		return r;
-	root->has_mask = true;
-	mask_fd = openat(root->mask.upper_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (mask_fd < 0)
+	top_fd = openat(root->mask_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (top_fd < 0)
 		return err_sys(err, errno, "cannot open the mask of ignored files");
 	r = context_mask_make(context_dirfd(context), ignore, canonical.len ? canonical.data : "",
-			      mask_fd, &masked, err);
+			      top_fd, &masked, err);
 	if (r == 0 && masked)
-		r = stack_push_upper(&root->stack, mask_fd, rootfs_own_marks(), err);
+		r = stack_push_upper(&root->stack, root->mask_fd, rootfs_own_marks(), err);
 	root->source = source;
 	return r;
 }
@@ -142,7 +144,7 @@ int bind_root_open(const struct run_options *options, const struct run_mount *mo
 	root->writable = writable;
 	root->driver = options->driver;
 	root->server_argv = options->server_argv;
-	root->plain_fd = -1;
+	root->plain_fd = root->mask_fd = -1;
 	if (root->from)
 		r = options->roots.stack_of(options->roots.self, root->from, &root->stack, err);
 	else
@@ -299,8 +301,8 @@ void bind_root_close(struct bind_root *root)
 	}
 	rootfs_close(root->rootfs);
 	stack_release(&root->stack);
-	if (root->has_mask)
-		store_step_release(root->store, &root->mask);
+	if (root->mask_fd >= 0)
+		close(root->mask_fd);
 	if (root->has_upper)
 		store_step_release(root->store, &root->upper);
 	free(root);

@@ -359,12 +359,16 @@ static int finish_secret(struct stage *stage, const struct mount_text *text,
 	struct str id = text->has[KEY_ID]	? text->values[KEY_ID]
 			: text->has[KEY_SOURCE] ? text->values[KEY_SOURCE]
 						: base_name(text->values[KEY_TARGET]);
+	struct str env = text->values[KEY_ENV];
 	int r = set_text(stage->planner, &mount->id, "", id);
 
-	if (r == 0 && text->has[KEY_ENV])
-		r = set_text(stage->planner, &mount->env, "", text->values[KEY_ENV]);
+	if (r == 0 && (str_has(env, '=') || str_has(env, '\0')))
+		r = err_set(stage->planner->err, ERR_FORMAT, "invalid name of a variable '%.*s'",
+			    (int)env.len, env.ptr);
+	if (r == 0 && env.len)
+		r = set_text(stage->planner, &mount->env, "", env);
 	/* As a variable it needs no file. */
-	if (r == 0 && !text->has[KEY_TARGET] && !text->has[KEY_ENV])
+	if (r == 0 && !text->has[KEY_TARGET] && !env.len)
 		r = set_text(stage->planner, &mount->target, "/run/secrets/", base_name(id));
 	return r;
 }

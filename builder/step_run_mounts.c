@@ -16,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "builder/memory_fs.h"
 #include "builder/ssh_agent.h"
 #include "formats/base/io.h"
 
@@ -318,21 +319,14 @@ static int memory_directory(struct run *run, bool programs, int *ret_fd, struct 
 	int *kept = programs ? &run->to->program_fd : &run->to->memory_fd;
 	unsigned attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
 			      (programs ? 0 : MOUNT_ATTR_NOEXEC);
-	int context, fd = -1;
+	int fd, r;
 
 	*ret_fd = *kept;
 	if (*kept >= 0)
 		return 0;
-	context = fsopen("tmpfs", FSOPEN_CLOEXEC);
-	if (context >= 0 && fsconfig(context, FSCONFIG_SET_STRING, "mode", "0700", 0) == 0 &&
-	    fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0)
-		fd = fsmount(context, FSMOUNT_CLOEXEC, attributes);
-	if (fd < 0)
-		err_sys(err, errno, "cannot make a memory file system");
-	if (context >= 0)
-		close(context);
-	if (fd < 0)
-		return -err->code;
+	r = memory_fs_new("0700", attributes, &fd, err);
+	if (r < 0)
+		return r;
 	*ret_fd = *kept = fd;
 	return own_fd(run, fd, err);
 }

@@ -646,6 +646,7 @@ ssh_setup() {
 	refused 'type=cache,target=/x,sharing=mine' 'mine'
 	refused 'type=secret,id=a,source=b' 'only one can be given'
 	refused 'type=secret,id=a,from=one' 'from is not allowed for mount type secret'
+	refused 'type=secret,id=a,env=A=B' "invalid name of a variable 'A=B'"
 	refused 'type=ssh,source=b' 'source is not allowed for mount type ssh'
 	refused 'type=tmpfs,target=/x,size=much' "invalid size 'much'"
 	refused 'type=cache,target=/x,mode=999' '999'
