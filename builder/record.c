@@ -320,7 +320,7 @@ int record_new(struct store *store, const char *name, struct event_hub *hub,
 
 const char *record_id(const struct record *record)
 {
-	return record->id;
+	return record ? record->id : "";
 }
 
 const char *record_log_path(struct record *record, unsigned step)

@@ -860,7 +860,7 @@ static void start(struct solve *solve)
 {
 	size_t i;
 
-	for (i = 0; i < solve->plan_count; i++)
+	for (i = 0; i < solve->plan_count && !solve->options->plan_only; i++)
 		need(solve, node_of(solve, solve->plans[i]->target->last));
 	for (i = 0; i < solve->node_count; i++)
 		if (solve->all[i].unkeyed_inputs == 0)
@@ -948,6 +948,10 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 			after_failure(&solve, err);
 		}
 	}
+	if (r == 0 && options->plan_only) {
+		r = solve_tell_plan(&solve, &ret_result->plan, err);
+		plan_count = 0;
+	}
 	/* All of them before anything changes: when one cannot be had, the caller solves again. */
 	for (i = 0; i < plan_count && r == 0; i++)
 		r = provide_target(&solve, plans[i]->target, err);
@@ -956,7 +960,7 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 	for (i = 0; i < solve.node_count && r == 0; i++)
 		if (solve.all[i].remote)
 			r = cache_import_keep_marks(options->import, solve.all[i].remote, err);
-	if (r == 0 && options->wants_entries)
+	if (r == 0 && options->wants_entries && !options->plan_only)
 		r = solve_collect_entries(&solve, err);
 	if (solve.run.sandbox != options->run.sandbox)
 		sandbox_free(solve.run.sandbox);
@@ -976,5 +980,6 @@ int solve_run(struct plan *const *plans, size_t plan_count, const struct solve_o
 void solve_result_release(struct solve_result *result)
 {
 	cache_entries_release(&result->entries);
+	json_free(result->plan);
 	*result = (struct solve_result){ .exit_status = 0 };
 }

@@ -33,6 +33,7 @@ struct solve_options {
 	bool no_cache;	 /* nothing is looked up; results are recorded all the same */
 	bool no_wait; /* a step that another process is executing is executed here, too (RCP-644) */
 	int64_t oldest_ns; /* records made before are not taken (--cache-ttl); 0: all are */
+	bool plan_only;	   /* nothing runs: what would is told in ret_result->plan */
 	bool explain;	   /* why steps run is shown, with the files that changed */
 	struct cache_import *import; /* records of other stores, or NULL */
 	bool wants_entries;	     /* ret_result->entries are asked for */
@@ -54,7 +55,8 @@ struct solve_result {
 	struct cache_entries entries;
 	/* A layer of 'import' could not be had: without it the build may do. */
 	bool import_failed;
-	int exit_status; /* of a failed RUN: mica's own exit status (UX-13); else 0 */
+	struct json *plan; /* of plan_only */
+	int exit_status;   /* of a failed RUN: mica's own exit status (UX-13); else 0 */
 	const struct step *failed;
 	unsigned failed_row;
 	bool kept; /* what it left can be looked into (failed_step.h) */

@@ -449,6 +449,7 @@ int node_learn_content(struct solve *solve, struct node *node, bool *ret_known, 
 	r = selection_shape(node->selection, shape, err);
 	if (r == 0)
 		r = mark_exists(solve, node, shape, &may_hit, err);
+	may_hit |= solve->options->plan_only;
 	if (r == 0 && may_hit) {
 		r = selection_digest(node->selection, node->content, err);
 		node->has_content = true;

@@ -5,6 +5,7 @@
  *	solve_root.c	root filesystems: chains of nodes to stacks of layers and uppers
  *	solve_cache.c	keys and records
  *	solve_origin.c	named contexts and remote sources
+ *	solve_plan.c	the plan as text, when nothing is to run
  *	solve_why.c	what is recorded for explanations, and why a step ran
  *	solve_step.c	execution of one step and the snapshot behind it
  */
@@ -204,6 +205,10 @@ struct origin_trees {
 int node_select_origins(struct solve *solve, struct node *node, struct origin_trees *trees,
 			struct err *err) must_check;
 void origin_trees_release(struct origin_trees *trees);
+
+/* --- solve_plan.c --- */
+
+int solve_tell_plan(const struct solve *solve, struct json **ret_plan, struct err *err) must_check;
 
 /* --- solve_why.c --- */
 

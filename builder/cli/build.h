@@ -136,6 +136,7 @@ struct build {
 	struct mask *mask;			  /* of their values */
 	struct cache_spec *cache_from, *cache_to; /* as many as flags */
 	struct arena cache_arena;		  /* of their texts */
+	struct json *told_plan;			  /* --plan */
 	bool inline_cache;
 	struct cache_import *import;  /* NULL: none, or given up */
 	struct cache_entries entries; /* what was found and executed, for cache_to */
@@ -215,6 +216,8 @@ bool build_wants_entries(const struct build *build);
 /* --cache-to type=inline, into the configs, before they are written; the others, when the image is. */
 int build_inline_cache(struct build *build, struct err *err) must_check;
 int build_export_caches(struct build *build, struct err *err) must_check;
+/* --plan: to standard output. */
+int build_print_plan(const struct build *build, struct err *err) must_check;
 void build_release_caches(struct build *build);
 
 /* --- build_mounts.c --- */

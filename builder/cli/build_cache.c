@@ -200,6 +200,8 @@ int build_parse_cache(struct build *build, struct err *err)
 	int r;
 
 	arena_init(&build->cache_arena, MIB);
+	if (flags->plan && *flags->plan && strcmp(flags->plan, "json") != 0)
+		return err_set(err, ERR_USAGE, "unknown form '%s' of --plan: json", flags->plan);
 	r = parse_specs(build, &flags->cache_from, false, &build->cache_from, err);
 	if (r == 0)
 		r = parse_specs(build, &flags->cache_to, true, &build->cache_to, err);
@@ -303,8 +305,41 @@ int build_export_caches(struct build *build, struct err *err)
 	return r;
 }
 
+static void print_step(const struct json *step)
+{
+	const char *key = json_text(json_get(step, "key"));
+	const struct json *hit = json_get(step, "hit");
+
+	printf("%3lld  %-6s  %.12s  ", (long long)json_number(json_get(step, "index")),
+	       !hit		   ? ""
+	       : json_is_true(hit) ? "CACHED"
+				   : "run",
+	       key ? strchr(key, ':') + 1 : "");
+	cli_print_escaped(stdout, str_from(json_text(json_get(step, "name"))));
+	putchar('\n');
+}
+
+int build_print_plan(const struct build *build, struct err *err)
+{
+	auto_buf struct buf text = BUF_INIT(256 * MIB);
+	const struct json *steps = json_get(build->told_plan, "steps");
+	size_t i;
+	int r;
+
+	if (strcmp(build->flags->plan, "json") == 0) {
+		r = json_write(build->told_plan, 2, &text, err);
+		if (r == 0)
+			printf("%s\n", text.data);
+		return r;
+	}
+	for (i = 0; i < json_count(steps); i++)
+		print_step(json_at(steps, i));
+	return 0;
+}
+
 void build_release_caches(struct build *build)
 {
+	json_free(build->told_plan);
 	cache_import_free(build->import);
 	cache_entries_release(&build->entries);
 	free(build->cache_from);

@@ -25,6 +25,7 @@ const struct option build_option_table[] = {
 	{ "cache-from", 0, OPTION_LIST, offsetof(struct build_flags, cache_from), "SPEC", "take steps from a cache elsewhere: type=registry,ref=NAME or type=local,src=DIR" },
 	{ "cache-to", 0, OPTION_LIST, offsetof(struct build_flags, cache_to), "SPEC", "leave steps in a cache elsewhere: type=registry,ref=NAME, type=local,dest=DIR or type=inline" },
 	{ "cache-ttl", 0, OPTION_TEXT, offsetof(struct build_flags, cache_ttl), "DURATION", "run again what was recorded longer ago" },
+	{ "plan", 0, OPTION_OPTIONAL, offsetof(struct build_flags, plan), "json", "print the steps, their keys and which are in the cache, and run nothing" },
 	{ "explain", 0, OPTION_FLAG, offsetof(struct build_flags, explain), NULL, "tell why steps run that might have been in the cache" },
 	{ "no-wait", 0, OPTION_FLAG, offsetof(struct build_flags, no_wait), NULL, "run what another build is just running, too" },
 	{ "no-cache-mounts", 0, OPTION_OPTIONAL, offsetof(struct build_flags, no_cache_mounts), "ID[,...]", "empty the cache mounts of the recipe first, or those of these ids" },

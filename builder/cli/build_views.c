@@ -73,11 +73,14 @@ int build_start_views(struct build *build, const struct command_context *context
 		r = event_hub_new(&build->hub, err);
 	if (r == 0)
 		event_hub_mask(build->hub, build->mask);
-	if (r == 0)
+	/* What only tells leaves no trace. */
+	if (r == 0 && flags->plan)
+		options.mode = PROGRESS_NONE;
+	if (r == 0 && !flags->plan)
 		r = record_new(build->store,
 			       build->name_count ? build->names[0] : build->context_shown,
 			       build->hub, &build->record, err);
-	if (r == 0)
+	if (r == 0 && !flags->plan)
 		record_note_views(build->record, options.driver, options.isolation);
 	if (r == 0)
 		r = progress_new(&options, build->hub, &build->progress, err);

@@ -333,6 +333,7 @@ static int solve(struct build *build, struct command_context *context, struct li
 		.oldest_ns = build->oldest_record_ns,
 		.no_wait = build->flags->no_wait,
 		.explain = build->flags->explain,
+		.plan_only = build->flags->plan != NULL,
 		.wants_entries = build_wants_entries(build),
 		.canceled = cli_canceled,
 		.find_context = build_find_context,
@@ -395,7 +396,9 @@ static int solve(struct build *build, struct command_context *context, struct li
 		show_failure(build, result.failed, r == -ERR_STEP, result.failed_row);
 		if (result.kept)
 			err_hint(err, "mica debug shell %s", record_id(build->record));
-		build->failed_log = record_log_path(build->record, result.failed_row);
+		build->failed_log = build->record
+					    ? record_log_path(build->record, result.failed_row)
+					    : NULL;
 		if (build->failed_log && build_prints_excerpts(build))
 			snprintf(context->log_path, sizeof(context->log_path), "%s",
 				 build->failed_log);
@@ -403,6 +406,7 @@ static int solve(struct build *build, struct command_context *context, struct li
 	build->executed = result.executed;
 	build->cached = result.cached;
 	build->entries = result.entries;
+	build->told_plan = take(result.plan);
 	result.entries = (struct cache_entries){ .count = 0 };
 	solve_result_release(&result);
 	return r;
@@ -446,6 +450,8 @@ static int run_build(struct build *build, struct command_context *context,
 		r = open_cgroups(build, err);
 	if (r == 0)
 		r = solve(build, context, ret_lines, err);
+	if (r == 0 && build->flags->plan)
+		return build_print_plan(build, err);
 	if (r == 0)
 		r = build_finish_configs(build, err);
 	if (r == 0)
@@ -564,7 +570,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 	r = run_build(&build, context, &lines, err);
 	progress_finish(build.progress);
 	status = r == 0 ? "completed" : r == -ERR_CANCELED ? "canceled" : "failed";
-	if (record_finish(build.record, status, &record_err) < 0)
+	if (build.record && record_finish(build.record, status, &record_err) < 0)
 		log_warn("%s", record_err.text);
 	if (r < 0)
 		build_mask_error(&build, err);

@@ -564,3 +564,115 @@ layers_here() {
 	mica builds rm --all >/dev/null
 	[ -z "$(ls "$MICA_ROOT/builds")" ]
 }
+
+# Keys of the steps of the recipe on standard input, without those of bases.
+keys() {
+	dockerfile
+	mica build --plan=json "$ctx" | jq -r '.steps[] | select(.kind != "base") | .key'
+}
+
+@test "--plan tells and does nothing (RCP-683)" {
+	echo a >"$ctx/a"
+	dockerfile <<-'D'
+		FROM base AS plan
+		COPY a /plan
+		RUN cat /plan
+	D
+	records=$(mica cache ls | wc -l)
+	builds=$(mica builds -q | wc -l)
+	run -0 --separate-stderr mica build --plan -t plan "$ctx"
+	[[ ${lines[1]} == *" run "*"COPY a /plan" ]]
+	[ "$(mica cache ls | wc -l)" = "$records" ]
+	[ "$(mica builds -q | wc -l)" = "$builds" ]
+	run -125 mica inspect plan
+	planned=$(mica build --plan=json "$ctx" | jq -r '.steps[2].key')
+	build
+	[ "$(mica build --plan=json "$ctx" | jq -c '[.steps[].hit]')" = '[null,true,true]' ]
+	mica cache ls --json | grep -q "\"id\":\"${planned#sha256:}\""
+	run -2 mica build --plan=xml "$ctx"
+}
+
+@test "keys: fields have borders, what matters is in, what does not is not (RCP-601, RCP-606, RCP-977)" {
+	mkdir "$ctx/d"
+	echo 1 >"$ctx/1"
+	echo 2 >"$ctx/2"
+	cp "$ctx/1" "$ctx/d/1"
+	different() { [ "$(sort -u | wc -l)" = "$1" ]; }
+	{
+		printf 'FROM base\nRUN ["ab","c"]\n' | keys
+		printf 'FROM base\nRUN ["a","bc"]\n' | keys
+		printf 'FROM base\nRUN ["abc"]\n' | keys
+		printf 'FROM base\nRUN ["abc",""]\n' | keys
+		printf 'FROM base\nENV A=bc\nRUN ["abc"]\n' | keys
+		printf 'FROM base\nENV Ab=c\nRUN ["abc"]\n' | keys
+		printf 'FROM base\nENV A=\nRUN ["abc"]\n' | keys
+		printf 'FROM base\nUSER 1\nRUN ["abc"]\n' | keys
+		printf 'FROM base\nRUN --network=none ["abc"]\n' | keys
+		printf 'FROM base\nRUN --mount=type=tmpfs,target=/t ["abc"]\n' | keys
+		printf 'FROM base\nRUN --mount=type=tmpfs,target=/t,size=1 ["abc"]\n' | keys
+		printf 'FROM base\nRUN --mount=type=secret,id=a,target=/t ["abc"]\n' | keys
+		printf 'FROM base\nRUN --mount=type=secret,id=b,target=/t ["abc"]\n' | keys
+	} | different 13
+	{
+		printf 'FROM base\nRUN <<E\na\nE\n' | keys
+		printf 'FROM base\nRUN <<E\nb\nE\n' | keys
+		printf 'FROM base\nCOPY <<E /x\na\nE\n' | keys
+		printf 'FROM base\nCOPY <<E /x\nb\nE\n' | keys
+		printf 'FROM base\nCOPY <<E /y\nb\nE\n' | keys
+	} | different 5
+	{
+		printf 'FROM base\nCOPY 1 2 /d/\n' | keys
+		printf 'FROM base\nCOPY 2 1 /d/\n' | keys
+		printf 'FROM base\nCOPY 1 /d/\n' | keys
+		printf 'FROM base\nCOPY 1 /d\n' | keys
+		printf 'FROM base\nCOPY --chown=1 1 /d\n' | keys
+		printf 'FROM base\nCOPY --chmod=700 1 /d\n' | keys
+		printf 'FROM base\nCOPY --link 1 /d\n' | keys
+		printf 'FROM base\nADD 1 /d\n' | keys
+	} | different 8
+	# The same, however it is written or called.
+	{
+		printf 'FROM base\nRUN true\n' | keys
+		printf 'FROM base AS called\nLABEL a=b\n# comment\nRUN true\nCMD x\n' | keys
+		printf 'FROM base\nRUN --mount=type=cache,target=/c true\n' | keys
+		printf 'FROM base\nRUN --mount=type=cache,target=/c,id=other,sharing=locked true\n' | keys
+	} | different 2
+	{
+		printf 'FROM base\nCOPY 1 /d/\n' | keys
+		printf 'FROM base\nCOPY d/1 /d/\n' | keys
+		printf 'FROM base\nCOPY ./d/../1 /d/\n' | keys
+		touch "$ctx/1"
+		printf 'FROM base\nCOPY [1] /d/\n' | keys
+	} | different 1
+	# Proxies are in no key unless the recipe asks for them.
+	printf 'FROM base\nRUN true\n' | keys >"$BATS_TEST_TMPDIR/k"
+	mica build --plan=json --build-arg HTTP_PROXY=x "$ctx" | jq -r '.steps[1].key' | diff - "$BATS_TEST_TMPDIR/k"
+	# A base with other layers.
+	printf 'FROM scratch\nCOPY 1 /d/\n' | keys >"$BATS_TEST_TMPDIR/scratch"
+	printf 'FROM base\nCOPY 1 /d/\n' | keys | diff - "$BATS_TEST_TMPDIR/scratch" && false
+	true
+}
+
+@test "a context of which only times or unused files changed hits (RCP-974, RCP-975)" {
+	mkdir "$ctx/src" "$ctx/other"
+	echo 974 >"$ctx/src/a"
+	echo x >"$ctx/other/x"
+	dockerfile <<-'D'
+		FROM base
+		COPY src /src
+		COPY other /other
+	D
+	build
+	find "$ctx" -exec touch -d '2001-02-03' {} +
+	echo unused >"$ctx/unused"
+	records=$(mica cache ls --json | sha256sum)
+	blobs=$(ls "$MICA_ROOT/oci/blobs/sha256" "$MICA_ROOT/layers")
+	build
+	[ "$(grep -c DONE <<<"$steps")" = 0 ]
+	[ "$(mica cache ls --json | sha256sum)" = "$records" ]
+	[ "$(ls "$MICA_ROOT/oci/blobs/sha256" "$MICA_ROOT/layers")" = "$blobs" ]
+	chmod 600 "$ctx/other/x"
+	build
+	[ "$(state_of 'COPY src')" = CACHED ]
+	[ "$(state_of 'COPY other')" = DONE ]
+}
