@@ -349,6 +349,9 @@ def compare_recipe(builder, recipe):
         return compare_images(mine, theirs)
     except Strange as error:
         return [Difference("layers", ["strange"], str(error))]
+    finally:  # they may be large
+        shutil.rmtree(mine.layout)
+        shutil.rmtree(theirs.layout)
 
 
 def fail(text):
