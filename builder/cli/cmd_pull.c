@@ -27,7 +27,7 @@ struct transfer_flags {
 	{ "cert-dir", 0, OPTION_TEXT, offsetof(struct transfer_flags, cert_dir), "DIR", "certificates for this registry" }, \
 	{ "insecure", 0, OPTION_FLAG, offsetof(struct transfer_flags, insecure), NULL, "allow http and bad certificates for this registry; --tls-verify=false does the same" }, \
 	{ "tls-verify", 0, OPTION_OPTIONAL, offsetof(struct transfer_flags, tls_verify_text), NULL, NULL }, \
-	{ "progress", 0, OPTION_TEXT, offsetof(struct transfer_flags, progress), "MODE", "auto, tty, plain, rawjson, quiet or none" }, \
+	{ "progress", 0, OPTION_TEXT, offsetof(struct transfer_flags, progress), "MODE", "auto, tty, plain, ordered, raw, rawjson, quiet or none" }, \
 	{ "parallel", 0, OPTION_NUMBER, offsetof(struct transfer_flags, parallel), "N", "blobs at the same time" }, \
 	{ "quiet", 'q', OPTION_FLAG, offsetof(struct transfer_flags, quiet), NULL, "print only the result" }
 
@@ -69,7 +69,9 @@ static void close_view(struct transfer_view *view)
 static int open_view(const struct transfer_flags *flags, const char *verb, const char *name,
 		     struct transfer_view *view, struct err *err)
 {
-	struct progress_options options = { .driver = NULL };
+	struct progress_options options = {
+		.transfer = strcmp(verb, "pull") == 0 ? "Pulling" : "Pushing",
+	};
 	char row[REFERENCE_TEXT_MAX + 16];
 	int r = progress_ci_parse(NULL, &options.ci, err);
 

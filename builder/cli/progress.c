@@ -218,6 +218,21 @@ unsigned progress_number_of(const char *text, unsigned least, unsigned most, uns
 	return value < least ? least : value > most ? most : (unsigned)value;
 }
 
+void row_sum(const struct row *row, struct sub_row *ret_sum, unsigned *ret_done,
+	     unsigned *ret_known)
+{
+	const struct sub_row *sub;
+
+	*ret_sum = (struct sub_row){ .started_ns = row->started_ns };
+	*ret_done = *ret_known = 0;
+	for (sub = row->subs; sub; sub = sub->next) {
+		ret_sum->current += sub->current;
+		ret_sum->total += sub->total;
+		(*ret_known)++;
+		*ret_done += sub->done_ns != 0;
+	}
+}
+
 size_t row_read_log(struct progress *progress, struct row *row, uint64_t offset, void *data,
 		    size_t len)
 {
@@ -473,6 +488,17 @@ static void start_ticker(struct progress *progress)
 
 /* --- Beginning and end --- */
 
+static int view_lines_of_mode(struct progress *progress, struct view **ret_view, struct err *err)
+{
+	const struct progress_options *options = &progress->options;
+	bool raw = options->mode == PROGRESS_RAW;
+
+	if (options->mode == PROGRESS_PLAIN)
+		return view_plain_new(progress, ret_view, err);
+	return view_ordered_new(progress, stderr, raw, raw ? CI_NONE : options->ci, NULL, ret_view,
+				err);
+}
+
 static int add_main_view(struct progress *progress, struct err *err)
 {
 	struct view **view = &progress->views[progress->view_count];
@@ -484,13 +510,13 @@ static int add_main_view(struct progress *progress, struct err *err)
 		r = view_tty_new(progress, view, err);
 		break;
 	case PROGRESS_PLAIN:
-		r = view_plain_new(progress, view, err);
-		break;
 	case PROGRESS_ORDERED:
 	case PROGRESS_RAW:
-		r = view_ordered_new(progress, stderr, options->mode == PROGRESS_RAW,
-				     options->mode == PROGRESS_RAW ? CI_NONE : options->ci, NULL,
-				     view, err);
+		if (options->transfer) {
+			r = view_transfer_new(progress, view, err);
+			break;
+		}
+		r = view_lines_of_mode(progress, view, err);
 		break;
 	case PROGRESS_RAWJSON:
 		r = view_json_new(progress, view, err);

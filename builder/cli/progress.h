@@ -23,6 +23,7 @@ struct progress_options {
 	enum progress_mode mode; /* not AUTO */
 	enum progress_ci ci;
 	bool color;
+	const char *transfer;  /* "Pulling": one row with a sub-row a blob; NULL: a build */
 	bool keep_going;       /* a failure is not the end */
 	const char *driver;    /* of root filesystems, or NULL */
 	const char *isolation; /* or NULL */

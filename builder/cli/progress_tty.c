@@ -170,11 +170,30 @@ static const char *row_color(const struct tty *tty, const struct row *row)
 	}
 }
 
+/* " 12.34MB/s" behind the counts of a transfer. */
+static void add_rate(const struct tty *tty, const struct sub_row *sub, int64_t now,
+		     char counts[COUNTS_TEXT_MAX])
+{
+	double spent = progress_seconds(sub->started_ns, sub->done_ns ? sub->done_ns : now);
+	struct sub_row rate = { .current = spent > 0.1 ? (uint64_t)((double)sub->current / spent)
+						       : 0 };
+	char text[COUNTS_TEXT_MAX];
+	size_t len = strlen(counts);
+
+	if (tty->view.progress->options.transfer && rate.current && len < COUNTS_TEXT_MAX - 24)
+		snprintf(counts + len, COUNTS_TEXT_MAX - len, " %.20s/s",
+			 sub_row_counts(&rate, text));
+}
+
 static void put_sub(struct tty *tty, struct buf *out, const struct sub_row *sub, int width,
 		    int64_t now)
 {
 	char text[1024], counts[COUNTS_TEXT_MAX];
-	int room = width - 16 - (int)strlen(sub_row_counts(sub, counts));
+	int room;
+
+	sub_row_counts(sub, counts);
+	add_rate(tty, sub, now, counts);
+	room = width - 16 - (int)strlen(counts);
 
 	if (room < COUNTS_NAME_COLUMNS)
 		counts[0] = '\0';
@@ -190,9 +209,17 @@ static void put_row(struct tty *tty, struct buf *out, const struct row *row, int
 	const char *word = row_state_word(row);
 	const struct warning *warning;
 	const struct sub_row *sub;
-	char text[1024];
+	char text[1024], counts[COUNTS_TEXT_MAX] = "";
+	struct sub_row sum;
+	unsigned done, known;
 
-	snprintf(text, sizeof(text), " => %s%s%.900s", word, *word ? " " : "", row->name);
+	if (tty->view.progress->options.transfer) {
+		row_sum(row, &sum, &done, &known);
+		sub_row_counts(&sum, counts);
+		add_rate(tty, &sum, row_is_final(row) ? row->done_ns : now, counts);
+	}
+	snprintf(text, sizeof(text), " => %s%s%.800s%s%s", word, *word ? " " : "", row->name,
+		 counts[0] ? " " : "", counts);
 	put_line(tty, out, text,
 		 progress_seconds(row->started_ns, row_is_final(row) ? row->done_ns : now), width,
 		 row_color(tty, row));
@@ -242,7 +269,8 @@ static void put_header(struct tty *tty, struct buf *out, int width, bool last, i
 		known += progress->rows[i]->state != STEP_SKIPPED;
 		finished += is_shown(progress->rows[i]) && row_is_final(progress->rows[i]);
 	}
-	snprintf(text, sizeof(text), "[+] Building %.1fs (%u/%u)%s",
+	snprintf(text, sizeof(text), "[+] %s %.1fs (%u/%u)%s",
+		 progress->options.transfer ? progress->options.transfer : "Building",
 		 progress_seconds(progress->begun_ns, now), finished, known,
 		 last && finished == known ? " FINISHED" : "");
 	snprintf(right, sizeof(right), "mica%s%s", progress->options.driver ? ":" : "",

@@ -6,6 +6,7 @@
  *	progress_lines.c	a row as numbered lines; for the next two
  *	progress_plain.c	lines of whichever row has something to say
  *	progress_ordered.c	lines stage by stage, also for CI services and log files; raw output
+ *	progress_transfer.c	a pull or push in a few lines
  *	progress_json.c		BuildKit's SolveStatus
  *	progress_logs.c		the bytes of each step into files
  *
@@ -102,6 +103,9 @@ double progress_seconds(int64_t from_ns, int64_t to_ns);
 const char *row_state_word(const struct row *row);
 enum { COUNTS_TEXT_MAX = 80 };
 const char *sub_row_counts(const struct sub_row *sub, char text[COUNTS_TEXT_MAX]);
+/* All sub-rows of a row in one: bytes, and how many of them are done. */
+void row_sum(const struct row *row, struct sub_row *ret_sum, unsigned *ret_done,
+	     unsigned *ret_known);
 /* Bytes of the row's output from 'offset' on; fewer than 'len' at the end. */
 size_t row_read_log(struct progress *progress, struct row *row, uint64_t offset, void *data,
 		    size_t len);
@@ -169,6 +173,8 @@ void lines_print_tail(struct progress *progress, struct row *row, unsigned lines
 
 int view_tty_new(struct progress *progress, struct view **ret_view, struct err *err) must_check;
 int view_plain_new(struct progress *progress, struct view **ret_view, struct err *err) must_check;
+int view_transfer_new(struct progress *progress, struct view **ret_view,
+		      struct err *err) must_check;
 int view_json_new(struct progress *progress, struct view **ret_view, struct err *err) must_check;
 /* 'out' is closed with the view unless it is stderr. 'platform' limits a file to its rows; NULL: all. */
 int view_ordered_new(struct progress *progress, FILE *out, bool raw, enum progress_ci ci,

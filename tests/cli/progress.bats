@@ -310,3 +310,43 @@ on_terminal() {
 	grep -q 'linux/arm64.*COPY' "$BATS_TEST_TMPDIR/l_linux_arm64"
 	run -2 mica build -q --logsplit "$ctx"
 }
+
+@test "a transfer says nothing when it is over at once, a few lines when it is not; on a terminal bytes and rate (UX-39)" {
+	command -v docker-registry >/dev/null || skip "needs docker-registry"
+	address=$("$MICA_TEST_TOOLS/registry-server" start "$BATS_TEST_TMPDIR/registry")
+	# A slow way to it: half a second for each connection.
+	cat >"$BATS_TEST_TMPDIR/slow.py" <<-'P'
+		import socket, sys, threading, time
+		host, port = sys.argv[1].split(":")
+		server = socket.create_server(("127.0.0.1", 0))
+		print("127.0.0.1:%d" % server.getsockname()[1], flush=True)
+		def pipe(a, b):
+		    try:
+		        while data := a.recv(65536):
+		            b.sendall(data)
+		    except OSError:
+		        pass
+		    b.close()
+		while True:
+		    near, _ = server.accept()
+		    time.sleep(0.5)
+		    far = socket.create_connection((host, int(port)))
+		    for pair in ((near, far), (far, near)):
+		        threading.Thread(target=pipe, args=pair, daemon=True).start()
+	P
+	python3 "$BATS_TEST_TMPDIR/slow.py" "$address" >"$BATS_TEST_TMPDIR/slow" 3>&- &
+	local slow_pid=$!
+	run -0 --separate-stderr mica push base "$address/x:1"
+	fast=$stderr
+	until [ -s "$BATS_TEST_TMPDIR/slow" ]; do :; done
+	slow=$(<"$BATS_TEST_TMPDIR/slow")
+	run -0 --separate-stderr mica push base "$slow/x:2"
+	slow_err=$stderr
+	run -0 on_terminal 100 24 "$MICA" push base "$slow/x:3"
+	screen=$output
+	kill $slow_pid
+	"$MICA_TEST_TOOLS/registry-server" stop "$BATS_TEST_TMPDIR/registry"
+	[ -z "$fast" ] || [[ $fast == *" layers, "* ]] # a busy machine may need longer than 300 ms
+	[[ $slow_err == "push $slow/x:2: "*"/"*" layers, "*"B, "*s ]]
+	[[ $screen == *'[+] Pushing '*" => push $slow/x:3"* ]]
+}
