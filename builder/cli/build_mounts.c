@@ -77,15 +77,44 @@ static int choose_source(const struct secret_text *given, const char *text,
 	return secret->env || secret->file ? 0 : err_nomem(err);
 }
 
+/* Takes a field of a CSV record off '*rest': one in double quotes may hold commas, and quotes as two. Its text goes to the end
+ * of 'unquoted', which must not move. */
+static int take_field(struct str *rest, struct buf *unquoted, struct str *ret_field, bool *ret_more)
+{
+	size_t begun = unquoted->len, i;
+
+	if (!str_starts(*rest, "\"")) {
+		*ret_more = str_cut(*rest, ',', ret_field, rest);
+		return 0;
+	}
+	for (i = 1; i < rest->len; i++) {
+		if (rest->ptr[i] == '"' && !(i + 1 < rest->len && rest->ptr[i + 1] == '"'))
+			break;
+		i += rest->ptr[i] == '"';
+		buf_putc(unquoted, rest->ptr[i]);
+	}
+	if (i >= rest->len || (i + 1 < rest->len && rest->ptr[i + 1] != ','))
+		return -EINVAL;
+	*ret_field = str_of(unquoted->data + begun, unquoted->len - begun);
+	*ret_more = i + 1 < rest->len;
+	*rest = str_from_index(*rest, i + 2);
+	return 0;
+}
+
 static int parse_secret(const char *text, struct run_secret *ret_secret, struct err *err)
 {
 	struct secret_text given = { .has_type = false };
+	auto_buf struct buf unquoted = BUF_INIT(MIB);
 	struct str rest = str_from(text), field;
 	bool more = true;
 	int r = 0;
 
+	if (!buf_reserve(&unquoted, rest.len + 1))
+		return buf_check(&unquoted, "--secret", err);
 	while (more && r == 0) {
-		more = str_cut(rest, ',', &field, &rest);
+		if (take_field(&rest, &unquoted, &field, &more) < 0)
+			return err_set(err, ERR_USAGE, "bad --secret '%s': a quote is missing",
+				       text);
 		r = read_secret_field(&given, field, text, err);
 	}
 	if (r < 0)

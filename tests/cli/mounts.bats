@@ -399,6 +399,9 @@ CANARY=canary-4711-value
 		[ "$status" = "$3" ]
 		[[ "$output" == *"$2"* ]]
 	}
+	cp v 'a,"b'
+	mica build -q --no-cache --secret 'id=v,"src=a,""b"' ctx
+	refused 'id=v,"src=a' "bad --secret 'id=v,\"src=a': a quote is missing" 2
 	refused src=v "has no id" 2
 	refused id "bad --secret 'id': id=ID[,src=PATH|,env=NAME]" 2
 	refused id=v,scr=v "unknown key 'scr' in --secret 'id=v,scr=v' (did you mean src?)" 2
@@ -653,4 +656,25 @@ ssh_setup() {
 	refused 'type=bind,target=/x,from=$STAGE' 'from'
 	printf 'FROM base\nWORKDIR /w\nRUN --mount=type=tmpfs,\\\"target=a,b\\\",ro=false [ -d "/w/a,b" ] && touch "/w/a,b/f"\nRUN --mount=type=cache,TARGET=x,READONLY=true ! touch /w/x/f\n' | dockerfile
 	mica build -q "$ctx"
+}
+
+@test "bind and seeds of named contexts: directories with their ignore file, images (RCP-264, RCP-265, RCP-373)" {
+	mkdir -p "$BATS_TEST_TMPDIR/named/d"
+	echo n >"$BATS_TEST_TMPDIR/named/f"
+	echo i >"$BATS_TEST_TMPDIR/named/ignored"
+	echo deep >"$BATS_TEST_TMPDIR/named/d/f"
+	echo ignored >"$BATS_TEST_TMPDIR/named/.dockerignore"
+	dockerfile <<-'END'
+		FROM base
+		RUN --mount=from=other,target=/n [ "$(cat /n/f)" = n ] && [ ! -e /n/ignored ] && ! touch /n/x
+		RUN --mount=from=other,target=/n,source=d,rw rm /n/f && touch /n/x
+		RUN --mount=from=img,target=/n [ -x /n/bin/busybox ]
+		RUN --mount=type=cache,id=named,from=other,source=d,target=/c [ "$(cat /c/f)" = deep ]
+	END
+	mica build -q --build-context other="$BATS_TEST_TMPDIR/named" --build-context img=docker-image://base -t t "$ctx"
+	[ "$(cat "$BATS_TEST_TMPDIR/named/d/f")" = deep ]
+	[ "$(mica inspect t | jq -r '.[0].RootFS.Layers[1:] | unique | .[]')" = "$EMPTY" ]
+	echo changed >"$BATS_TEST_TMPDIR/named/f"
+	run mica build --build-context other="$BATS_TEST_TMPDIR/named" --build-context img=docker-image://base "$ctx"
+	[ "$status" = 1 ]
 }
