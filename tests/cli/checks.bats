@@ -3,6 +3,7 @@
 # mica check, build --check, build --call: every rule once where it fires and once where it is silent, where it can be skipped,
 # and the forms in which it is told (RCP-127, RCP-128, RCP-401 to RCP-404, UX-59 to UX-62).
 
+# shellcheck disable=SC2154,SC2119,SC2120,SC2016
 load common
 
 setup_file() {
