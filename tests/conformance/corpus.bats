@@ -8,7 +8,7 @@ load ../cli/user
 
 # Without a distribution underneath: each takes well under a second. 'base-onbuild' comes first, a parent of another one.
 recipes="base-onbuild args-matrix bind-mounts cache-mounts chown-recursive comments-continuations config-templates copy-basics
- copy-chmod-chown copy-dest-links copy-exclude copy-from-stages copy-hardlinks copy-link copy-odd-names copy-parents
+ copy-chmod-chown copy-dest-links copy-exclude copy-from-stages copy-hardlinks copy-link copy-not-utf8 copy-odd-names copy-parents
  copy-symlinks crlf-recipe deep-stages env-expansion escape-backtick hardlinks-copied-up heredoc-copy heredoc-run
  ignore-exceptions ignore-own-file ignore-simple many-files metadata-override network-none onbuild-image onbuild-stage
  overlapping-layers platform-args rename-directories resolv-files run-nothing scratch-files scratch-metadata secrets
