@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "builder/mask.h"
 #include "formats/base/io.h"
@@ -18,8 +19,8 @@ struct event_hub {
 	size_t reader_count;
 	unsigned steps;
 	const struct mask *mask; /* or NULL */
-	struct mask_stream
-		*streams; /* two for each of the first rows, as far as they were needed */
+	/* Two for each of the first rows; NULL: it has none. */
+	struct mask_stream **streams;
 	size_t stream_count;
 	struct buf scratch;
 };
@@ -38,10 +39,14 @@ int event_hub_new(struct event_hub **ret_hub, struct err *err)
 
 void event_hub_free(struct event_hub *hub)
 {
+	size_t i;
+
 	if (!hub)
 		return;
 	pthread_mutex_destroy(&hub->lock);
 	buf_release(&hub->scratch);
+	for (i = 0; i < hub->stream_count; i++)
+		free(hub->streams[i]);
 	free(hub->streams);
 	free(hub);
 }
@@ -76,22 +81,28 @@ void event_replay(struct event_hub *hub, const struct event *event)
 	pthread_mutex_unlock(&hub->lock);
 }
 
-/* The stream of a row's output number 1 or 2; NULL when there is no memory for it. */
+/* The stream of a row's output number 1 or 2, made when it is first needed; NULL when there is no memory for it. */
 static struct mask_stream *stream_of(struct event_hub *hub, unsigned step, unsigned number)
 {
-	size_t at = 2 * (size_t)step + number - 1, count = hub->stream_count;
-	struct mask_stream *streams;
+	size_t at = 2 * (size_t)step + number - 1;
 
-	if (at < count)
-		return &hub->streams[at];
-	streams = reallocarray(hub->streams, at + 1, sizeof(*streams));
-	if (!streams)
-		return NULL;
-	hub->streams = streams;
-	for (; count <= at; count++)
-		streams[count] = (struct mask_stream){ .mask = hub->mask };
-	hub->stream_count = count;
-	return &streams[at];
+	if (at >= hub->stream_count) {
+		struct mask_stream **streams = reallocarray(hub->streams, at + 1,
+							    sizeof(struct mask_stream *));
+
+		if (!streams)
+			return NULL;
+		memset(streams + hub->stream_count, 0,
+		       (at + 1 - hub->stream_count) * sizeof(struct mask_stream *));
+		hub->streams = streams;
+		hub->stream_count = at + 1;
+	}
+	if (!hub->streams[at]) {
+		hub->streams[at] = calloc(1, sizeof(struct mask_stream));
+		if (hub->streams[at])
+			hub->streams[at]->mask = hub->mask;
+	}
+	return hub->streams[at];
 }
 
 static void show_log(struct event_hub *hub, struct event *event)
@@ -110,12 +121,14 @@ static void flush_logs(struct event_hub *hub, unsigned step)
 
 	for (number = 1; number <= 2; number++) {
 		struct event rest = { .kind = EVENT_LOG, .step = step, .stream = number };
+		size_t at = 2 * (size_t)step + number - 1;
 
-		if (2 * (size_t)step + number > hub->stream_count)
+		if (at >= hub->stream_count || !hub->streams[at])
 			continue;
-		rest.text = mask_end(&hub->streams[2 * (size_t)step + number - 1], &hub->scratch);
+		rest.text = mask_end(hub->streams[at], &hub->scratch);
 		if (rest.text.len)
 			tell(hub, &rest);
+		free(take(hub->streams[at]));
 	}
 }
 
@@ -123,7 +136,7 @@ static void show(struct event_hub *hub, struct event *event)
 {
 	struct buf name = BUF_INIT(SIZE_MAX / 4);
 
-	if (!hub->mask) {
+	if (mask_is_empty(hub->mask)) {
 		tell(hub, event);
 		return;
 	}

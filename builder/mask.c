@@ -109,6 +109,11 @@ int mask_add(struct mask *mask, struct str value, struct err *err)
 	return r;
 }
 
+bool mask_is_empty(const struct mask *mask)
+{
+	return !mask || mask->count == 0;
+}
+
 /* --- Looking --- */
 
 #define UNDECIDED SIZE_MAX
@@ -214,7 +219,7 @@ struct str mask_feed(struct mask_stream *stream, struct str bytes, struct buf *s
 	bool plain;
 
 	buf_clear(scratch);
-	if (!stream->mask || stream->mask->count == 0 || bytes.len == 0)
+	if (mask_is_empty(stream->mask) || bytes.len == 0)
 		return bytes;
 	if (stream->held_len) {
 		buf_append(&joined, stream->held, stream->held_len);
@@ -257,7 +262,7 @@ struct str mask_text(const struct mask *mask, struct str text, struct buf *scrat
 	bool plain;
 
 	buf_clear(scratch);
-	if (!mask || mask->count == 0 || text.len == 0)
+	if (mask_is_empty(mask) || text.len == 0)
 		return text;
 	cover(&stream, text, false, scratch, &plain);
 	return plain ? text : settled(scratch);

@@ -26,6 +26,7 @@ struct mask *mask_new(void) must_check; /* NULL when memory is gone */
 void mask_free(struct mask *mask);
 /* Copies the value, without line ends behind it: what prints a file's content seldom keeps them. */
 int mask_add(struct mask *mask, struct str value, struct err *err) must_check;
+bool mask_is_empty(const struct mask *mask); /* nothing is ever covered; also for NULL */
 
 /* 'text' with values covered: 'text' itself where nothing is to be covered, else a view of 'scratch'. NULL for 'mask' is one
  * without values. When memory is gone MASK_TEXT alone. */
