@@ -214,6 +214,8 @@ static int parse_secrets(struct build *build, struct err *err)
 	size_t i;
 	int r = 0;
 
+	if (given->count > LIMIT_BUILD_ARGS)
+		return err_set(err, ERR_USAGE, "more than %u secrets", LIMIT_BUILD_ARGS);
 	build->secrets = calloc(given->count + 1, sizeof(*build->secrets));
 	build->mask = mask_new();
 	if (!build->secrets || !build->mask)

@@ -371,3 +371,13 @@ one         scratch   the first
 	run -125 mica build --strict-syntax "$ctx"
 	[[ $output == *"asks for the language of 'example.org/other'"* ]]
 }
+
+@test "10 000 secrets and no more (RCP-6)" {
+	dockerfile <<<'FROM scratch'
+	seq -f 'id=s%.0f,env=HOME' 10001 | sed 's/^/--secret=/' >"$BATS_TEST_TMPDIR/secrets"
+	mapfile -t secrets < <(head -10000 "$BATS_TEST_TMPDIR/secrets")
+	run -0 mica build -q "${secrets[@]}" "$ctx"
+	mapfile -t secrets <"$BATS_TEST_TMPDIR/secrets"
+	run -2 mica build -q "${secrets[@]}" "$ctx"
+	[[ $output == *"more than 10000 secrets"* ]]
+}
