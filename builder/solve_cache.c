@@ -479,7 +479,7 @@ static int lease_key(const struct node *node, struct key *ret_key, struct err *e
 static int look_up_again(struct solve *solve, struct node *node, bool *ret_hit, struct err *err)
 {
 	auto_arena struct arena arena = ARENA_INIT(MIB);
-	struct state_record record;
+	struct state_record record = { .refreshed = false };
 	bool known = node->keyed, found = false;
 	int r = 0;
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: Apache-2.0
 # The step cache: what hits, what does not, and what is told about it.
+# shellcheck disable=SC2016,SC2030,SC2031,SC2154 # bats sets variables and runs each test in a subshell
 
 load common
 
