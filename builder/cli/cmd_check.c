@@ -83,6 +83,18 @@ static void note(void *argument, const char *rule, struct line_range lines, cons
 		check->failed_to_note = true;
 }
 
+/* The text of an error without the "FILE:LINE: " in front, which the report has elsewhere. */
+static const char *without_place(const struct build *build, const char *text)
+{
+	size_t len = strlen(build->recipe_name), digits;
+
+	if (strncmp(text, build->recipe_name, len) != 0 || text[len] != ':')
+		return text;
+	digits = strspn(text + len + 1, "0123456789");
+	return digits && strncmp(text + len + 1 + digits, ": ", 2) == 0 ? text + len + digits + 3
+									: text;
+}
+
 /* What is wrong with the recipe as a whole is told by the report in a form for machines, in text by the error itself. */
 static int end_failed(struct check *check, struct line_range lines, struct buf *out,
 		      struct err *err)
@@ -90,7 +102,8 @@ static int end_failed(struct check *check, struct line_range lines, struct buf *
 	struct build *build = check->build;
 	auto_buf struct buf excerpt = BUF_INIT(MIB);
 	struct err failure = *err;
-	int r = check_report_set_error(&check->report, failure.text, lines, err);
+	int r = check_report_set_error(&check->report, without_place(build, failure.text), lines,
+				       err);
 
 	if (r == 0)
 		r = check_report_write(&check->report, check->format, out, err);

@@ -267,7 +267,7 @@ Maintainer instruction is deprecated in favor of using label
 	jq -e '.warnings == [] and .buildError.location.ranges[0].start.line == 2 and
 		(.buildError.message | test("did you mean RUN"))' <<<"$output"
 	run -1 mica check --format line "$ctx"
-	[[ $output == *"/Dockerfile:2:1: error: "*RUNN* ]]
+	[[ $output == *"/Dockerfile:2:1: error: unknown instruction: RUNN"* ]]
 	run -1 mica check --format github "$ctx"
 	[[ $output == "::error file=$ctx/Dockerfile,line=2,"* ]]
 	dockerfile <<<$'FROM scratch\nENV a b\nCOPY --from=x --from=y / /'
