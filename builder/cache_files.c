@@ -114,7 +114,7 @@ static void prune_lists(struct store *store)
 			return;
 		kept = more;
 		last = &kept[count++];
-		snprintf(last->name, sizeof(last->name), "%s", entry->d_name);
+		memcpy(last->name, entry->d_name, strlen(entry->d_name) + 1);
 		last->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
 		last->size_bytes = (uint64_t)st.st_size;
 	}

@@ -48,6 +48,24 @@ state_of() {
 	[ "$(state_of COPY)" = DONE ]
 }
 
+@test "RUN binds what it names of another stage (RCP-606)" {
+	dockerfile <<-'D'
+		FROM base AS b
+		RUN mkdir /a /b && echo 1 >/a/x && echo 2 >/b/x
+		FROM base
+		RUN --mount=from=b,source=/a,target=/m cat /m/x >/y
+	D
+	build
+	sed -i 's,source=/a,source=/b,' "$ctx/Dockerfile"
+	build
+	[ "$(mica cat it /y)" = 2 ]
+	# A stage that ran again with the same there.
+	sed -i 's,echo 1 >/a/x,echo 7 >/a/x,' "$ctx/Dockerfile"
+	build
+	[ "$(state_of 'RUN mkdir')" = DONE ]
+	[ "$(state_of 'RUN --mount')" = CACHED ]
+}
+
 @test "a step of another stage that ran again with equal content: COPY of it hits (RCP-603, RCP-604, RCP-976)" {
 	dockerfile <<-'D'
 		FROM base AS b
