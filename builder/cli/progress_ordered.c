@@ -266,6 +266,9 @@ static bool stays(struct ordered *ordered)
 
 	if (is_open(ordered, ordered->shown, &news, &started_ns))
 		return true;
+	/* What comes before the first stage is not at its end because one of it is. */
+	if (ordered->groups[ordered->shown].stage == STAGE_BEFORE && !ordered->started_stages)
+		return true;
 	if (ordered->failed < ordered->group_count || !has_waiting(ordered, ordered->shown))
 		return false;
 	for (i = 0; i < ordered->group_count; i++)

@@ -287,6 +287,7 @@ on_terminal() {
 	[[ $stderr == *'::warning file=Dockerfile,line=4,endLine=4,title=MaintainerDeprecated::'* ]]
 	[[ $stderr == *'::error file=Dockerfile,line=6,endLine=6,title=Build failed::process'* ]]
 	[ "$(grep -c '^::group' <<<"$stderr")" = "$(grep -c '^::endgroup' <<<"$stderr")" ]
+	[ "$(grep -c "^::group::prepare" <<<"$stderr")" = 1 ]
 }
 
 @test "GitLab: collapsed sections (UX-98); any other CI: ordered lines without control" {
