@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Blob, in the byte order of this machine (it never leaves it):
  *
- *	header   | magic[8] | section count u64 |
+ *	header   | magic[8] | section count u64 | where the table is u64 |
+ *	entries  | entry, entry, ... of each section |
+ *	entry    | struct stored_file | name |
  *	table    | section records, sorted by path |
  *	paths    | the paths of the sections, unframed |
- *	entries  | entry, entry, ... of section 0, then of section 1, ... |
- *	entry    | struct stored_file | name |
  *
- * All offsets count from the start of the blob. Records are copied out before use: nothing is aligned. */
+ * All offsets count from the start of the blob. Records are copied out before use: nothing is aligned. The table comes last so that
+ * entries, some 90 bytes a file, are written where they stay: there is one copy of them. */
 #include "builder/stat_cache.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char magic[8] = "mstat-1";
+static const char magic[8] = "mstat-2";
 
 struct stored_section {
 	uint64_t path_offset, data_offset, data_len, dev;
@@ -33,7 +34,13 @@ struct stored_file {
 };
 _Static_assert(sizeof(struct stored_file) == 80, "no padding: records are written as they are");
 
-enum { HEADER_BYTES = sizeof(magic) + sizeof(uint64_t) };
+struct stored_header {
+	char magic[8];
+	uint64_t section_count, table_offset;
+};
+_Static_assert(sizeof(struct stored_header) == 24, "no padding: it is written as it is");
+
+enum { HEADER_BYTES = sizeof(struct stored_header) };
 
 void stat_facts_from(const struct stat *st, struct stat_facts *ret_facts)
 {
@@ -63,16 +70,23 @@ bool stat_facts_rested(const struct stat_facts *facts, int64_t scan_ns)
 
 /* --- Reading --- */
 
-static uint64_t section_count(struct str blob)
+/* Of what begins with it; else there are no sections. */
+static struct stored_header header_of(struct str blob)
 {
-	uint64_t count;
+	struct stored_header header = { .section_count = 0 };
 
 	if (blob.len < HEADER_BYTES || memcmp(blob.ptr, magic, sizeof(magic)) != 0)
-		return 0;
-	memcpy(&count, blob.ptr + sizeof(magic), sizeof(count));
-	if (count > (blob.len - HEADER_BYTES) / sizeof(struct stored_section))
-		return 0;
-	return count;
+		return header;
+	memcpy(&header, blob.ptr, sizeof(header));
+	if (header.table_offset > blob.len ||
+	    header.section_count > (blob.len - header.table_offset) / sizeof(struct stored_section))
+		header.section_count = 0;
+	return header;
+}
+
+static uint64_t section_count(struct str blob)
+{
+	return header_of(blob).section_count;
 }
 
 static bool inside(struct str blob, uint64_t offset, uint64_t len)
@@ -80,9 +94,10 @@ static bool inside(struct str blob, uint64_t offset, uint64_t len)
 	return offset <= blob.len && len <= blob.len - offset;
 }
 
+/* 'number' is below section_count(). */
 static bool section_at(struct str blob, uint64_t number, struct stored_section *ret_section)
 {
-	memcpy(ret_section, blob.ptr + HEADER_BYTES + number * sizeof(*ret_section),
+	memcpy(ret_section, blob.ptr + header_of(blob).table_offset + number * sizeof(*ret_section),
 	       sizeof(*ret_section));
 	return inside(blob, ret_section->path_offset, ret_section->path_len) &&
 	       inside(blob, ret_section->data_offset, ret_section->data_len);
@@ -188,8 +203,11 @@ bool stat_cache_find(struct stat_cursor *cursor, struct str name, const struct s
 
 void stat_cache_writer_init(struct stat_cache_writer *writer)
 {
+	const struct stored_header later = { .section_count = 0 };
+
 	*writer = (struct stat_cache_writer){ .section_count = 0 };
 	buf_init(&writer->data, STAT_CACHE_MAX);
+	buf_append(&writer->data, &later, sizeof(later));
 	buf_init(&writer->table, STAT_CACHE_MAX);
 	buf_init(&writer->paths, STAT_CACHE_MAX);
 }
@@ -201,8 +219,7 @@ void stat_cache_writer_release(struct stat_cache_writer *writer)
 	buf_release(&writer->paths);
 }
 
-/* The section being filled is the last record of the table. Until finish its offsets count from the start of 'paths' and
- * 'data'. */
+/* The section being filled is the last record of the table. Until finish the offset of its path counts from the start of 'paths'. */
 static struct stored_section *last_section(struct stat_cache_writer *writer)
 {
 	struct stored_section *sections = (struct stored_section *)(void *)writer->table.data;
@@ -298,7 +315,8 @@ int stat_cache_finish(struct stat_cache_writer *writer, struct buf *blob, struct
 {
 	const struct stored_section *sections = (const void *)writer->table.data;
 	size_t count = writer->section_count, i;
-	uint64_t paths_at, data_at, stored_count;
+	struct stored_header header = { .table_offset = writer->data.len };
+	uint64_t paths_at;
 	auto_free struct section_ref *refs = NULL;
 
 	if (buf_check(&writer->table, "stat cache", err) < 0 ||
@@ -315,24 +333,23 @@ int stat_cache_finish(struct stat_cache_writer *writer, struct buf *blob, struct
 				       sections[i].path_len),
 		};
 	qsort(refs, count, sizeof(*refs), by_path);
-	stored_count = count = drop_duplicates(refs, count);
-	paths_at = HEADER_BYTES + count * sizeof(*sections);
-	data_at = paths_at + writer->paths.len;
-	buf_clear(blob);
-	if (!buf_reserve(blob, data_at + writer->data.len)) /* once: it may be large */
-		return buf_check(blob, "stat cache", err);
-	buf_append(blob, magic, sizeof(magic));
-	buf_append(blob, &stored_count, sizeof(stored_count));
+	header.section_count = count = drop_duplicates(refs, count);
+	memcpy(header.magic, magic, sizeof(magic));
+	paths_at = header.table_offset + count * sizeof(*sections);
 	for (i = 0; i < count; i++) {
 		struct stored_section section = *refs[i].section;
 
 		section.path_offset += paths_at;
-		section.data_offset += data_at;
-		buf_append(blob, &section, sizeof(section));
+		buf_append(&writer->data, &section, sizeof(section));
 	}
-	buf_append(blob, writer->paths.data, writer->paths.len);
-	buf_append(blob, writer->data.data, writer->data.len);
-	return buf_check(blob, "stat cache", err);
+	buf_append(&writer->data, writer->paths.data, writer->paths.len);
+	if (buf_check(&writer->data, "stat cache", err) < 0)
+		return -err->code;
+	memcpy(writer->data.data, &header, sizeof(header));
+	buf_release(blob);
+	*blob = writer->data;
+	buf_init(&writer->data, STAT_CACHE_MAX);
+	return 0;
 }
 
 /* --- Merging: two sorted tables, and two sorted lists in a section that only part of was seen --- */

@@ -45,7 +45,7 @@ bool stat_cache_find(struct stat_cursor *cursor, struct str name, const struct s
 
 /* --- Writing: directories in any order; files of a directory in byte order --- */
 struct stat_cache_writer {
-	struct buf data;  /* entries */
+	struct buf data;  /* what becomes the blob: header and entries */
 	struct buf table; /* section records */
 	struct buf paths;
 	size_t section_count;

@@ -3,6 +3,7 @@
  * blob knows nothing or something wrong but never crashes (RCP-608). */
 #include "builder/stat_cache.h"
 
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -262,13 +263,41 @@ static void test_damage(void **state)
 	}
 }
 
+/* Memory for very many files is that of one copy of what is known of them. */
+static void test_one_copy(void **state)
+{
+	enum { MANY = 300000 };
+	auto_buf struct buf blob = BUF_INIT(STAT_CACHE_MAX);
+	auto_stat_cache_writer struct stat_cache_writer writer;
+	const uint8_t sha256[SHA256_BYTES] = { 1 };
+	const struct stat_facts facts = { .dev = 7 };
+	struct mallinfo2 before, after;
+	int i;
+
+	(void)state;
+	stat_cache_writer_init(&writer);
+	stat_cache_add_dir(&writer, STR(""), 7, 1, false);
+	for (i = 0; i < MANY; i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "file-%07d", i);
+		stat_cache_add(&writer, str_from(name), &facts, sha256, false);
+	}
+	before = mallinfo2();
+	assert_ok(stat_cache_finish(&writer, &blob, &err));
+	after = mallinfo2();
+	assert_true(blob.len > (size_t)MANY * 90);
+	assert_in_range(after.uordblks + after.hblkhd, 0,
+			before.uordblks + before.hblkhd + blob.len / 2);
+	assert_true(stat_cache_valid(buf_str(&blob)));
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_found),
-		cmocka_unit_test(test_every_fact_counts),
-		cmocka_unit_test(test_merge_and_unite),
-		cmocka_unit_test(test_damage),
+		cmocka_unit_test(test_found),		cmocka_unit_test(test_every_fact_counts),
+		cmocka_unit_test(test_merge_and_unite), cmocka_unit_test(test_damage),
+		cmocka_unit_test(test_one_copy),
 	};
 
 	if (argc > 1)
