@@ -362,25 +362,46 @@ static int put_mark(struct solve *solve, const struct node *node, const uint8_t 
 }
 
 /* Records a settled node under every key by which a later build may find it. */
-int node_record(struct solve *solve, struct node *node, struct err *err)
+/* 'shape': of what a COPY takes from the context, else NULL. */
+static int put_all(struct solve *solve, struct node *node, const struct key *content,
+		   const uint8_t *shape, struct err *err)
 {
-	uint8_t shape[SHA256_BYTES];
-	struct key content;
-	int r = content_key(solve, node, &content, err);
+	int r = put_record(solve, node, content, RECORD_CONTENT, err);
 
-	if (r == 0) {
-		node->content_key = content;
-		node->has_content_key = true;
-		r = put_record(solve, node, &content, RECORD_CONTENT, err);
-	}
 	if (r == 0 && node->keyed)
-		r = put_result(solve, node, &content, err);
+		r = put_result(solve, node, content, err);
 	if (r == 0)
 		r = put_mark(solve, node, NULL, err);
-	if (r == 0 && node->selection && node->step->kind == STEP_COPY && !node->step->from) {
+	if (r == 0 && shape)
+		r = put_mark(solve, node, shape, err);
+	return r;
+}
+
+int node_record(struct solve *solve, struct node *node, struct err *err)
+{
+	bool has_shape = node->selection && node->step->kind == STEP_COPY && !node->step->from;
+	struct state *state = store_state(solve->options->store);
+	struct err commit_err = { 0 };
+	uint8_t shape[SHA256_BYTES];
+	struct key content;
+	int r = content_key(solve, node, &content, err), committed;
+
+	if (r == 0 && has_shape)
 		r = selection_shape(node->selection, shape, err);
-		if (r == 0)
-			r = put_mark(solve, node, shape, err);
+	if (r < 0)
+		return r;
+	node->content_key = content;
+	node->has_content_key = true;
+	/* As one transaction, which is a third of the writing. Each record is true by itself, so those that were made before one
+	 * failed may stay. */
+	r = state_begin(state, err);
+	if (r < 0)
+		return r;
+	r = put_all(solve, node, &content, has_shape ? shape : NULL, err);
+	committed = state_commit(state, &commit_err);
+	if (r == 0 && committed < 0) {
+		*err = commit_err;
+		r = committed;
 	}
 	return r;
 }
