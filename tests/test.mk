@@ -29,14 +29,14 @@ headers:
 	done
 
 C_FILES := $(shell git ls-files '*.c' '*.h' 2>/dev/null)
-SHELL_FILES := $(shell git grep -lE '^\#!/bin/(sh|bash)|^\#!/usr/bin/env (ba)?sh' -- . 2>/dev/null)
+SHELL_FILES := $(shell git grep -lE '^\#!/bin/(sh|bash)|^\#!/usr/bin/env (ba)?sh' -- . ':!tests/corpus/*/*' ':!tests/recipe/*/*' 2>/dev/null)
 TIDY_FILES := $(filter %.c,$(filter-out tests/%,$(C_FILES)))
 
 lint: $(BUILD)/gen/seccomp_filter.h
 	$(Q)clang-format --dry-run -Werror $(C_FILES)
 	$(Q)tests/tools/check-banned $(filter-out tests/%,$(C_FILES))
 	$(Q)shellcheck $(SHELL_FILES)
-	$(Q)codespell -q 3 -L 'fo,ser,creat,te,ot,nd,inout,parth,stdio,ba,fpr,vertexes,copys,fro,passt' $(C_FILES) $(SHELL_FILES) $(wildcard *.md */README.md)
+	$(Q)codespell -q 3 -L 'fo,ser,creat,te,ot,nd,inout,parth,stdio,ba,fpr,vertexes,copys,fro,passt,damon' $(C_FILES) $(SHELL_FILES) $(wildcard *.md */README.md)
 	$(Q)cppcheck --quiet --std=c11 --error-exitcode=1 --inline-suppr -j 2 --suppressions-list=tests/tools/cppcheck.suppress \
 		--enable=warning,portability -I. $(TIDY_FILES)
 	$(Q)printf '%s\n' $(TIDY_FILES) | xargs -P 2 -n 6 sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- \

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows about builds: long recipes, stages side by side, one change in a large context, one large file.
+"""Rows about builds: long recipes, stages side by side, one change in a large context, one large file, packages.
 
 A rival's peak memory is that of the command; BuildKit works in a daemon, whose memory is not seen."""
 
@@ -82,3 +82,23 @@ class BuildRows:
         recipe = self.recipe_of("large", "FROM scratch\nCOPY data /\n")
         self.measure("large", "floor", f"tee >(openssl dgst -sha256 >/dev/null) <{data} | zstd -3 -T2 -q >/dev/null", runs=1)
         self.measure_builders("large", self.builders("large-root", recipe, context), runs=1)
+
+    def row_recipe(self):
+        """Packages, a user, a copy and a compilation on a Debian base."""
+        self.debian()
+        archive, context = self.path("bench-debian.tar"), self.path("hello")
+        self.sh(self.m("recipe-root", "import", self.path("debian.tar"), "bench-debian"), check=True)
+        self.sh(self.m("recipe-root", "save", "-o", archive, "bench-debian"), check=True)
+        if self.have("docker"):
+            self.sh(self.peers() + ["docker", "load", "-i", archive])
+        if self.have("buildah"):
+            self.sh(self.peers() + ["buildah", "pull", f"docker-archive:{archive}"])
+        os.makedirs(context, exist_ok=True)
+        with open(os.path.join(context, "hello.c"), "w") as file:
+            file.write('#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n')
+        recipe = self.recipe_of("recipe", "FROM bench-debian\n"
+                                "RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "
+                                "build-essential python3 git\n"
+                                "RUN useradd -m app\nWORKDIR /app\nCOPY . .\nRUN gcc -O2 -o hello hello.c && ./hello\n"
+                                "USER app\nCMD [\"/app/hello\"]\n")
+        self.measure_builders("recipe", self.builders("recipe-root", recipe, context))
