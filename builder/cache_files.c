@@ -17,8 +17,13 @@
 
 #define LISTS_DIR "lists"
 
-/* Of a list in memory, not compressed: a million files with long paths. */
-enum { LIST_BYTES_MAX = 512 << 20, SHORT_DIGEST_BYTES = 8, LIST_NAME_MAX = 80 };
+/* Of a list, not compressed: a million files with long paths. */
+enum {
+	LIST_BYTES_MAX = 512 << 20,
+	SHORT_DIGEST_BYTES = 8,
+	LIST_NAME_MAX = 80,
+	PIECE_BYTES = 64 << 10
+};
 
 static void list_name(const char *hex, char name[LIST_NAME_MAX])
 {
@@ -27,8 +32,33 @@ static void list_name(const char *hex, char name[LIST_NAME_MAX])
 
 /* --- Writing --- */
 
-static void add_entry(struct buf *list, const struct node *node, const struct buf *path)
+/* Lines go to the compressor as they come: a list of very many files is never in memory. */
+struct list_writer {
+	struct compressor *compressor;
+	struct buf *lines; /* not yet passed on */
+	uint64_t written;
+	struct err *err;
+	int r; /* the first failure */
+};
+
+static void pass_on(struct list_writer *writer)
 {
+	struct buf *lines = writer->lines;
+
+	if (writer->r == 0)
+		writer->r = buf_check(lines, "list of files", writer->err);
+	if (writer->r == 0)
+		writer->r = compressor_write(writer->compressor, lines->data, lines->len,
+					     writer->err);
+	writer->written += lines->len;
+	if (writer->r == 0 && writer->written > LIST_BYTES_MAX)
+		writer->r = err_set(writer->err, ERR_LIMIT, "the list of files is too long");
+	buf_clear(lines);
+}
+
+static void add_entry(struct list_writer *writer, const struct node *node, const struct buf *path)
+{
+	struct buf *list = writer->lines;
 	static const char hex[] = "0123456789abcdef";
 	char digest[2 * SHORT_DIGEST_BYTES + 1] = "-";
 	size_t i;
@@ -43,9 +73,11 @@ static void add_entry(struct buf *list, const struct node *node, const struct bu
 	for (i = 0; i < path->len; i++)
 		buf_putc(list, path->data[i] == '\n' ? '?' : path->data[i]);
 	buf_putc(list, '\n');
+	if (list->len >= PIECE_BYTES)
+		pass_on(writer);
 }
 
-static void add_tree(struct buf *list, const struct node *node, struct buf *path)
+static void add_tree(struct list_writer *list, const struct node *node, struct buf *path)
 {
 	size_t len = path->len;
 	uint32_t i;
@@ -63,7 +95,7 @@ static void add_tree(struct buf *list, const struct node *node, struct buf *path
 	}
 }
 
-static int write_list(const struct selection *selection, struct buf *list, struct err *err)
+static void write_list(const struct selection *selection, struct list_writer *list)
 {
 	auto_buf struct buf path = BUF_INIT(CONTEXT_PATH_MAX);
 	size_t i;
@@ -77,7 +109,43 @@ static int write_list(const struct selection *selection, struct buf *list, struc
 			add_entry(list, item->node, &path);
 		add_tree(list, item->node, &path);
 	}
-	return buf_check(list, "list of files", err);
+	if (list->lines->len)
+		pass_on(list);
+}
+
+static int compress_list(struct store *store, int fd, const struct selection *selection,
+			 struct err *err)
+{
+	struct compressor_options options = { .compression = COMPRESSION_ZSTD,
+					      .pool = store_pool(store),
+					      .fd = fd };
+	auto_compressor struct compressor *compressor = NULL;
+	auto_buf struct buf lines = BUF_INIT(PIECE_BYTES + CONTEXT_PATH_MAX + 128);
+	struct list_writer writer = { .lines = &lines, .err = err };
+	struct digest digest;
+	uint64_t size;
+	int r = compressor_new(&options, &compressor, err);
+
+	if (r < 0)
+		return r;
+	writer.compressor = compressor;
+	write_list(selection, &writer);
+	return writer.r < 0 ? writer.r : compressor_finish(compressor, &digest, &size, err);
+}
+
+static int write_file(struct store *store, const char *name, const struct selection *selection,
+		      struct err *err)
+{
+	struct io_temp temp;
+	int r = io_temp_open(&temp, store_dirfd(store), name, 0600, err);
+
+	if (r < 0)
+		return r;
+	r = compress_list(store, temp.fd, selection, err);
+	if (r == 0)
+		r = io_temp_publish(&temp, false, err);
+	io_temp_release(&temp);
+	return r;
 }
 
 struct kept {
@@ -130,7 +198,6 @@ static void prune_lists(struct store *store)
 int cache_files_keep(struct store *store, const uint8_t content[SHA256_BYTES],
 		     const struct selection *selection, struct err *err)
 {
-	auto_buf struct buf list = BUF_INIT(LIST_BYTES_MAX), packed = BUF_INIT(LIST_BYTES_MAX);
 	struct digest digest = { .algorithm = DIGEST_SHA256 };
 	char hex[DIGEST_HEX_MAX], name[LIST_NAME_MAX];
 	int r;
@@ -142,12 +209,7 @@ int cache_files_keep(struct store *store, const uint8_t content[SHA256_BYTES],
 		return 0;
 	r = io_make_dirs(store_dirfd(store), LISTS_DIR, 0700, err);
 	if (r == 0)
-		r = write_list(selection, &list, err);
-	if (r == 0)
-		r = cache_pack(buf_str(&list), store_pool(store), &packed, err);
-	if (r == 0)
-		r = io_replace_file(store_dirfd(store), name, packed.data, packed.len, 0600, false,
-				    err);
+		r = write_file(store, name, selection, err);
 	if (r == 0)
 		prune_lists(store);
 	return r;
