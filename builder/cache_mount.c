@@ -393,14 +393,30 @@ static int settle(struct store *store, const struct cache_home *home, struct cac
 	return r;
 }
 
+/* Somebody else makes the directory that this one wants to share. */
+static int wait_a_little(const struct cache_wait *wait, struct err *err)
+{
+	const struct timespec pause = { .tv_nsec = POLL_MS * 1000000L };
+
+	if (wait && wait->canceled && wait->canceled(wait->canceled_self))
+		return err_set(err, ERR_CANCELED, "canceled");
+	(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+	return -EAGAIN;
+}
+
+/* Making a shared directory takes the lock alone, but nobody waits for that: whoever made it in the meantime keeps it for as long as
+ * his step runs, and shares. -EAGAIN: look again. */
 static int take_number(struct store *store, const struct cache_home *home, struct cache_use *use,
 		       unsigned number, const struct cache_wait *wait, struct err *err)
 {
-	bool alone = use->sharing != CACHE_SHARED || !is_there(home, number);
+	bool makes = use->sharing == CACHE_SHARED && !is_there(home, number);
+	bool alone = use->sharing != CACHE_SHARED || makes;
 	int r = cache_lock(home, number, alone ? LOCK_EX : LOCK_SH,
-			   use->sharing == CACHE_PRIVATE ? NULL : wait, use->identity.id,
+			   use->sharing == CACHE_PRIVATE || makes ? NULL : wait, use->identity.id,
 			   &use->lock_fd, err);
 
+	if (r == -EAGAIN && makes)
+		return wait_a_little(wait, err);
 	if (r < 0)
 		return r;
 	r = settle(store, home, use, number, alone, wait, err);

@@ -272,7 +272,10 @@ static void suggest(struct selection *selection, struct str path, struct err *er
 				best = list.names[i];
 			}
 		}
-		if (best.len)
+		/* The name is there: what it leads to is not. */
+		if (best.len && str_eq(best, name))
+			err_hint(err, "it is a link that leads nowhere, or out of here");
+		else if (best.len)
 			err_hint(err, "did you mean '%.*s%s%.*s'?", (int)dir.len, dir.ptr,
 				 dir.len ? "/" : "", (int)best.len, best.ptr);
 	}

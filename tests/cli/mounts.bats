@@ -678,3 +678,23 @@ ssh_setup() {
 	run mica build --build-context other="$BATS_TEST_TMPDIR/named" --build-context img=docker-image://base "$ctx"
 	[ "$status" = 1 ]
 }
+
+@test "cache: whoever comes while a shared directory is made shares it, and does not wait for its first user (RCP-266)" {
+	needs_root
+	printf 'FROM base\nRUN --mount=type=cache,id=rendezvous,target=/c echo $((1)) >/c/f\n' | dockerfile
+	mica build -q --no-cache "$ctx"
+	lock=$(find "$MICA_ROOT/cache" -name 0.lock -newer "$ctx/Dockerfile")
+	home=$(dirname "$lock")
+	# The state in which the second of two finds it: not there yet, and in the hands of somebody who will share.
+	mv "$home/0" "$home/../kept"
+	exec 8<"$lock"
+	flock -s 8
+	timeout 60 "$MICA" build -q --no-cache "$ctx" 8<&- &
+	build=$!
+	until ls -l "/proc/$(pgrep -P $build)/fd" 2>/dev/null | grep -q -- "-> $home\$"; do
+		kill -0 $build
+	done
+	mv "$home/../kept" "$home/0"
+	wait $build
+	exec 8<&-
+}
