@@ -662,13 +662,17 @@ void union_found_release(struct union_fs *fs, struct union_found *found)
 	union_put(fs, take(found->node));
 }
 
-/* "." and "..": how the kernel finds nodes of file handles (FS-225). */
+/* "." and "..": how the kernel finds nodes of file handles (FS-225). It asks when it has none itself, so what has no name has no
+ * user either, although word that the kernel forgot it may still be on its way here. */
 static int find_dots(struct union_fs *fs, struct union_node *node, const char *name,
 		     struct union_found *found)
 {
 	struct union_node *target = name[1] ? node->parent : node;
 
-	*found = (struct union_found){ .node = target ? target : fs->root };
+	*found = (struct union_found){ .node = NULL };
+	if (target && target->removed)
+		return -ESTALE;
+	found->node = target ? target : fs->root;
 	union_hold(fs, found->node);
 	return 0;
 }
