@@ -98,12 +98,12 @@ needs_controller() {
 
 @test "--cgroup-parent: the group lies below it and both are gone afterwards" {
 	needs_controller pids pids.max pids.max
-	mkfifo "$BATS_TEST_TMPDIR/go"
-	timeout 20 "$MICA" run --cgroup-parent micatest/below --pids-limit 50 -v "$BATS_TEST_TMPDIR:/t" base sh -c 'read x </t/go; read x </t/go' 3>&- &
+	mkfifo "$BATS_TEST_TMPDIR/go" "$BATS_TEST_TMPDIR/end" # a pipe each: one could be opened again before it was closed
+	timeout 20 "$MICA" run --cgroup-parent micatest/below --pids-limit 50 -v "$BATS_TEST_TMPDIR:/t" base sh -c 'read x </t/go; read x </t/end' 3>&- &
 	local pid=$!
 	timeout 20 sh -c 'echo >"$1"' - "$BATS_TEST_TMPDIR/go"
 	find /sys/fs/cgroup -path '*micatest/below/mica-*' -name cgroup.procs | grep -q pids
-	timeout 20 sh -c 'echo >"$1"' - "$BATS_TEST_TMPDIR/go"
+	timeout 20 sh -c 'echo >"$1"' - "$BATS_TEST_TMPDIR/end"
 	wait $pid
 	[ -z "$(find /sys/fs/cgroup -name micatest)" ]
 }
