@@ -427,37 +427,42 @@ static int rewrite(struct store *store, const struct digest *diff_id,
 	return r;
 }
 
-static int has_later_time(struct tree *tree, struct tree_node *dir, int64_t epoch, unsigned depth,
-			  struct err *err)
+/* --- Times --- */
+
+static int see_times(struct tree *tree, struct tree_node *dir, struct layer_times *times,
+		     unsigned depth, struct err *err)
 {
 	auto_tree_dir struct tree_dir *names = NULL;
 	struct str name;
 	int r;
 
-	if (tree_attr(dir)->mtime > epoch)
-		return 1;
+	if (tree_attr(dir)->mtime > times->newest)
+		times->newest = tree_attr(dir)->mtime;
 	if (depth > LIMIT_TAR_DEPTH)
 		return err_set(err, ERR_LIMIT, "directories nested deeper than %u",
 			       LIMIT_TAR_DEPTH);
 	r = tree_open_dir(tree, dir, &names, err);
 	while (r == 0) {
 		auto_tree_node struct tree_node *node = NULL;
+		const struct tree_attr *attr;
 
 		r = tree_next(names, &name, &node, err);
 		if (r <= 0)
 			break;
+		attr = tree_attr(node);
 		r = 0;
-		if (S_ISDIR(tree_attr(node)->mode))
-			r = has_later_time(tree, node, epoch, depth + 1, err);
-		else if (tree_attr(node)->mtime > epoch)
-			r = 1;
+		if (attr->mtime > times->newest)
+			times->newest = attr->mtime;
+		if (S_ISREG(attr->mode) && attr->mtime > times->newest_file)
+			times->newest_file = attr->mtime;
+		if (S_ISDIR(attr->mode))
+			r = see_times(tree, node, times, depth + 1, err);
 	}
 	return r;
 }
 
-/* 1: some entry of the layer is later than the epoch. */
-static int needs_clamp(struct store *store, const struct digest *diff_id, int64_t epoch,
-		       struct err *err)
+int relayer_times(struct store *store, const struct digest *diff_id, struct layer_times *ret_times,
+		  struct err *err)
 {
 	auto_index struct index *index = NULL;
 	auto_stack struct stack stack = { .elements = NULL };
@@ -465,13 +470,14 @@ static int needs_clamp(struct store *store, const struct digest *diff_id, int64_
 	auto_tree_node struct tree_node *root = NULL;
 	int r = index_open_layer(store, diff_id, &index, err);
 
+	*ret_times = (struct layer_times){ .newest = INT64_MIN, .newest_file = INT64_MIN };
 	if (r == 0)
 		r = stack_push_index(&stack, index, true, err);
 	if (r == 0)
 		r = tree_new(&stack, &tree, err);
 	if (r == 0)
 		r = tree_root(tree, &root, err);
-	return r < 0 ? r : has_later_time(tree, root, epoch, 0, err);
+	return r < 0 ? r : see_times(tree, root, ret_times, 0, err);
 }
 
 int relayer_clamp(struct store *store, const struct digest *diff_id,
@@ -479,6 +485,7 @@ int relayer_clamp(struct store *store, const struct digest *diff_id,
 {
 	int64_t epoch = options->source_date_epoch;
 	auto_buf struct buf key = BUF_INIT(4096);
+	struct layer_times times;
 	char text[DIGEST_TEXT_MAX];
 	int r;
 
@@ -487,8 +494,8 @@ int relayer_clamp(struct store *store, const struct digest *diff_id,
 	if (r < 0 || recall(store, &key, ret_diff_id) == 0)
 		return r;
 	*ret_diff_id = *diff_id;
-	r = needs_clamp(store, diff_id, epoch, err);
-	if (r == 1)
+	r = relayer_times(store, diff_id, &times, err);
+	if (r == 0 && times.newest > epoch)
 		r = rewrite(store, diff_id, options, ret_diff_id, err);
 	/* A layer that came from elsewhere, through a cache: it stays as it is. */
 	if (r == -ENODATA)

@@ -18,4 +18,11 @@ int relayer_clamp(struct store *store, const struct digest *diff_id,
 		  const struct layer_options *options, struct digest *ret_diff_id,
 		  struct err *err) must_check;
 
+/* Seconds since 1970 of the latest entry of a layer, and of its latest regular file; INT64_MIN: there is none. */
+struct layer_times {
+	int64_t newest, newest_file;
+};
+int relayer_times(struct store *store, const struct digest *diff_id, struct layer_times *ret_times,
+		  struct err *err) must_check;
+
 #endif

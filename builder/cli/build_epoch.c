@@ -11,12 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "builder/cli/build.h"
-#include "formats/base/limits.h"
-#include "layerfs/index.h"
-#include "layerfs/tree.h"
+#include "builder/relayer.h"
 
 #define ARGUMENT "SOURCE_DATE_EPOCH"
 
@@ -93,63 +90,18 @@ int build_parse_epoch(struct build *build, struct err *err)
 
 /* --- Times of origins --- */
 
-static int find_newest(struct tree *tree, struct tree_node *dir, int64_t *newest, unsigned depth,
-		       struct err *err)
-{
-	auto_tree_dir struct tree_dir *names = NULL;
-	struct str name;
-	int r;
-
-	if (depth > LIMIT_TAR_DEPTH)
-		return err_set(err, ERR_LIMIT, "directories nested deeper than %u",
-			       LIMIT_TAR_DEPTH);
-	r = tree_open_dir(tree, dir, &names, err);
-	while (r == 0) {
-		auto_tree_node struct tree_node *node = NULL;
-		const struct tree_attr *attr;
-
-		r = tree_next(names, &name, &node, err);
-		if (r <= 0)
-			break;
-		attr = tree_attr(node);
-		r = 0;
-		if (S_ISDIR(attr->mode))
-			r = find_newest(tree, node, newest, depth + 1, err);
-		else if (S_ISREG(attr->mode) && attr->mtime > *newest)
-			*newest = attr->mtime;
-	}
-	return r;
-}
-
-/* Of the regular files of a layer; INT64_MIN when there is none. */
-static int newest_file(struct store *store, const struct digest *layer, int64_t *ret_time,
-		       struct err *err)
-{
-	auto_index struct index *index = NULL;
-	auto_stack struct stack stack = { .elements = NULL };
-	auto_tree struct tree *tree = NULL;
-	auto_tree_node struct tree_node *root = NULL;
-	int r = index_open_layer(store, layer, &index, err);
-
-	*ret_time = INT64_MIN;
-	if (r == 0)
-		r = stack_push_index(&stack, index, true, err);
-	if (r == 0)
-		r = tree_new(&stack, &tree, err);
-	if (r == 0)
-		r = tree_root(tree, &root, err);
-	return r < 0 ? r : find_newest(tree, root, ret_time, 0, err);
-}
-
 /* A server need not say when something was made; the files of an archive do. */
 static int take_origin(struct build *build, const struct origin *origin, bool as_archive,
 		       struct err *err)
 {
+	struct layer_times times;
 	int64_t time = origin->time;
 	int r = 0;
 
-	if (time == INT64_MIN && as_archive && origin->has_layer)
-		r = newest_file(build->store, &origin->layer, &time, err);
+	if (time == INT64_MIN && as_archive && origin->has_layer) {
+		r = relayer_times(build->store, &origin->layer, &times, err);
+		time = r < 0 ? time : times.newest_file;
+	}
 	if (r == 0 && time == INT64_MIN)
 		r = err_set(err, ERR_USAGE, "SOURCE_DATE_EPOCH '%s': the source has no time",
 			    build->epoch_source);
