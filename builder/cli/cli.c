@@ -73,6 +73,11 @@ static int set_option(const struct option *option, void *flags, const char *valu
 		return 0;
 	case OPTION_LIST:
 		return add_to_list(target, value, err);
+	case OPTION_FORMAT:
+		if (strcmp(value, "json") != 0 && strcmp(value, "table") != 0)
+			return err_set(err, ERR_USAGE, "unknown format '%s': table or json", value);
+		*(bool *)target = strcmp(value, "json") == 0;
+		return 0;
 	case OPTION_NUMBER:
 		if (str_to_u64(str_from(value), UINT64_MAX, target) < 0)
 			return err_set(err, ERR_USAGE,

@@ -21,6 +21,7 @@ enum option_kind {
 	OPTION_LIST,	 /* struct text_list; accumulates */
 	OPTION_NUMBER,	 /* uint64_t */
 	OPTION_OPTIONAL, /* const char *; --NAME gives "", --NAME=VALUE the value */
+	OPTION_FORMAT, /* bool: whether 'json' was asked for; 'table' takes it back, nothing else is a format */
 };
 
 /* Values as given on the command line, in order; 'items' is NULL-terminated, or NULL when there are none. */

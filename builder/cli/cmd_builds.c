@@ -12,12 +12,12 @@
 #include "layerfs/state.h"
 
 struct builds_flags {
-	const char *format, *progress, *color;
+	const char *progress, *color;
 	bool json, quiet, all;
 };
 
 static const struct option builds_options[] = {
-	{ "format", 0, OPTION_TEXT, offsetof(struct builds_flags, format), "table|json",
+	{ "format", 0, OPTION_FORMAT, offsetof(struct builds_flags, json), "table|json",
 	  "ls, show: text, or JSON" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct builds_flags, json), NULL, NULL },
 	{ "quiet", 'q', OPTION_FLAG, offsetof(struct builds_flags, quiet), NULL, "ls: only ids" },
@@ -28,11 +28,6 @@ static const struct option builds_options[] = {
 	{ "all", 'a', OPTION_FLAG, offsetof(struct builds_flags, all), NULL, "rm: every build" },
 	{ .name = NULL },
 };
-
-static bool wants_json(const struct builds_flags *flags)
-{
-	return flags->json || (flags->format && strcmp(flags->format, "json") == 0);
-}
 
 /* --- ls --- */
 
@@ -99,7 +94,7 @@ static int list_build(void *argument, const struct state_build *build, struct er
 		puts(build->id);
 		return 0;
 	}
-	if (wants_json(listing->flags))
+	if (listing->flags->json)
 		return print_json(build, status, err);
 	if (listing->count++ == 0)
 		printf("%-22s  %-24s  %-9s  %-16s  %s\n", "BUILD ID", "NAME", "STATUS",
@@ -173,7 +168,7 @@ static int run_show(struct command_context *context, const struct builds_flags *
 		r = record_read(context->store, id, &record, err);
 	if (r < 0)
 		return r;
-	if (wants_json(flags)) {
+	if (flags->json) {
 		r = json_write(record, 2, &text, err);
 		if (r == 0)
 			printf("%s\n", text.data);

@@ -18,7 +18,7 @@
 #include "layerfs/state.h"
 
 static const struct option cache_options[] = {
-	{ "format", 0, OPTION_TEXT, offsetof(struct cache_flags, format), "table|json",
+	{ "format", 0, OPTION_FORMAT, offsetof(struct cache_flags, json), "table|json",
 	  "ls, du: table, or JSON" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct cache_flags, json), NULL, NULL },
 	{ "verbose", 'v', OPTION_FLAG, offsetof(struct cache_flags, verbose), NULL,
@@ -40,11 +40,6 @@ static const struct option cache_options[] = {
 	{ "force", 'f', OPTION_FLAG, offsetof(struct cache_flags, force), NULL, NULL },
 	{ .name = NULL },
 };
-
-static bool wants_json(const struct cache_flags *flags)
-{
-	return flags->json || (flags->format && strcmp(flags->format, "json") == 0);
-}
 
 static void key_hex(const uint8_t key[STATE_KEY_BYTES], size_t digits, char *text)
 {
@@ -132,7 +127,7 @@ static int list_record(void *argument, const uint8_t key[STATE_KEY_BYTES],
 static int run_ls(struct command_context *context, const struct cache_flags *flags, int argc,
 		  char **argv, struct err *err)
 {
-	struct listing listing = { .store = context->store, .json = wants_json(flags) };
+	struct listing listing = { .store = context->store, .json = flags->json };
 
 	(void)argc;
 	(void)argv;
@@ -172,7 +167,7 @@ static void show_object(void *argument, const char *object, uint64_t size_bytes)
 static int run_du(struct command_context *context, const struct cache_flags *flags, int argc,
 		  char **argv, struct err *err)
 {
-	struct usage usage = { .json = wants_json(flags), .verbose = flags->verbose };
+	struct usage usage = { .json = flags->json, .verbose = flags->verbose };
 	struct gc_options gc = {
 		.dry_run = true, .drop_cache = true, .removed = show_object, .argument = &usage
 	};

@@ -7,12 +7,11 @@
 #include "formats/json.h"
 
 struct doctor_flags {
-	const char *format;
 	bool json;
 };
 
 static const struct option options[] = {
-	{ "format", 0, OPTION_TEXT, offsetof(struct doctor_flags, format), "table|json",
+	{ "format", 0, OPTION_FORMAT, offsetof(struct doctor_flags, json), "table|json",
 	  "table, or one JSON object" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct doctor_flags, json), NULL, NULL },
 	{ .name = NULL },
@@ -143,13 +142,10 @@ static int run(struct command_context *context, const void *flags_, int argc, ch
 
 	(void)argc;
 	(void)argv;
-	if (flags->format && strcmp(flags->format, "json") != 0 &&
-	    strcmp(flags->format, "table") != 0)
-		return err_set(err, ERR_USAGE, "unknown format '%s': table or json", flags->format);
 	r = doctor_examine(&options_of, &report, err);
 	if (r < 0)
 		return r;
-	if (flags->json || (flags->format && strcmp(flags->format, "json") == 0))
+	if (flags->json)
 		r = print_json(report, err);
 	else
 		print_report(report);

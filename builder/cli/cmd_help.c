@@ -8,12 +8,11 @@
 #include "layerfs/rootfs.h"
 
 struct version_flags {
-	const char *format;
 	bool json;
 };
 
 static const struct option version_options[] = {
-	{ "format", 0, OPTION_TEXT, offsetof(struct version_flags, format), "json", "as JSON" },
+	{ "format", 0, OPTION_FORMAT, offsetof(struct version_flags, json), "json", "as JSON" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct version_flags, json), NULL, NULL },
 	{ .name = NULL },
 };
@@ -22,7 +21,6 @@ static int run_version(struct command_context *context, const void *flags_, int 
 		       struct err *err)
 {
 	const struct version_flags *flags = flags_;
-	bool json = flags->json || (flags->format && strcmp(flags->format, "json") == 0);
 	auto_json struct json *map = json_new_map();
 	auto_buf struct buf line = BUF_INIT(4096);
 	struct utsname host;
@@ -33,7 +31,7 @@ static int run_version(struct command_context *context, const void *flags_, int 
 	(void)argv;
 	if (uname(&host) < 0)
 		host.release[0] = '\0';
-	if (!json) {
+	if (!flags->json) {
 		printf("mica %s\ncompiler: gcc %s\nkernel: %s\n", MICA_VERSION, __VERSION__,
 		       host.release);
 		return 0;

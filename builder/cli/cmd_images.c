@@ -11,7 +11,6 @@
 #include "layerfs/state.h"
 
 struct images_flags {
-	const char *format;
 	bool quiet, digests, no_trunc, json;
 };
 
@@ -20,7 +19,7 @@ static const struct option options[] = {
 	{ "digests", 0, OPTION_FLAG, offsetof(struct images_flags, digests), NULL,
 	  "show manifest digests too" },
 	{ "no-trunc", 0, OPTION_FLAG, offsetof(struct images_flags, no_trunc), NULL, "whole ids" },
-	{ "format", 0, OPTION_TEXT, offsetof(struct images_flags, format), "table|json",
+	{ "format", 0, OPTION_FORMAT, offsetof(struct images_flags, json), "table|json",
 	  "table, or one JSON object a line" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct images_flags, json), NULL, NULL },
 	{ .name = NULL },
@@ -29,7 +28,6 @@ static const struct option options[] = {
 struct listing {
 	struct store *store;
 	const struct images_flags *flags;
-	bool json;
 	const char *only;
 };
 
@@ -116,7 +114,7 @@ static int print_tag(void *argument, const struct state_tag *tag, struct err *er
 		printf("%s\n", shown_id);
 		return 0;
 	}
-	if (listing->json)
+	if (listing->flags->json)
 		return print_json(&image, repository, tag_text, shown_id,
 				  image_size(listing->store, &image), created_ns, err);
 	printf("%-40s %-16s ", repository, tag_text);
@@ -134,11 +132,6 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 	auto_reference struct reference reference = { 0 };
 	char only[REFERENCE_TEXT_MAX];
 
-	listing.json = listing.flags->json ||
-		       (listing.flags->format && strcmp(listing.flags->format, "json") == 0);
-	if (listing.flags->format && !listing.json && strcmp(listing.flags->format, "table") != 0)
-		return err_set(err, ERR_USAGE, "unknown format '%s': table or json",
-			       listing.flags->format);
 	if (argc) {
 		/* A bare repository lists all its tags, a tagged name that one. */
 		int r = reference_parse(str_from(argv[0]), &reference, err);
@@ -150,7 +143,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 			*strrchr(only, ':') = '\0';
 		listing.only = only;
 	}
-	if (!listing.json && !listing.flags->quiet)
+	if (!listing.flags->json && !listing.flags->quiet)
 		printf("%-40s %-16s %s%-14s %-16s %s\n", "REPOSITORY", "TAG",
 		       listing.flags->digests ? "DIGEST                                            "
 						"                       "

@@ -12,7 +12,7 @@
 #include "layerfs/state.h"
 
 struct inspect_flags {
-	const char *format, *platform;
+	const char *platform;
 	bool raw, config, json;
 };
 
@@ -23,7 +23,7 @@ static const struct option inspect_options[] = {
 	  "the bytes of the config" },
 	{ "platform", 0, OPTION_TEXT, offsetof(struct inspect_flags, platform), "OS/ARCH",
 	  "of a multi-platform image" },
-	{ "format", 0, OPTION_TEXT, offsetof(struct inspect_flags, format), "json",
+	{ "format", 0, OPTION_FORMAT, offsetof(struct inspect_flags, json), "json",
 	  "JSON, which is what it prints anyway" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct inspect_flags, json), NULL, NULL },
 	{ .name = NULL },
@@ -162,7 +162,6 @@ static int run_inspect(struct command_context *context, const void *flags_, int 
 }
 
 struct history_flags {
-	const char *format;
 	bool no_trunc, quiet, json;
 };
 
@@ -170,7 +169,7 @@ static const struct option history_options[] = {
 	{ "no-trunc", 0, OPTION_FLAG, offsetof(struct history_flags, no_trunc), NULL,
 	  "whole commands and ids" },
 	{ "quiet", 'q', OPTION_FLAG, offsetof(struct history_flags, quiet), NULL, "only ids" },
-	{ "format", 0, OPTION_TEXT, offsetof(struct history_flags, format), "table|json",
+	{ "format", 0, OPTION_FORMAT, offsetof(struct history_flags, json), "table|json",
 	  "table, or one JSON object a line" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct history_flags, json), NULL, NULL },
 	{ .name = NULL },
@@ -237,7 +236,6 @@ static int run_history(struct command_context *context, const void *flags_, int 
 		       struct err *err)
 {
 	const struct history_flags *flags = flags_;
-	bool json = flags->json || (flags->format && strcmp(flags->format, "json") == 0);
 	auto_image struct image image = { .name = "" };
 	char id[DIGEST_TEXT_MAX];
 	size_t layer, i;
@@ -251,7 +249,7 @@ static int run_history(struct command_context *context, const void *flags_, int 
 		memmove(id, id + 7, 12);
 		id[12] = '\0';
 	}
-	if (!json && !flags->quiet)
+	if (!flags->json && !flags->quiet)
 		printf("%-14s %-16s %-46s %-9s %s\n", "IMAGE", "CREATED", "CREATED BY", "SIZE",
 		       "COMMENT");
 	layer = image.config.diff_id_count;
@@ -264,7 +262,7 @@ static int run_history(struct command_context *context, const void *flags_, int 
 			size = entry_size(context->store, &image.config, --layer);
 		if (flags->quiet)
 			printf("%s\n", shown);
-		else if (json)
+		else if (flags->json)
 			r = print_entry_json(entry, shown, size, err);
 		else
 			print_row(flags, entry, shown, size);

@@ -8,12 +8,11 @@
 #include "layerfs/gc.h"
 
 struct du_flags {
-	const char *format;
 	bool json;
 };
 
 static const struct option du_options[] = {
-	{ "format", 0, OPTION_TEXT, offsetof(struct du_flags, format), "table|json",
+	{ "format", 0, OPTION_FORMAT, offsetof(struct du_flags, json), "table|json",
 	  "table, or one JSON object" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct du_flags, json), NULL, NULL },
 	{ .name = NULL },
@@ -23,7 +22,6 @@ static int run_du(struct command_context *context, const void *flags_, int argc,
 		  struct err *err)
 {
 	const struct du_flags *flags = flags_;
-	bool json = flags->json || (flags->format && strcmp(flags->format, "json") == 0);
 	struct gc_usage usage;
 	int r = gc_usage(context->store, &usage, err);
 	const struct {
@@ -50,12 +48,12 @@ static int run_du(struct command_context *context, const void *flags_, int argc,
 	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		total += rows[i].bytes;
 		(void)json_set(map, rows[i].key, json_new_i64((int64_t)rows[i].bytes));
-		if (!json)
+		if (!flags->json)
 			printf("%-18s %10s\n", rows[i].name, cli_size_text(rows[i].bytes, text));
 	}
 	(void)json_set(map, "totalBytes", json_new_i64((int64_t)total));
 	(void)json_set(map, "reclaimable", json_new_i64((int64_t)usage.reclaimable_bytes));
-	if (json) {
+	if (flags->json) {
 		auto_buf struct buf line = BUF_INIT(4096);
 
 		r = json_write(map, 0, &line, err);

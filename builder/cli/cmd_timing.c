@@ -17,14 +17,14 @@
 #include "formats/oci.h"
 
 struct timing_flags {
-	const char *format, *compare;
+	const char *compare;
 	bool json;
 };
 
 /* clang-format off */
 static const struct option options[] = {
 	{ "compare", 0, OPTION_TEXT, offsetof(struct timing_flags, compare), "BUILD", "show the differences of the steps to those of another build" },
-	{ "format", 0, OPTION_TEXT, offsetof(struct timing_flags, format), "table|json", "a table (default) or one JSON document" },
+	{ "format", 0, OPTION_FORMAT, offsetof(struct timing_flags, json), "table|json", "a table (default) or one JSON document" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct timing_flags, json), NULL, "same as --format=json" },
 	{ .name = NULL },
 };
@@ -459,12 +459,9 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 {
 	const struct timing_flags *asked = flags;
 	struct timing timing = { .count = 0 }, other = { .count = 0 };
-	bool json = asked->json || (asked->format && strcmp(asked->format, "json") == 0);
 	int r;
 
-	if (asked->format && !json && strcmp(asked->format, "table") != 0)
-		return err_set(err, ERR_USAGE, "unknown format '%s': table or json", asked->format);
-	if (json && asked->compare)
+	if (asked->json && asked->compare)
 		return err_set(err, ERR_USAGE, "--compare makes a table, not JSON");
 	r = load(context->store, argc ? argv[0] : "", &timing, err);
 	if (r == 0 && asked->compare)
@@ -475,7 +472,7 @@ static int run(struct command_context *context, const void *flags, int argc, cha
 	}
 	if (r == 0 && asked->compare)
 		print_difference(&timing, &other);
-	else if (r == 0 && json)
+	else if (r == 0 && asked->json)
 		r = print_json(&timing, err);
 	else if (r == 0)
 		print_table(&timing);

@@ -11,12 +11,11 @@
 #include "formats/base/limits.h"
 
 struct why_flags {
-	const char *format;
 	bool json;
 };
 
 static const struct option why_options[] = {
-	{ "format", 0, OPTION_TEXT, offsetof(struct why_flags, format), "table|json",
+	{ "format", 0, OPTION_FORMAT, offsetof(struct why_flags, json), "table|json",
 	  "text, or one JSON document" },
 	{ "json", 0, OPTION_FLAG, offsetof(struct why_flags, json), NULL, NULL },
 	{ .name = NULL },
@@ -153,7 +152,6 @@ static int run(struct command_context *context, const void *flags_, int argc, ch
 	       struct err *err)
 {
 	const struct why_flags *flags = flags_;
-	bool as_json = flags->json || (flags->format && strcmp(flags->format, "json") == 0);
 	const char *wanted = argc > 1 ? argv[1] : NULL;
 	auto_json struct json *record = NULL;
 	const struct json *steps;
@@ -165,7 +163,7 @@ static int run(struct command_context *context, const void *flags_, int argc, ch
 		r = record_read(context->store, id, &record, err);
 	if (r < 0)
 		return r;
-	if (as_json)
+	if (flags->json)
 		return print_json(context->store, id, record, wanted, err);
 	steps = json_get(record, "steps");
 	for (i = 0; i < json_count(steps); i++) {

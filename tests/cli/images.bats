@@ -157,3 +157,11 @@ teardown() {
 	run -2 mica
 	[[ $output == *"Usage: mica VERB"* ]]
 }
+
+@test "a format that a report does not have is a matter of usage, for each of them (UX-13, UX-51)" {
+	for verb in images "history base" "inspect base" du version doctor builds why timing "cache ls"; do
+		# shellcheck disable=SC2086 # words
+		run -2 --separate-stderr mica $verb --format yaml
+		[[ $stderr == *"unknown format 'yaml': table or json"* ]]
+	done
+}
