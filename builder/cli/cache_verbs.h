@@ -11,7 +11,7 @@
 #include "layerfs/gc.h"
 
 struct cache_flags {
-	const char *format, *keep_storage, *until;
+	const char *keep_storage, *until;
 	struct text_list filters;
 	const char *directory;
 	bool json, verbose, all, dry_run, force, mounts;

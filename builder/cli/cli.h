@@ -105,6 +105,10 @@ enum { SIZE_TEXT_MAX = 24, AGE_TEXT_MAX = 32 };
 const char *cli_size_text(uint64_t bytes, char text[SIZE_TEXT_MAX]); /* "7.79MB" */
 const char *cli_age_text(int64_t then_ns, char text[AGE_TEXT_MAX]);  /* "3 hours ago" */
 
+/* gc_run() as the verbs do it: what goes is on standard output, the sum on standard error (UX-6). Sets 'gc->removed'. */
+struct gc_options;
+int cli_collect_garbage(struct store *store, struct gc_options *gc, struct err *err) must_check;
+
 /* Prints 'text'; control characters and invalid UTF-8 are escaped when 'out' is a terminal (UX-9). */
 void cli_print_escaped(FILE *out, struct str text);
 

@@ -195,13 +195,6 @@ static int run_du(struct command_context *context, const struct cache_flags *fla
 	return 0;
 }
 
-static void print_removed(void *argument, const char *object, uint64_t size_bytes)
-{
-	(void)argument;
-	(void)size_bytes;
-	printf("%s\n", object);
-}
-
 static int parse_age(const char *text, const char *what, struct gc_options *gc, struct err *err)
 {
 	int64_t age_ns = 0;
@@ -240,11 +233,7 @@ static int parse_prune(const struct cache_flags *flags, struct gc_options *gc, s
 static int run_prune(struct command_context *context, const struct cache_flags *flags, int argc,
 		     char **argv, struct err *err)
 {
-	struct gc_options gc = { .dry_run = flags->dry_run,
-				 .drop_cache = flags->all,
-				 .removed = print_removed };
-	struct gc_result result = { .freed_bytes = 0 };
-	char text[SIZE_TEXT_MAX];
+	struct gc_options gc = { .dry_run = flags->dry_run, .drop_cache = flags->all };
 	int r = parse_prune(flags, &gc, err);
 
 	(void)argc;
@@ -254,13 +243,7 @@ static int run_prune(struct command_context *context, const struct cache_flags *
 	if (r == 0 && flags->all && (gc.keep_bytes || gc.unused_since_ns))
 		r = err_set(err, ERR_USAGE,
 			    "--all leaves nothing that --keep-storage or --until could keep");
-	if (r == 0)
-		r = gc_run(context->store, &gc, &result, err);
-	if (r == 0)
-		fprintf(stderr, "%s %s in %llu objects\n", flags->dry_run ? "would free" : "freed",
-			cli_size_text(result.freed_bytes, text),
-			(unsigned long long)result.removed_count);
-	return r;
+	return r < 0 ? r : cli_collect_garbage(context->store, &gc, err);
 }
 
 /* --- rm --- */

@@ -88,16 +88,26 @@ static void print_removed(void *argument, const char *object, uint64_t size_byte
 	printf("%s\n", object);
 }
 
+int cli_collect_garbage(struct store *store, struct gc_options *gc, struct err *err)
+{
+	struct gc_result result;
+	char text[SIZE_TEXT_MAX];
+	int r;
+
+	gc->removed = print_removed;
+	r = gc_run(store, gc, &result, err);
+	if (r == 0)
+		fprintf(stderr, "%s %s in %llu objects\n", gc->dry_run ? "would free" : "freed",
+			cli_size_text(result.freed_bytes, text),
+			(unsigned long long)result.removed_count);
+	return r;
+}
+
 static int run_gc(struct command_context *context, const void *flags_, int argc, char **argv,
 		  struct err *err)
 {
 	const struct gc_flags *flags = flags_;
-	struct gc_options gc = { .dry_run = flags->dry_run,
-				 .drop_cache = flags->all,
-				 .removed = print_removed };
-	struct gc_result result;
-	char text[SIZE_TEXT_MAX];
-	int r;
+	struct gc_options gc = { .dry_run = flags->dry_run, .drop_cache = flags->all };
 
 	(void)argc;
 	(void)argv;
@@ -109,12 +119,7 @@ static int run_gc(struct command_context *context, const void *flags_, int argc,
 		return err_set(err, ERR_USAGE, "unknown form '%s': blobs or tars", flags->keep);
 	if (!flags->dry_run)
 		failed_step_prune(context->store);
-	r = gc_run(context->store, &gc, &result, err);
-	if (r == 0)
-		fprintf(stderr, "%s %s in %llu objects\n", flags->dry_run ? "would free" : "freed",
-			cli_size_text(result.freed_bytes, text),
-			(unsigned long long)result.removed_count);
-	return r;
+	return cli_collect_garbage(context->store, &gc, err);
 }
 
 struct fsck_flags {
